@@ -1,0 +1,64 @@
+# Two commands do all the set-up: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+RUN := $(BIN)/rag-hpc
+DEMO_PAGES ?= 1000
+APT := slurmctld slurmd slurm-client slurmdbd munge mariadb-server iproute2 openmpi-bin libopenmpi3 chromium
+
+.PHONY: demo test lint unit slurm-packages clean-demo help
+
+help:
+	@echo "make demo   install what the demo needs and run the pipeline, baseline and distributed"
+	@echo "make test   install what the tests need and run the whole suite"
+	@echo "make lint   ruff and mypy"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV) || { echo "no venv module: apt-get install -y python3-venv, or: make PYTHON=python3.11 demo"; exit 1; }
+
+# An editable install, so that the tests and the demo run what is in this folder.
+$(VENV)/.demo: $(BIN)/python setup.py constraints.txt
+	$(PIP) install --quiet --no-cache-dir -c constraints.txt -e '.[lexical,mpi]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.demo
+	$(PIP) install --quiet --no-cache-dir -c constraints.txt -e '.[lexical,mpi,dev]'
+	@touch $@
+
+demo: $(VENV)/.demo
+	@$(RUN) run pipeline=baseline run=demo-baseline corpus.max_pages=$(DEMO_PAGES)
+	@$(RUN) run pipeline=cluster run=demo-cluster workers=2 corpus.max_pages=$(DEMO_PAGES)
+	@echo; echo "== Are the answers those of the baseline?"
+	@$(RUN) verify demo-baseline demo-cluster
+	@echo; echo "== Milestones: predictions against results"
+	@$(RUN) milestones demo-cluster --baseline demo-baseline
+	@echo; echo "== Three questions"
+	@for q in "How do I turn a Python object into a JSON string?" \
+	          "Which function copies a whole directory tree?" \
+	          "How can I remember the results of expensive function calls?"; do \
+	    echo; echo "Q: $$q"; $(RUN) ask "$$q" run=demo-cluster || exit 1; done
+	@echo
+	@$(RUN) report demo-cluster --baseline demo-baseline
+
+# Slurm, MariaDB, MPI and a browser for the tests that use them; without root those tests skip and say why.
+slurm-packages:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    dpkg -s $(APT) >/dev/null 2>&1 || { apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(APT) >/dev/null; }; \
+	else echo "not root on Debian or Ubuntu: tests on a real Slurm will skip"; fi
+
+test: $(VENV)/.test slurm-packages
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy -p rag_hpc
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.test
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy -p rag_hpc
+
+unit: $(VENV)/.test
+	$(BIN)/python -m pytest tests/unit
+
+clean-demo:
+	rm -rf results/runs/demo-baseline results/runs/demo-cluster

@@ -1,0 +1,1 @@
+"""Reads results and never runs stages."""

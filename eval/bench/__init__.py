@@ -1,0 +1,1 @@
+"""Benchmarks beside peers, run by `rag-hpc bench NAME`."""

@@ -1,0 +1,142 @@
+"""How far a run is: from committed units first, the scheduler second, so that it works without one."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rag_hpc.core.commit import UNITS, committed, drafts
+from rag_hpc.core.failures import failures
+from rag_hpc.core.fs import read_json
+from rag_hpc.core.manifest import MANIFEST
+from rag_hpc.core.plan import plan_path
+from rag_hpc.errors import ConfigError
+from rag_hpc.launchers.ledger import Ledger, Request, find_run
+from rag_hpc.launchers.verbs import as_json, name_of, root_of
+
+if TYPE_CHECKING:
+    from rag_hpc.cli import Arguments
+
+TAIL_LINES = 15
+
+
+def status(arguments: Arguments) -> int:
+    """Print one line a stage; exit 0 when the run is finished, 3 when work is left, 1 when it is stopped by failures."""
+    ledger = find_run(root_of(arguments), name_of(arguments))
+    request = ledger.request()
+    rows = stage_rows(ledger, request)
+    state = overall(rows)
+    queue = scheduler_states(ledger, request)
+    if "--json" in arguments.flags:
+        print(as_json({"run": ledger.name, "state": state, "submission": request.number, "stages": rows, "jobs": queue}))
+    else:
+        print(f"run {ledger.name}  submission {request.number}  workers {request.workers}  {state}")
+        print(f"{'stage':<18}{'units':>12}{'open':>6}{'failed':>8}  state")
+        for row in rows:
+            print(f"{row['stage']:<18}{row['done']:>6}/{row['units'] or '?':<5}{row['open']:>6}{row['failed']:>8}  {row['state']}")
+        for line in queue:
+            print(f"job {line['job']}: {line['stage']} {line['kind']} {line['state']} {line['reason']}")
+    return {"finished": 0, "failed": 1}.get(state, 3)
+
+
+def logs(arguments: Arguments) -> int:
+    """Print the log of a stage (the latest one that has a log by default); `--lines N` prints the end only."""
+    words = [word for word in arguments.words]
+    ledger = find_run(root_of(arguments), arguments.override("run"))
+    found = log_files(ledger, words[0] if words else None)
+    if not found:
+        raise ConfigError(f"run={ledger.name}: no log{' of ' + words[0] if words else ''} yet; see: rag-hpc status")
+    limit = int(arguments.values.get("--lines", "0"))
+    for path in found:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        print(f"==> {path} <==", *lines[-limit:], sep="\n")
+    return 0
+
+
+def why(arguments: Arguments) -> int:
+    """Print one screen about the stage that does not go on; the exit code is that of `status`."""
+    ledger = find_run(root_of(arguments), name_of(arguments))
+    request = ledger.request()
+    rows = stage_rows(ledger, request)
+    state = overall(rows)
+    print(f"run {ledger.name}: {state}")
+    if state == "finished":
+        return 0
+    row = next((r for r in rows if r["state"] == "failed"), None) or next(r for r in rows if r["state"] != "finished")
+    print(f"stage {row['stage']}: {row['done']} of {row['units'] or '?'} units, {row['open']} open, {row['failed']} failed")
+    outcome = ledger.folder(request.number) / f"{row['stage']}.outcome.json"
+    if outcome.exists():
+        value = read_json(outcome)
+        print(f"gate: {value.get('outcome')}: {value.get('reason')}")
+    for line in scheduler_states(ledger, request):
+        print(f"job {line['job']}: {line['stage']} {line['kind']} {line['state']} {line['reason']}")
+    if row["folder"]:
+        _print_failure(ledger.run_dir / row["folder"])
+    for path in log_files(ledger, row["stage"])[-1:]:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        print(f"-- end of {path}", *lines[-TAIL_LINES:], sep="\n")
+    print(f"go on: rag-hpc retry run={ledger.name}")
+    return 1 if state == "failed" else 3
+
+
+def stage_rows(ledger: Ledger, request: Request) -> list[dict[str, Any]]:
+    """Return one row a stage: folder, units planned, done and open, failed units, state."""
+    rows = []
+    for stage in request.stages:
+        path = plan_path(ledger.run_dir, request.number, stage)
+        row: dict[str, Any] = {"stage": stage, "folder": None, "units": 0, "done": 0, "open": 0, "failed": 0,
+                               "state": "waiting"}
+        if path.exists():
+            row |= _planned(ledger, read_json(path))
+        rows.append(row)
+    return rows
+
+
+def overall(rows: list[dict[str, Any]]) -> str:
+    """Return the state of the run: finished, failed, or running (which includes waiting for its turn)."""
+    states = {row["state"] for row in rows}
+    if states == {"finished"}:
+        return "finished"
+    return "failed" if "failed" in states else "unfinished"
+
+
+def log_files(ledger: Ledger, stage: str | None) -> list[Path]:
+    """Return the logs of a stage in all submissions, oldest first; without a stage, the log written last."""
+    folder = ledger.run_dir / "submissions"
+    packed = [*folder.glob(f"*/{stage or '*'}.log"), *folder.glob(f"*/jobs/{stage or '*'}.*log"),
+              *folder.glob(f"*/jobs/{stage or '*'}*/*.out")]
+    ordered = sorted(set(packed), key=lambda p: p.stat().st_mtime)
+    return ordered if stage else ordered[-1:]
+
+
+def scheduler_states(ledger: Ledger, request: Request) -> list[dict[str, Any]]:
+    """Return what the scheduler says of the submission's live jobs, asked at most every 30 s; empty for local runs."""
+    if request.cluster.get("launcher") != "slurm":
+        return []
+    from rag_hpc.launchers.chain import job_lines
+
+    return job_lines(ledger, request)
+
+
+def _planned(ledger: Ledger, plan: dict[str, Any]) -> dict[str, Any]:
+    folder = f"{plan['stage']}-{plan['fingerprint'][:12]}"
+    stage_dir = ledger.run_dir / folder
+    done = committed(stage_dir / UNITS)
+    begun = set(drafts(stage_dir / UNITS).values()) - done
+    failed = [i for i, tries in failures(stage_dir).items() if i not in done and len(tries) >= plan["max_attempts"]]
+    finished = (stage_dir / MANIFEST).exists()
+    state = "finished" if finished else "failed" if len(failed) > plan["allow_failed_units"] else "open"
+    return {"folder": folder, "units": len(plan["units"]), "done": len(done), "open": len(begun), "failed": len(failed),
+            "state": state}
+
+
+def _print_failure(stage_dir: Path) -> None:
+    found = failures(stage_dir)
+    if not found:
+        return
+    index, tries = max(found.items(), key=lambda item: item[1][-1]["unix"])
+    last = tries[-1]
+    age = time.time() - last["unix"]
+    print(f"-- unit-{index:05d} failed {len(tries)} times, last {age:.0f} s ago on {last['host']}")
+    print(last["traceback"].rstrip())

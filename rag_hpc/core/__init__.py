@@ -1,0 +1,1 @@
+"""The contract: unit, plan, commit, manifest, record, comm. Imports nothing above it."""

@@ -1,0 +1,79 @@
+"""Chunks by their global ordinal: the row's position in the chunk stage's units, in unit order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rag_hpc.core.manifest import Manifest
+from rag_hpc.core.tables import read_table
+
+CHUNKS = "chunks.parquet"
+COLUMNS = {"chunk_id": "string", "doc_id": "string", "url": "string", "title": "string", "heading": "string",
+           "text": "string", "start": "int64", "end": "int64", "num_tokens": "int32"}
+
+
+@dataclass(frozen=True)
+class RowRange:
+    """Rows [start, stop) of one unit's chunk file; `first` is the ordinal of row `start`."""
+
+    path: Path
+    start: int
+    stop: int
+    first: int
+
+
+class ChunkStore:
+    """Reads chunks of a finished chunk stage; a unit's file is read once and kept."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self._paths = manifest.files(CHUNKS)
+        self._first = np.concatenate([[0], np.cumsum([n for n in manifest.rows(CHUNKS) if n])]).astype(np.int64)
+        self._tables: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def rows(self, ordinals: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the named columns of the chunks with these ordinals, in the order given."""
+        return [self._row(int(ordinal), columns) for ordinal in ordinals]
+
+    def column(self, name: str) -> list[Any]:
+        """Return one column of all chunks, in ordinal order."""
+        return [value for path in self._paths for value in read_table(path, [name]).column(0).to_pylist()]
+
+    def ranges(self, start: int, stop: int) -> list[RowRange]:
+        """Return the file ranges that hold the ordinals [start, stop)."""
+        found = []
+        for position, path in enumerate(self._paths):
+            first, end = int(self._first[position]), int(self._first[position + 1])
+            low, high = max(start, first), min(stop, end)
+            if low < high:
+                found.append(RowRange(path, low - first, high - first, low))
+        return found
+
+    def texts(self, start: int, stop: int) -> list[str]:
+        """Return the texts of the ordinals [start, stop)."""
+        texts: list[str] = []
+        for part in self.ranges(start, stop):
+            texts += read_table(part.path, ["text"]).column(0).slice(part.start, part.stop - part.start).to_pylist()
+        return texts
+
+    def _row(self, ordinal: int, columns: Sequence[str]) -> dict[str, Any]:
+        position = int(np.searchsorted(self._first, ordinal, side="right")) - 1
+        if position not in self._tables:
+            self._tables[position] = read_table(self._paths[position])
+        table, row = self._tables[position], ordinal - int(self._first[position])
+        return {name: table.column(name)[row].as_py() for name in columns}
+
+
+def split_evenly(num_rows: int, num_parts: int) -> list[tuple[int, int]]:
+    """Return `num_parts` contiguous ranges over `num_rows` rows, sizes differing by at most one, none empty."""
+    edges: npt.NDArray[np.int64] = np.linspace(0, num_rows, min(num_parts, max(num_rows, 1)) + 1).astype(np.int64)
+    return [(int(a), int(b)) for a, b in zip(edges, edges[1:], strict=False) if b > a]

@@ -1,0 +1,210 @@
+"""How the ranks of a collective job speak: MPI buffers, torch's process group, or a lone process.
+
+Only arrays cross between ranks, never pickled objects, and no message reaches 2 GiB.
+Shape letters: the first axis of what `gather_rows` returns is the concatenation over ranks, in rank order.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from rag_hpc.errors import ClusterError, MissingDependency
+
+Array = npt.NDArray[Any]
+MESSAGE_BYTES = 1 << 30
+HEADER_WORDS = 10
+_DTYPES = [np.dtype(code).str for code in ("u1", "i4", "i8", "f2", "f4", "f8", "u4", "u8")]
+
+
+class Comm(Protocol):
+    """The collectives that stages use."""
+
+    rank: int
+    world_size: int
+
+    def broadcast(self, array: Array | None) -> Array:
+        """Return rank 0's array on every rank."""
+
+    def gather_rows(self, array: Array) -> Array | None:
+        """Return the ranks' arrays joined along axis 0 on rank 0, None elsewhere; other axes and dtype are equal."""
+
+    def sum(self, array: Array) -> Array:
+        """Return the element-wise sum over ranks on every rank; use integers where the result must not depend on p."""
+
+    def barrier(self) -> None:
+        """Return once every rank has arrived."""
+
+    def close(self) -> None:
+        """Leave the group."""
+
+
+class SerialComm:
+    """One process on its own."""
+
+    rank = 0
+    world_size = 1
+
+    def broadcast(self, array: Array | None) -> Array:
+        """Return the array."""
+        _header(array)
+        return np.asarray(array)
+
+    def gather_rows(self, array: Array) -> Array | None:
+        """Return the array."""
+        return array
+
+    def sum(self, array: Array) -> Array:
+        """Return the array."""
+        return array
+
+    def barrier(self) -> None:
+        """Return at once."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class MpiComm:
+    """MPI through mpi4py's buffer interface."""
+
+    def __init__(self) -> None:
+        try:
+            from mpi4py import MPI
+        except (ImportError, RuntimeError) as error:
+            raise MissingDependency(
+                f"mpi: mpi4py cannot load an MPI library ({error}); pip install 'rag-hpc[mpi]', or load the site's MPI "
+                "module in cluster.prologue and set MPI4PY_LIBMPI to its libmpi"
+            ) from error
+        self._mpi = MPI
+        self._comm = MPI.COMM_WORLD
+        self.rank = int(self._comm.Get_rank())
+        self.world_size = int(self._comm.Get_size())
+        check_world_size(self.world_size)
+
+    def broadcast(self, array: Array | None) -> Array:
+        """Return rank 0's array on every rank; the header goes first, so that receivers can make room."""
+        header = _header(array) if self.rank == 0 else np.zeros(HEADER_WORDS, dtype=np.int64)
+        self._comm.Bcast(header, root=0)
+        array = np.ascontiguousarray(array) if self.rank == 0 else _room_for(header)
+        flat = array.reshape(-1).view(np.uint8)
+        for start in range(0, flat.size, MESSAGE_BYTES):
+            self._comm.Bcast(flat[start : start + MESSAGE_BYTES], root=0)
+        return array
+
+    def gather_rows(self, array: Array) -> Array | None:
+        """Return the ranks' rows joined on rank 0."""
+        array = np.ascontiguousarray(array)
+        num_rows = np.zeros(self.world_size, dtype=np.int64)
+        self._comm.Gather(np.array([array.shape[0]], dtype=np.int64), num_rows if self.rank == 0 else None, root=0)
+        if self.rank != 0:
+            _send(self._comm, array.reshape(-1).view(np.uint8))
+            return None
+        joined = np.empty((int(num_rows.sum()), *array.shape[1:]), dtype=array.dtype)
+        joined[: array.shape[0]] = array
+        start = array.shape[0]
+        for source in range(1, self.world_size):
+            stop = start + int(num_rows[source])
+            _receive(self._comm, joined[start:stop].reshape(-1).view(np.uint8), source)
+            start = stop
+        return joined
+
+    def sum(self, array: Array) -> Array:
+        """Return the sum over ranks on every rank."""
+        total = np.empty_like(np.ascontiguousarray(array))
+        self._comm.Allreduce(np.ascontiguousarray(array), total, op=self._mpi.SUM)
+        return total
+
+    def barrier(self) -> None:
+        """Return once every rank has arrived."""
+        self._comm.Barrier()
+
+    def close(self) -> None:
+        """Leave MPI to its own finaliser."""
+
+    def abort(self, exit_code: int) -> None:
+        """End every rank of the job at once: a lone dead rank would hold the others in a collective for ever."""
+        self._comm.Abort(exit_code)
+
+
+def _header(array: Array | None) -> Array:
+    """Return what a receiver must know to make room: dtype code, number of axes, shape."""
+    if array is None or array.ndim > HEADER_WORDS - 2:
+        raise ClusterError(f"broadcast: rank 0 must send an array of at most {HEADER_WORDS - 2} axes")
+    header = np.zeros(HEADER_WORDS, dtype=np.int64)
+    header[: 2 + array.ndim] = [_DTYPES.index(array.dtype.str), array.ndim, *array.shape]
+    return header
+
+
+def _room_for(header: Array) -> Array:
+    shape = tuple(int(n) for n in header[2 : 2 + int(header[1])])
+    return np.empty(shape, dtype=_DTYPES[int(header[0])])
+
+
+def _send(comm: Any, flat: Array) -> None:
+    for start in range(0, flat.size, MESSAGE_BYTES):
+        comm.Send(flat[start : start + MESSAGE_BYTES], dest=0, tag=7)
+
+
+def _receive(comm: Any, flat: Array, source: int) -> None:
+    for start in range(0, flat.size, MESSAGE_BYTES):
+        comm.Recv(flat[start : start + MESSAGE_BYTES], source=source, tag=7)
+
+
+class TorchComm:
+    """torchrun's process group over gloo (CPU tensors); ranks that need no exchange use it to agree on the plan."""
+
+    def __init__(self) -> None:
+        import torch
+        import torch.distributed as dist
+
+        dist.init_process_group("gloo")
+        self._torch, self._dist = torch, dist
+        self.rank, self.world_size = int(dist.get_rank()), int(dist.get_world_size())
+        check_world_size(self.world_size)
+
+    def broadcast(self, array: Array | None) -> Array:
+        """Return rank 0's array on every rank."""
+        header = _header(array) if self.rank == 0 else np.zeros(HEADER_WORDS, dtype=np.int64)
+        self._dist.broadcast(self._torch.from_numpy(header), src=0)
+        array = np.ascontiguousarray(array) if self.rank == 0 else _room_for(header)
+        self._dist.broadcast(self._torch.from_numpy(array.reshape(-1).view(np.uint8)), src=0)
+        return array
+
+    def gather_rows(self, array: Array) -> Array | None:
+        """Not offered: stages under torchrun keep their rows and commit them as units."""
+        raise NotImplementedError("gather_rows: use an MPI stage")
+
+    def sum(self, array: Array) -> Array:
+        """Return the sum over ranks on every rank."""
+        tensor = self._torch.from_numpy(np.array(array, copy=True))
+        self._dist.all_reduce(tensor)
+        return np.asarray(tensor.numpy())
+
+    def barrier(self) -> None:
+        """Return once every rank has arrived."""
+        self._dist.barrier()
+
+    def close(self) -> None:
+        """Leave the process group."""
+        self._dist.destroy_process_group()
+
+
+def check_world_size(world_size: int) -> None:
+    """Raise ClusterError when fewer ranks joined than were launched: srun without the right --mpi starts singletons."""
+    asked = int(os.environ.get("RAG_HPC_WORLD_SIZE", world_size))
+    if asked != world_size:
+        raise ClusterError(
+            f"{asked} ranks were launched but this one sees a world of {world_size}: the launcher and the MPI library do "
+            "not fit; set cluster.mpi (pmix, pmi2 or mpirun) and MPI4PY_LIBMPI for this site"
+        )
+
+
+def make_comm(kind: str) -> Comm:
+    """Return the communicator for a launch kind: 'mpi', 'torchrun' or 'array' (a lone process)."""
+    if kind == "mpi":
+        return MpiComm()
+    return TorchComm() if kind == "torchrun" else SerialComm()

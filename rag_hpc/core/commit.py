@@ -1,0 +1,116 @@
+"""Commits: the only code that publishes a unit. One winner per unit, and a crash at any point leaves no half.
+
+Steps: private draft folder beside the target, named by attempt -> files -> fsync of each -> record.json -> fsync of
+the folder -> one rename -> fsync of the parent. A rename onto a committed unit fails, so a second attempt, or an
+orphan on a node that came back, loses cleanly. Source of the recipe: Pillai et al., OSDI 2014 (ALICE).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+from rag_hpc.core.fs import canonical_json, drop_dir, fsync_path, publish_dir, read_json, write_durable
+from rag_hpc.core.hashing import hash_file
+from rag_hpc.core.record import Meter, Record
+from rag_hpc.core.stage import Counts, Unit
+from rag_hpc.errors import RagHpcError
+
+RECORD = "record.json"
+UNITS = "units"
+MAX_FILES = 3
+
+
+class UnbalancedCounts(RagHpcError):
+    """A stage's counts do not add up: in != out + dropped."""
+
+
+def draft_name(unit: Unit, submission: int, worker: int, restarts: int) -> str:
+    """Return the name of an attempt's private folder; the dot keeps it out of listings of committed units."""
+    return f".draft-{unit.name}.s{submission:04d}.w{worker:04d}.r{restarts}"
+
+
+def open_draft(units_dir: Path, name: str) -> Path:
+    """Return a fresh, empty draft folder; what an earlier attempt of the same name left is dropped."""
+    draft = units_dir / name
+    drop_dir(draft)
+    draft.mkdir(mode=0o700)
+    return draft
+
+
+def commit(draft: Path, unit: Unit, counts: Counts, meter: Meter, identity: dict[str, Any]) -> Record | None:
+    """Publish the draft as the unit and return its record, or None when another attempt was first.
+
+    Raises UnbalancedCounts when the counts do not add up, and RagHpcError when the draft holds too many files.
+    """
+    if counts.balance:
+        raise UnbalancedCounts(f"{unit.name}: {counts.balance} of {counts.items_in} items are neither out nor dropped")
+    files = _flush_files(draft)
+    known = {"items_in": counts.items_in, "items_out": counts.items_out, "dropped": counts.dropped,
+             "extra": counts.extra, "timings": counts.timings, "files": files, "unit": unit.index}
+    record = Record(**identity, **known, **meter.values())
+    write_durable(draft / RECORD, canonical_json(dataclasses.asdict(record)))
+    return record if publish_dir(draft, draft.parent / unit.name) else None
+
+
+def read_record(unit_dir: Path) -> dict[str, Any]:
+    """Return the record of a committed unit."""
+    record: dict[str, Any] = read_json(unit_dir / RECORD)
+    return record
+
+
+def committed(units_dir: Path) -> set[int]:
+    """Return the indices of the committed units in a stage's folder."""
+    return {int(name[5:]) for name in _names(units_dir) if name.startswith("unit-")}
+
+
+def drafts(units_dir: Path) -> dict[str, int]:
+    """Return the open drafts: folder name -> unit index."""
+    names = [n for n in _names(units_dir) if n.startswith(".draft-unit-")]
+    return {name: int(name[len(".draft-unit-") :].split(".")[0]) for name in names}
+
+
+def sweep(units_dir: Path, *, submission: int, worker: int | None = None) -> None:
+    """Drop drafts of earlier submissions, or, given a worker, its own of before a requeue: their owners are fenced."""
+    for name in drafts(units_dir):
+        _, sub, owner, _ = name.rsplit(".", 3)
+        older = int(sub[1:]) < submission
+        own = int(sub[1:]) == submission and worker is not None and int(owner[1:]) == worker
+        if older or own:
+            drop_dir(units_dir / name)
+    for name in _names(units_dir):
+        if name.startswith(".trash-"):
+            drop_dir(units_dir / name)
+
+
+def _flush_files(draft: Path) -> dict[str, dict[str, Any]]:
+    paths = sorted(path for path in draft.iterdir())
+    if len(paths) + 1 > MAX_FILES or not all(path.is_file() for path in paths):
+        names = ", ".join(path.name for path in paths)
+        raise RagHpcError(f"a unit holds at most {MAX_FILES - 1} plain files beside its record, this one: {names}")
+    for path in paths:
+        fsync_path(path)
+    return {p.name: {"bytes": p.stat().st_size, "sha256": hash_file(p), "rows": num_rows(p)} for p in paths}
+
+
+def num_rows(path: Path) -> int | None:
+    """Return the rows of a Parquet or .npy file (axis 0), None for other files."""
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        return int(pq.read_metadata(path).num_rows)
+    if path.suffix == ".npy":
+        import numpy as np
+
+        shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+        return int(shape[0]) if shape else 0
+    return None
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []

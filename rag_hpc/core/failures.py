@@ -1,0 +1,51 @@
+"""Failed attempts: one small file each, so that attempts are counted across workers, jobs and submissions."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from rag_hpc.core.fs import canonical_json, publish_file, read_json
+from rag_hpc.core.stage import Unit
+
+FAILURES = "failures"
+
+
+def record_failure(stage_dir: Path, unit: Unit, error: BaseException, *, submission: int) -> int:
+    """Store the attempt's traceback and return how many attempts of the unit have failed so far."""
+    folder = stage_dir / FAILURES
+    folder.mkdir(exist_ok=True)
+    text = "".join(traceback.format_exception(error))
+    value = {"unit": unit.index, "error": type(error).__name__, "message": str(error), "traceback": text[-8000:],
+             "host": socket.gethostname(), "pid": os.getpid(), "job_id": os.environ.get("SLURM_JOB_ID"),
+             "submission": submission, "unix": round(time.time(), 3)}
+    attempt = 1
+    while not publish_file(folder / f"{unit.name}.{attempt}.json", canonical_json(value)):
+        attempt += 1
+    return attempt
+
+
+def failures(stage_dir: Path) -> dict[int, list[dict[str, Any]]]:
+    """Return the failed attempts of each unit, oldest first."""
+    found: dict[int, list[dict[str, Any]]] = {}
+    for path in sorted((stage_dir / FAILURES).glob("unit-*.json"), key=lambda p: (p.name[:10], int(p.suffixes[-2][1:]))):
+        value = read_json(path)
+        found.setdefault(int(value["unit"]), []).append(value)
+    return found
+
+
+def num_failures(stage_dir: Path, unit: Unit) -> int:
+    """Return how many attempts of the unit have failed."""
+    return sum(1 for _ in (stage_dir / FAILURES).glob(f"{unit.name}.*.json"))
+
+
+def forgive(stage_dir: Path) -> int:
+    """Remove the stage's failures, so that quarantined units are tried again; return how many there were."""
+    paths = list((stage_dir / FAILURES).glob("unit-*.json"))
+    for path in paths:
+        path.unlink(missing_ok=True)
+    return len(paths)

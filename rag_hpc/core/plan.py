@@ -1,0 +1,71 @@
+"""Plans: immutable, numbered files that list a stage's units. A queued job never sees its plan change."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rag_hpc.core.fs import canonical_json, publish_file, read_json
+from rag_hpc.core.stage import Unit
+from rag_hpc.errors import ConfigError, IncompleteError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What one submission of one stage is to do. Paths are relative to the run's folder, so that a run can move."""
+
+    run: str
+    stage: str
+    version: int
+    fingerprint: str
+    config: dict[str, Any]  # the stage's whole config
+    inputs: dict[str, str]  # stage name -> stage folder, relative to the run
+    units: list[Unit]
+    submission: int
+    workers: int
+    max_attempts: int = 3
+    allow_failed_units: int = 0
+    backup_after_s: float = 60.0  # a begun unit older than this (and 3 x the median) is backed up by an idle worker
+    input_hashes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> str:
+        """The stage's folder inside the run: another fingerprint lies beside it."""
+        return stage_folder(self.stage, self.fingerprint)
+
+
+def stage_folder(stage: str, fingerprint: str) -> str:
+    """Return the folder name of a stage's output."""
+    return f"{stage}-{fingerprint[:12]}"
+
+
+def plan_path(run_dir: Path, submission: int, stage: str) -> Path:
+    """Return where the plan of `stage` in a submission lies (known before the plan is)."""
+    return run_dir / "submissions" / f"{submission:04d}" / f"{stage}.plan.json"
+
+
+def run_dir_of(path: Path) -> Path:
+    """Return the run's folder, given the path of one of its plans."""
+    return path.resolve().parents[2]
+
+
+def write_plan(path: Path, plan: Plan) -> None:
+    """Publish the plan; writing the same again is fine, another content is refused."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = canonical_json(dataclasses.asdict(plan))
+    if not publish_file(path, data) and path.read_bytes() != data:
+        raise ConfigError(f"{path}: a different plan is there already; plans never change, submit again for a new one")
+
+
+def read_plan(path: Path) -> Plan:
+    """Return the plan at `path`."""
+    try:
+        values = read_json(path)
+    except FileNotFoundError:
+        raise IncompleteError(
+            f"{path}: no such plan; the gate before this stage did not pass. See: rag-hpc why"
+        ) from None
+    units = [Unit(**unit) for unit in values.pop("units")]
+    return Plan(units=units, **values)

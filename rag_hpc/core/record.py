@@ -1,0 +1,129 @@
+"""Records: the fixed-schema measurements of one attempt, written into the unit's folder before it is published."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+
+
+@dataclass(kw_only=True)
+class Record:
+    """One attempt of one unit. Seconds, bytes, and four times kept apart."""
+
+    run: str
+    stage: str
+    unit: int
+    attempt: int
+    submission: int
+    job_id: str | None
+    array_task_id: str | None
+    restarts: int
+    host: str
+    rank: int
+    p: int
+    launch: str
+    cpus: int
+    gpus: int
+    items_in: int
+    items_out: int
+    dropped: dict[str, int]
+    extra: dict[str, float]
+    timings: dict[str, float]
+    bytes_read: int
+    bytes_written: int
+    peak_rss_bytes: int
+    cpu_s: float
+    queue_s: float | None  # from submission to the worker's start; None when nothing queued it
+    setup_s: float  # from the worker's start to its first unit
+    work_s: float
+    flush_s: float
+    started_unix: float
+    ended_unix: float
+    pressure_cpu: float | None  # share of the last 10 s in which some task waited for a CPU, percent
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> bytes, sha256, rows
+    schema: int = SCHEMA
+
+
+class Meter:
+    """Measures one attempt: create it when the unit begins, `work_done()` when the files are written."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._start = clock()
+        self._cpu = cpu_seconds()
+        self._io = io_bytes()
+        self.started_unix = time.time()
+        self.work_s = 0.0
+
+    def work_done(self) -> None:
+        """Mark the end of work; what follows is flushing."""
+        self.work_s = self._clock() - self._start
+
+    def values(self) -> dict[str, Any]:
+        """Return the measured fields of a Record."""
+        read, written = io_bytes()
+        return {
+            "bytes_read": read - self._io[0],
+            "bytes_written": written - self._io[1],
+            "peak_rss_bytes": peak_rss_bytes(),
+            "cpu_s": round(cpu_seconds() - self._cpu, 4),
+            "work_s": round(self.work_s, 4),
+            "flush_s": round(self._clock() - self._start - self.work_s, 4),
+            "started_unix": round(self.started_unix, 3),
+            "ended_unix": round(time.time(), 3),
+            "pressure_cpu": pressure_cpu(),
+        }
+
+
+def where() -> dict[str, Any]:
+    """Return the fields of a Record that say where this process runs; ids are Slurm's, None outside of it."""
+    env = os.environ
+    submitted = env.get("RAG_HPC_SUBMITTED_UNIX")
+    started = float(env.get("RAG_HPC_STARTED_UNIX", time.time()))
+    visible = env.get("CUDA_VISIBLE_DEVICES", "")
+    return {
+        "job_id": env.get("SLURM_ARRAY_JOB_ID") or env.get("SLURM_JOB_ID"),
+        "array_task_id": env.get("SLURM_ARRAY_TASK_ID"),
+        "restarts": int(env.get("SLURM_RESTART_COUNT", "0")),
+        "host": socket.gethostname(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "gpus": len([d for d in visible.split(",") if d.strip()]),
+        "queue_s": round(max(0.0, started - float(submitted)), 3) if submitted else None,
+        "launch": env.get("RAG_HPC_LAUNCH", "array"),
+    }
+
+
+def cpu_seconds() -> float:
+    """Return user and system CPU seconds of this process and its ended children."""
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+
+
+def peak_rss_bytes() -> int:
+    """Return the largest resident size of this process so far (Linux reports KiB)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def io_bytes() -> tuple[int, int]:
+    """Return bytes read and written through system calls so far; zeros where /proc does not tell."""
+    try:
+        lines = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+        return int(lines["rchar"]), int(lines["wchar"])
+    except (OSError, KeyError, ValueError):
+        return 0, 0
+
+
+def pressure_cpu() -> float | None:
+    """Return the kernel's 10 s CPU pressure in percent, None where it is not offered."""
+    try:
+        return float(Path("/proc/pressure/cpu").read_text().split("avg10=")[1].split()[0])
+    except (OSError, IndexError, ValueError):
+        return None

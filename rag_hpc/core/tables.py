@@ -1,0 +1,96 @@
+"""Parquet in and out, written the same way everywhere so that equal rows give equal bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+REJECTS = "rejects.parquet"
+FORMAT: dict[str, Any] = {"compression": "zstd", "compression_level": 3, "store_schema": False, "version": "2.6"}
+ROW_GROUP_BYTES = 64 << 20
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write `table` as zstd Parquet; the bytes depend on rows and schema only."""
+    import pyarrow.parquet as pq
+
+    pq.write_table(table.replace_schema_metadata(None), path, row_group_size=65_536, **FORMAT)
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Return the table in the Parquet file at `path`, rows in file order."""
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(path).read(columns=columns, use_threads=False)
+
+
+def reject_rows(rows: list[tuple[str, str, str]]) -> pa.Table:
+    """Return a table of (id, reason, detail), the schema of every rejects.parquet."""
+    import pyarrow as pa
+
+    columns = list(zip(*rows, strict=True)) if rows else [[], [], []]
+    names = ("id", "reason", "detail")
+    return pa.table({name: pa.array(list(column), pa.string()) for name, column in zip(names, columns, strict=True)})
+
+
+class TableWriter:
+    """Writes rows to a Parquet file in bounded memory; row groups depend on the rows only.
+
+    `columns`: name -> Arrow type name ("string", "binary", "int64", ...). Use it as a context manager.
+    """
+
+    def __init__(self, path: Path, columns: dict[str, str]) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self._schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in columns.items()])
+        self._writer = pq.ParquetWriter(path, self._schema, **FORMAT)
+        self._rows: list[tuple[Any, ...]] = []
+        self._bytes = 0
+        self.num_rows = 0
+
+    def add(self, *values: Any) -> None:
+        """Append one row, values in the order of the columns."""
+        self._rows.append(values)
+        self._bytes += sum(len(value) for value in values if isinstance(value, (bytes, str)))
+        self.num_rows += 1
+        if self._bytes >= ROW_GROUP_BYTES:
+            self._flush()
+
+    def __enter__(self) -> TableWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if self._rows:
+            columns = zip(*self._rows, strict=True)
+            arrays = [pa.array(list(column), field.type) for column, field in zip(columns, self._schema, strict=True)]
+            self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
+        self._rows, self._bytes = [], 0
+
+
+class Rejects:
+    """Collects what a unit drops, writes `rejects.parquet` when there is any, and counts by reason."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, str, str]] = []
+
+    def add(self, item_id: str, reason: str, detail: str = "") -> None:
+        """Note one dropped item."""
+        self.rows.append((item_id, reason, detail))
+
+    def write(self, out: Path) -> dict[str, int]:
+        """Write the file (none when nothing was dropped) and return how many were dropped for each reason."""
+        if self.rows:
+            write_table(out / REJECTS, reject_rows(self.rows))
+        reasons = [reason for _, reason, _ in self.rows]
+        return {reason: reasons.count(reason) for reason in sorted(set(reasons))}

@@ -1,0 +1,70 @@
+"""Which unit a worker takes next: its own stripe, then others' units not yet begun, at last stragglers.
+
+A unit counts as begun while a draft of it exists. Drafts and commits are all that workers see of each other; two
+workers may still take the same unit, which costs time but no correctness, since a unit has one winner.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rag_hpc.core.commit import committed, drafts
+from rag_hpc.core.failures import num_failures
+from rag_hpc.core.plan import Plan
+from rag_hpc.core.stage import Unit
+
+POLL_S = 0.5
+
+
+class Taker:
+    """Yields the units that worker `index` of `world_size` should try, until nothing is left for it to do."""
+
+    def __init__(self, plan: Plan, stage_dir: Path, index: int, world_size: int, *,
+                 clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._plan, self._stage_dir, self._units_dir = plan, stage_dir, stage_dir / "units"
+        self._index, self._world = index, world_size
+        self._clock, self._sleep = clock, sleep
+        self._durations: list[float] = []
+        self._seen: dict[str, float] = {}  # draft -> when this worker first saw it, on its own clock
+
+    def __iter__(self) -> Iterator[Unit]:
+        while (unit := self._next()) is not None:
+            begun = self._clock()
+            yield unit
+            self._durations.append(self._clock() - begun)
+
+    def _next(self) -> Unit | None:
+        while left := self._left():
+            begun = drafts(self._units_dir)
+            fresh = [unit for unit in left if unit.index not in begun.values()]
+            if fresh:
+                return min(fresh, key=self._preference)
+            straggler = self._straggler(left, begun)
+            if straggler is not None:
+                return straggler
+            self._sleep(POLL_S)
+        return None
+
+    def _left(self) -> list[Unit]:
+        done = committed(self._units_dir)
+        open_units = [unit for unit in self._plan.units if unit.index not in done]
+        return [u for u in open_units if num_failures(self._stage_dir, u) < self._plan.max_attempts]
+
+    def _preference(self, unit: Unit) -> tuple[int, int, int]:
+        """Order: own stripe first; then others' from the far end, where their owners arrive last."""
+        own = unit.index % self._world == self._index % self._world
+        return (0, unit.index, 0) if own else (1, -unit.index, 0)
+
+    def _straggler(self, left: list[Unit], begun: dict[str, int]) -> Unit | None:
+        """Return a unit whose draft has been open for too long; waiting is for those that are not there yet."""
+        now = self._clock()
+        self._seen = {name: self._seen.get(name, now) for name in begun}
+        patience = self._plan.backup_after_s
+        if self._durations:
+            patience = max(patience, 3 * statistics.median(self._durations))
+        wanted = {unit.index: unit for unit in left}
+        old = [index for name, index in begun.items() if index in wanted and now - self._seen[name] >= patience]
+        return wanted[min(old)] if old else None

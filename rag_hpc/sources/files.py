@@ -1,0 +1,262 @@
+"""Files as a source: HTML, Markdown, text and JSON Lines, plain or compressed, alone or in tar archives."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+import re
+import tarfile
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from rag_hpc.errors import InputError
+from rag_hpc.sources.base import CorpusConfig, Page, ReadContext, Reject
+from rag_hpc.sources.charset import declared_charset
+from rag_hpc.sources.compress import ChunkReader, Line, TruncatedStream, iter_lines, read_capped, stream_chunks
+from rag_hpc.sources.jsonl import BadRecord, Fields, record_page
+from rag_hpc.sources.paths import corpus_files, corpus_root, file_item, planned_file
+
+DOC_TYPES = {
+    ".html": "text/html",
+    ".htm": "text/html",
+    ".xhtml": "application/xhtml+xml",
+    ".md": "text/markdown",
+    ".markdown": "text/markdown",
+    ".txt": "text/plain",
+}
+RECORD_SUFFIXES = (".jsonl", ".ndjson")
+KINDS = ".html .htm .xhtml .md .markdown .txt .jsonl .ndjson .tar (also .gz, .zst)"
+_FRONT_MATTER = re.compile(rb"\A---[ \t]*\r?\n(.*?)^(?:---|\.\.\.)[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
+_FRONT_TITLE = re.compile(rb"""^title:[ \t]*(["']?)(.*?)\1[ \t]*\r?$""", re.MULTILINE)
+
+
+class Kind(NamedTuple):
+    """What a file name promises: "doc" (one page), "records" (a page a line) or "tar" (a page a member)."""
+
+    form: str
+    mime: str = ""
+    packed: bool = False
+
+
+class FilesSource:
+    """Pages in a file, a folder or the files of a glob; ids are paths relative to it, or the records' own ids."""
+
+    def split(self, corpus: CorpusConfig, shared: Path) -> list[dict[str, Any]]:
+        """Return parts of `pages_per_unit` files or records, in the order of the sorted paths.
+
+        JSONL lines and tar members are counted by streaming through them, at most `max_pages` in all.
+        """
+        root = corpus_root(corpus.path)
+        packer = _Packer(corpus.pages_per_unit)
+        left = corpus.max_pages or None
+        for name in corpus_files(corpus.path, lambda name: kind_of(name) is not None, KINDS):
+            item = file_item(root, name)
+            count = 1
+            offsets: dict[int, int] = {}
+            if "bad_name" not in item:
+                count, offsets = _count(root / name, corpus, packer, left)
+            packer.add(item, count, offsets)
+            if left is not None:
+                left -= count
+                if left == 0:
+                    break
+        parts = packer.parts()
+        if not parts:
+            raise InputError(f"corpus.path={corpus.path}: empty corpus, its files hold no record")
+        return parts
+
+    def read(self, part: dict[str, Any], corpus: CorpusConfig, ctx: ReadContext) -> Iterator[Page | Reject]:
+        """Yield the part's pages and rejects in file order. Raises InputError if a file vanished or changed."""
+        root = corpus_root(corpus.path)
+        for item in part["items"]:
+            name = item["path"]
+            if "bad_name" in item:
+                yield Reject(id=name, reason="bad-name", detail="the file name is not UTF-8")
+                continue
+            path = planned_file(root, item)
+            form = _kind(name).form
+            if form == "doc":
+                yield _read_doc(path, name, corpus.max_page_bytes)
+            elif form == "records":
+                yield from _read_records(path, item, corpus)
+            else:
+                yield from _read_tar(path, item, corpus.max_page_bytes)
+
+
+def kind_of(name: str) -> Kind | None:
+    """Return what the file name promises, or None if it is none of KINDS."""
+    plain = name.lower()
+    packed = plain.endswith((".gz", ".zst"))
+    if packed:
+        plain = plain.rpartition(".")[0]
+    suffix = PurePosixPath(plain).suffix
+    if suffix in DOC_TYPES:
+        return Kind("doc", DOC_TYPES[suffix], packed)
+    if suffix in RECORD_SUFFIXES:
+        return Kind("records", "", packed)
+    if suffix == ".tar" or (suffix == ".tgz" and not packed):
+        return Kind("tar", "", packed)
+    return None
+
+
+class _Packer:
+    """Fills parts with exactly `size` files or records each, the last one with the rest."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.room = size
+        self._parts: list[list[dict[str, Any]]] = [[]]
+
+    def add(self, item: dict[str, Any], count: int, offsets: dict[int, int]) -> None:
+        """Add the positions 0..count of a file; `offsets` holds bytes of the positions that begin a part."""
+        start = 0
+        while start < count:
+            stop = min(count, start + self.room)
+            where = {"offset": offsets[start]} if start in offsets else {}
+            self._parts[-1].append({**item, "start": start, "stop": stop, **where})
+            self.room -= stop - start
+            start = stop
+            if self.room == 0:
+                self._parts.append([])
+                self.room = self.size
+
+    def parts(self) -> list[dict[str, Any]]:
+        """Return the parts that hold something."""
+        return [{"items": items} for items in self._parts if items]
+
+
+def _kind(name: str) -> Kind:
+    kind = kind_of(name)
+    if kind is None:
+        raise InputError(f"{name}: not one of {KINDS}; plan again")
+    return kind
+
+
+def _count(path: Path, corpus: CorpusConfig, packer: _Packer, left: int | None) -> tuple[int, dict[int, int]]:
+    """Return the number of positions in a file, at most `left`, and the offsets where a plain JSONL file is cut."""
+    kind = _kind(path.name)
+    if kind.form == "doc":
+        return 1, {}
+    if kind.form == "tar":
+        return sum(1 for _ in islice(_members(path, path.name, lambda tar, info: None), left)), {}
+    offsets: dict[int, int] = {}
+    count = 0
+    with closing(stream_chunks(path)) as chunks:
+        for line in islice(iter_lines(chunks, corpus.max_page_bytes), left):
+            if not kind.packed and (count - packer.room) % packer.size == 0:
+                offsets[count] = line.offset
+            count += 1
+    return count, offsets
+
+
+def _read_doc(path: Path, name: str, cap: int) -> Page | Reject:
+    try:
+        with closing(stream_chunks(path)) as chunks:
+            body = read_capped(chunks, cap)
+    except TruncatedStream as error:
+        return Reject(id=name, reason="truncated", detail=str(error))
+    if body is None:
+        return Reject(id=name, reason="too-large", detail=f"over {cap} bytes")
+    return _doc(name, _kind(name).mime, body)
+
+
+def _doc(name: str, mime: str, body: bytes) -> Page | Reject:
+    if mime in ("text/html", "application/xhtml+xml"):
+        return Page(doc_id=name, url="", body=body, content_type=mime, charset=declared_charset(body))
+    body = body.removeprefix(codecs.BOM_UTF8)
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return Reject(id=name, reason="not-utf8", detail=f"byte {error.start}: {error.reason}")
+    title = ""
+    if mime == "text/markdown":
+        body, title = _without_front_matter(body)
+    return Page(doc_id=name, url="", body=body, content_type=mime, charset="utf-8", title=title)
+
+
+def _without_front_matter(body: bytes) -> tuple[bytes, str]:
+    """Return a Markdown text without its YAML head, and the title that the head gives."""
+    head = _FRONT_MATTER.match(body)
+    if head is None:
+        return body, ""
+    title = _FRONT_TITLE.search(head[1])
+    return body[head.end() :], title[2].decode("utf-8").strip() if title else ""
+
+
+def _read_records(path: Path, item: dict[str, Any], corpus: CorpusConfig) -> Iterator[Page | Reject]:
+    fields = Fields.of(corpus)
+    start, stop, offset = item["start"], item["stop"], item.get("offset")
+    first = 0 if offset is None else start
+    with closing(stream_chunks(path, offset or 0)) as chunks:
+        lines = iter_lines(chunks, corpus.max_page_bytes)
+        for position, line in enumerate(islice(lines, start - first, stop - first), start):
+            yield from _record(line, f"{item['path']}#{position}", fields, corpus.max_page_bytes)
+
+
+def _record(line: Line, position: str, fields: Fields, cap: int) -> Iterator[Page | Reject]:
+    """Yield what one line gives; where the file is cut, its last record if that is whole, then one Reject."""
+    if line.data is None and not line.cut:
+        yield Reject(id=position, reason="too-large", detail=f"a line over {cap} bytes")
+    elif line.data:
+        try:
+            yield record_page(line.data, fields, position)
+        except BadRecord as error:
+            if not line.cut:
+                yield Reject(id=position, reason=error.reason, detail=error.detail)
+    if line.cut:
+        yield Reject(id=position, reason="truncated", detail=line.cut)
+
+
+def _read_tar(path: Path, item: dict[str, Any], cap: int) -> Iterator[Page | Reject]:
+    def page(tar: tarfile.TarFile, info: tarfile.TarInfo) -> Page | Reject:
+        name = f"{item['path']}/{info.name}"
+        if not info.name.isascii() and not _is_utf8(info.name):
+            name = os.fsencode(name).decode("utf-8", "backslashreplace")
+            return Reject(id=name, reason="bad-name", detail="the member's name is not UTF-8")
+        kind = _kind(info.name)
+        if kind.form != "doc" or kind.packed:
+            return Reject(id=name, reason="unsupported-member", detail="only plain pages are read inside an archive")
+        if info.size > cap:
+            return Reject(id=name, reason="too-large", detail=f"{info.size} bytes, cap {cap}")
+        member = tar.extractfile(info)
+        return _doc(name, kind.mime, member.read() if member else b"")
+
+    with closing(_members(path, item["path"], page, item["start"])) as members:
+        for found in islice(members, item["start"], item["stop"]):
+            if found is not None:
+                yield found
+
+
+Visit = Callable[[tarfile.TarFile, tarfile.TarInfo], "Page | Reject | None"]
+
+
+def _members(
+    path: Path, name: str, visit: Visit, start: int = 0
+) -> Generator[Page | Reject | None, None, None]:
+    """Yield None for the first `start` known files of an archive, visit(tar, member) for the others.
+
+    One Reject stands where the archive is cut.
+    """
+    number = 0
+    with closing(stream_chunks(path)) as chunks:
+        try:
+            with tarfile.open(fileobj=io.BufferedReader(ChunkReader(chunks)), mode="r|") as tar:
+                for info in tar:
+                    tar.members.clear()  # type: ignore[attr-defined]  # a stream is never sought in
+                    if info.isfile() and kind_of(info.name) is not None:
+                        yield visit(tar, info) if number >= start else None
+                        number += 1
+        except (tarfile.TarError, TruncatedStream) as error:
+            yield Reject(id=name, reason="truncated", detail=str(error))
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

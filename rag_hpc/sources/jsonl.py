@@ -1,0 +1,143 @@
+"""JSON Lines: one line into one page, or into the reason why not."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rag_hpc.errors import InputError
+from rag_hpc.sources.base import CorpusConfig, Page
+from rag_hpc.sources.compress import TruncatedStream, stream_chunks
+
+HTML_FIELD = "html"
+MAX_LINE_BYTES = 64 * 1024 * 1024  # of a line in a file of questions
+_MAX_META_CHARS = 1000
+
+
+class BadRecord(InputError):
+    """A line that is no usable record; `reason` is the slug of its Reject."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(kw_only=True)
+class Fields:
+    """The names of the fields that make a page."""
+
+    id: str = "id"
+    title: str = "title"
+    text: str = "text"
+    url: str = "url"
+
+    @classmethod
+    def of(cls, corpus: CorpusConfig) -> Fields:
+        """Return the names that the corpus uses."""
+        return cls(id=corpus.id_field, title=corpus.title_field, text=corpus.text_field, url=corpus.url_field)
+
+
+def parse_record(line: bytes) -> dict[str, Any]:
+    """Return the JSON object on a line. Raises BadRecord not-utf8 or bad-json."""
+    try:
+        record = json.loads(line.removeprefix(codecs.BOM_UTF8).decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise BadRecord("not-utf8", f"byte {error.start}: {error.reason}") from error
+    except (ValueError, RecursionError) as error:
+        raise BadRecord("bad-json", str(error)[:200]) from error
+    if not isinstance(record, dict):
+        raise BadRecord("bad-json", f"a JSON object is needed, found {type(record).__name__}")
+    return record
+
+
+def record_page(line: bytes, fields: Fields, fallback_id: str) -> Page:
+    """Return the page of one line. Raises BadRecord not-utf8, bad-json, no-text or bad-id.
+
+    The `html` field is the body if there is one, else the text field. Short scalars of other fields become meta.
+    """
+    record = parse_record(line)
+    url = _text(record.get(fields.url))
+    html = record.get(HTML_FIELD)
+    text = html if isinstance(html, str) else record.get(fields.text)
+    if not isinstance(text, str):
+        raise BadRecord("no-text", f"field {fields.text!r} is {'no string' if fields.text in record else 'missing'}")
+    used = {fields.id, fields.title, fields.text, fields.url, HTML_FIELD}
+    page = Page(
+        doc_id=_doc_id(record.get(fields.id), fallback_id),
+        url=url,
+        body=b"",
+        content_type="text/html" if isinstance(html, str) else _content_type(url, text),
+        charset="utf-8",
+        title=_text(record.get(fields.title)),
+        meta={key: value for key, value in record.items() if key not in used and _is_meta(value)},
+    )
+    try:
+        page.body = text.encode("utf-8")
+        json.dumps([page.doc_id, page.url, page.title, page.meta], ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadRecord("not-utf8", f"a lone surrogate: {error.reason}") from error
+    return page
+
+
+def iter_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield ("file:line", object) for each line of a JSONL file. Blank lines are passed over.
+
+    Raises InputError naming the line (from 1) at the first fault.
+    """
+    number = 0
+    try:
+        for number, line in enumerate(_all_lines(path), start=1):
+            if line.strip():
+                yield f"{path}:{number}", parse_record(line)
+    except BadRecord as error:
+        raise InputError(f"{path}:{number}: {error}; correct the line or leave it out") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+
+
+def _all_lines(path: Path) -> Iterator[bytes]:
+    rest = b""
+    try:
+        for chunk in stream_chunks(path):
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from lines
+            if len(rest) > MAX_LINE_BYTES:
+                raise InputError(f"{path}: a line is longer than {MAX_LINE_BYTES} bytes")
+    except TruncatedStream as error:
+        raise InputError(f"{path}: {error}; fetch the file again") from error
+    if rest:
+        yield rest
+
+
+def _doc_id(value: object, fallback_id: str) -> str:
+    if value is None or value == "":
+        return fallback_id
+    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+        return str(value)
+    raise BadRecord("bad-id", f"a string or an integer is needed, found {type(value).__name__}")
+
+
+def _content_type(url: str, text: str) -> str:
+    """Return the type that the URL promises; "text/html" only if the text has markup, for text is often extracted."""
+    path = url.partition("?")[0].partition("#")[0].lower()
+    if path.endswith((".html", ".htm")) and text.lstrip().startswith("<"):
+        return "text/html"
+    return "text/markdown" if path.endswith(".md") else "text/plain"
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _is_meta(value: object) -> bool:
+    if isinstance(value, str):
+        return len(value) <= _MAX_META_CHARS
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, int)

@@ -1,0 +1,98 @@
+"""Which files a corpus path names, and whether they are still the ones that the plan saw."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rag_hpc.errors import ConfigError, InputError
+
+_EDGE = 64 * 1024
+
+
+def corpus_root(pattern: str | None) -> Path:
+    """Return the folder that document ids are relative to: the folder named, a file's folder, or a glob's fixed part."""
+    if not pattern:
+        raise ConfigError("corpus.path is not set: name a file, a folder or a glob, corpus.path=/data/docs")
+    path = Path(pattern).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists() or not glob.has_magic(pattern):
+        return path.parent
+    fixed = []
+    for piece in path.parts[:-1]:
+        if glob.has_magic(piece):
+            break
+        fixed.append(piece)
+    return Path(*fixed)
+
+
+def corpus_files(pattern: str | None, wanted: Callable[[str], bool], kinds: str) -> list[str]:
+    """Return the wanted files below `corpus_root(pattern)` as sorted relative POSIX paths.
+
+    Hidden files and folders are left out, folders behind links are not entered. Raises ConfigError if nothing is at
+    the path, InputError if nothing there is wanted.
+    """
+    root = corpus_root(pattern)
+    path = Path(str(pattern)).expanduser()
+    if path.is_dir():
+        found = list(_walk(path))
+    elif path.exists():
+        found = [path]
+    else:
+        found = [Path(name) for name in glob.glob(str(path), recursive=True) if os.path.isfile(name)]
+        if not found:
+            raise ConfigError(f"corpus.path={pattern}: nothing is there; name an existing file, folder or glob")
+    names = sorted(file.relative_to(root).as_posix() for file in found if wanted(file.name))
+    if not names:
+        raise InputError(f"corpus.path={pattern}: empty corpus, no {kinds} file among {len(found)} files")
+    return names
+
+
+def file_item(root: Path, name: str) -> dict[str, Any]:
+    """Return {path, size, sha256}: the hash is over the first and last 64 KiB, so that a plan sees other content.
+
+    A name that is not UTF-8 gives {path, bad_name} with the odd bytes escaped.
+    """
+    if not name.isascii():
+        printable = os.fsencode(name).decode("utf-8", "backslashreplace")
+        if printable != name:
+            return {"path": printable, "bad_name": True}
+    size, digest = _stamp(root / name)
+    return {"path": name, "size": size, "sha256": digest}
+
+
+def planned_file(root: Path, item: dict[str, Any]) -> Path:
+    """Return the path of a planned file. Raises InputError if it vanished or changed since it was planned."""
+    path = root / str(item["path"])
+    try:
+        now = _stamp(path)
+    except OSError as error:
+        raise InputError(f"{path}: planned, but it cannot be read now ({error}); restore it or plan again") from error
+    if now != (item["size"], item["sha256"]):
+        raise InputError(f"{path}: changed since the plan was made ({item['size']} -> {now[0]} bytes); plan again")
+    return path
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for here, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            path = Path(here, name)
+            if not name.startswith(".") and path.is_file():
+                yield path
+
+
+def _stamp(path: Path) -> tuple[int, str]:
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        digest = hashlib.sha256(file.read(_EDGE))
+        if size > _EDGE:
+            file.seek(max(_EDGE, size - _EDGE))
+            digest.update(file.read(_EDGE))
+    return size, digest.hexdigest()[:32]

@@ -1,0 +1,1 @@
+"""One file a stage: its config dataclass and its Stage class."""

@@ -1,0 +1,149 @@
+"""dedup: exact and near duplicates in three steps, sign -> group -> drop.
+
+Documents are numbered by their row in the clean stage, in unit order; of each group the smallest number stays.
+Signatures follow datasketch's hash family, so its estimate of Jaccard similarity is ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from rag_hpc.algo import components, minhash, shingle
+from rag_hpc.core.stage import Context, Counts, Inputs, Stage, Unit
+from rag_hpc.core.tables import Rejects, TableWriter, read_table
+from rag_hpc.errors import ConfigError
+
+SIGNATURES, EXACT, PAIRS, DOCUMENTS = "signatures.npy", "exact.npy", "pairs.npy", "documents.parquet"
+
+
+@dataclass(kw_only=True)
+class DedupConfig:
+    """Settings of the three dedup steps."""
+
+    threshold: float = 0.8  # estimated Jaccard similarity of word shingles from which two documents are duplicates
+    num_perm: int = 128
+    ngram: int = 5  # words in a shingle
+    num_groups: int = 4  # units of the group step, each takes its share of the bands
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.threshold <= 1.0:
+            raise ConfigError(f"stage.dedup.threshold={self.threshold}: between 0 (excluded) and 1; try 0.8")
+        if self.num_perm < 16 or self.ngram < 1 or self.num_groups < 1:
+            raise ConfigError("stage.dedup: num_perm >= 16, ngram >= 1 and num_groups >= 1 are needed")
+
+
+class Sign(Stage):
+    """Computes each document's MinHash signature and the hash of its normalised text."""
+
+    Config: ClassVar[type] = DedupConfig
+    name = "dedup.sign"
+    version = 1
+    needs = ("clean",)
+    counts_from = "clean"
+
+    def plan(self, inputs: Inputs, shared: Path) -> list[Unit]:
+        """Return one unit per clean unit."""
+        return [Unit(i, {"clean_unit": unit["index"]}) for i, unit in enumerate(inputs["clean"].units)]
+
+    def run(self, unit: Unit, out: Path, ctx: Context) -> Counts:
+        """Write signatures.npy [documents, num_perm] and exact.npy [documents] uint64."""
+        path = ctx.inputs["clean"].unit_dir(unit.inputs["clean_unit"]) / DOCUMENTS
+        texts = read_table(path, ["text"]).column("text").to_pylist()
+        perms = minhash.permutations(self.config.num_perm)
+        signatures = minhash.signatures([shingle.shingles(text, self.config.ngram) for text in texts], perms)
+        np.save(out / SIGNATURES, signatures, allow_pickle=False)
+        np.save(out / EXACT, np.array([text_hash(t) for t in texts], dtype=np.uint64), allow_pickle=False)
+        return Counts(items_in=len(texts), items_out=len(texts))
+
+
+class Group(Stage):
+    """Finds pairs of documents that share a band, checks them against the threshold, and keeps the pairs."""
+
+    Config: ClassVar[type] = DedupConfig
+    name = "dedup.group"
+    version = 1
+    needs = ("dedup.sign",)
+
+    def plan(self, inputs: Inputs, shared: Path) -> list[Unit]:
+        """Return one unit per range of bands; the exact hash counts as one band more, in the first unit."""
+        bands, _ = minhash.optimal_bands(self.config.num_perm, self.config.threshold)
+        ranges = [r for r in np.array_split(np.arange(bands), self.config.num_groups) if len(r)]
+        return [Unit(i, {"bands": [int(r[0]), int(r[-1]) + 1], "exact": i == 0}) for i, r in enumerate(ranges)]
+
+    def run(self, unit: Unit, out: Path, ctx: Context) -> Counts:
+        """Write pairs.npy [pairs, 2] int64, sorted, smaller document number first."""
+        signed = ctx.inputs["dedup.sign"]
+        signatures = _stack(signed.files(SIGNATURES))
+        bands, rows = minhash.optimal_bands(self.config.num_perm, self.config.threshold)
+        keys = minhash.band_keys(signatures, bands, rows)
+        ids = np.arange(len(signatures), dtype=np.int64)
+        found = [np.zeros((0, 2), dtype=np.int64)]
+        for band in range(*unit.inputs["bands"]):
+            ctx.check_stop()
+            pairs = minhash.pairs_from_bands(keys[:, band], ids)
+            found.append(pairs[minhash.estimate_pairs(signatures, pairs) >= self.config.threshold])
+        if unit.inputs["exact"]:
+            pairs = minhash.pairs_from_bands(_stack(signed.files(EXACT)), ids)
+            found.append(pairs[minhash.estimate_pairs(signatures, pairs) == 1.0])  # equal hashes of unequal texts differ here
+        pairs = minhash.unique_pairs(np.concatenate(found))
+        np.save(out / PAIRS, pairs, allow_pickle=False)
+        return Counts(items_in=len(pairs), items_out=len(pairs))
+
+
+class Drop(Stage):
+    """Keeps one document of each group of duplicates."""
+
+    Config: ClassVar[type] = DedupConfig
+    name = "dedup.drop"
+    version = 1
+    needs = ("clean", "dedup.sign", "dedup.group")
+    counts_from = "clean"
+
+    def setup(self, ctx: Context) -> None:
+        """Find the groups: the same pairs give the same labels in whatever order."""
+        clean = ctx.inputs["clean"]
+        pairs = np.concatenate([np.load(path, allow_pickle=False) for path in ctx.inputs["dedup.group"].files(PAIRS)])
+        self._first = np.concatenate([[0], np.cumsum(clean.rows(DOCUMENTS))])
+        self._labels = components.components(pairs, int(self._first[-1]))
+        self._exact = _stack(ctx.inputs["dedup.sign"].files(EXACT))
+        self._clean = clean
+
+    def plan(self, inputs: Inputs, shared: Path) -> list[Unit]:
+        """Return one unit per clean unit."""
+        return [Unit(i, {"clean_unit": unit["index"], "position": i}) for i, unit in enumerate(inputs["clean"].units)]
+
+    def run(self, unit: Unit, out: Path, ctx: Context) -> Counts:
+        """Write documents.parquet without the duplicates; rejects name the document that stays."""
+        rejects = Rejects()
+        first = int(self._first[unit.inputs["position"]])
+        table = read_table(ctx.inputs["clean"].unit_dir(unit.inputs["clean_unit"]) / DOCUMENTS)
+        columns = {name: str(table.schema.field(name).type) for name in table.column_names}
+        with TableWriter(out / DOCUMENTS, columns) as documents:
+            for number, row in enumerate(table.to_pylist(), start=first):
+                keeper = int(self._labels[number])
+                if keeper == number:
+                    documents.add(*row.values())
+                else:
+                    same = bool(self._exact[number] == self._exact[keeper])
+                    rejects.add(row["doc_id"], "exact-duplicate" if same else "near-duplicate", self._doc_id(keeper))
+        return Counts(items_in=table.num_rows, items_out=documents.num_rows, dropped=rejects.write(out))
+
+    def _doc_id(self, number: int) -> str:
+        position = int(np.searchsorted(self._first, number, side="right")) - 1
+        path = self._clean.unit_dir(self._clean.units[position]["index"]) / DOCUMENTS
+        return str(read_table(path, ["doc_id"]).column(0)[number - int(self._first[position])].as_py())
+
+
+def text_hash(text: str) -> int:
+    """Return a 64-bit hash of the text that case and white space do not change."""
+    import xxhash
+
+    return xxhash.xxh3_64_intdigest(" ".join(text.lower().split()).encode())
+
+
+def _stack(paths: list[Path]) -> Any:
+    return np.concatenate([np.load(path, allow_pickle=False) for path in paths])

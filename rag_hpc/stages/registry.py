@@ -1,0 +1,44 @@
+"""The stages by name. A new stage adds one line here and one to a pipeline."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from rag_hpc.core.stage import Stage
+from rag_hpc.errors import ConfigError
+
+STAGES = {
+    "crawl": "rag_hpc.stages.crawl:Crawl",
+    "clean": "rag_hpc.stages.clean:Clean",
+    "dedup.sign": "rag_hpc.stages.dedup:Sign",
+    "dedup.group": "rag_hpc.stages.dedup:Group",
+    "dedup.drop": "rag_hpc.stages.dedup:Drop",
+    "chunk": "rag_hpc.stages.chunk:Chunk",
+    "lexical": "rag_hpc.stages.lexical:Lexical",
+    "encode": "rag_hpc.stages.encode:Encode",
+    "vectors.train": "rag_hpc.stages.vectors:Train",
+    "vectors.build": "rag_hpc.stages.vectors:Build",
+    "retrieve.queries": "rag_hpc.stages.queries:Queries",
+    "retrieve.search": "rag_hpc.stages.retrieve:Retrieve",
+    "rerank": "rag_hpc.stages.rerank:Rerank",
+    "generate": "rag_hpc.stages.generate:Generate",
+    "evaluate": "rag_hpc.stages.evaluate:Evaluate",
+}
+
+
+def stage_class(name: str) -> type[Stage]:
+    """Return the class of the stage called `name`; ConfigError lists the known ones."""
+    if name not in STAGES:
+        raise ConfigError(f"no stage is called {name!r}; known: {', '.join(STAGES)}")
+    module, attribute = STAGES[name].split(":")
+    found: type[Stage] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def make_stage(name: str, config: dict[str, Any]) -> Stage:
+    """Return the stage built from plain values, checked against its config dataclass."""
+    from rag_hpc.schema import from_plain
+
+    cls = stage_class(name)
+    return cls(from_plain(cls.Config, config))

@@ -1,0 +1,189 @@
+"""The development cluster's settings, folders and the text of its configuration files."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rag_hpc.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+DEFAULT_STATE = Path("/var/lib/rag-hpc-devcluster")
+STATE_VAR = "RAG_HPC_DEVCLUSTER"
+SUBNET = "10.77.0"               # nodes .1 .2 ..., controller .254
+CONTROLLER = f"{SUBNET}.254"
+CONTROLLER_NAME = "ctl"          # what jobs call the machine that runs the controller
+GPU_PREFIX = "gpu"
+
+
+def default_state_dir() -> Path:
+    """Return the folder of the cluster of this machine: $RAG_HPC_DEVCLUSTER or /var/lib/rag-hpc-devcluster."""
+    return Path(os.environ.get(STATE_VAR) or DEFAULT_STATE)
+
+
+@dataclass(kw_only=True)
+class DevClusterConfig:
+    """Shape of the cluster and where it lives; everything that it writes is under `state`."""
+
+    state: Path
+    num_nodes: int = 4
+    cpus_per_node: int = 2       # may oversubscribe the machine: slurmd takes the configured number as true
+    mem_mib: int = 5000
+    gpus_per_node: int = 2       # copies of /dev/null under state/dev: handed out to jobs, of no other use
+    slurmd_timeout_s: int = 20
+    kill_wait_s: int = 5
+    grace_s: int = 5
+    requeue_delay_s: int = 20    # Slurm's own default, 120, makes each requeue wait two minutes
+    slurmctld_port: int = 26817  # below the ephemeral range and away from a real Slurm's 6817-6819
+    slurmd_port: int = 26818
+    slurmdbd_port: int = 26819
+    hostname: str = field(default_factory=lambda: socket.gethostname().split(".")[0])
+
+    def __post_init__(self) -> None:
+        self.state = Path(os.path.abspath(self.state))
+        if Path("/tmp") in (self.state, *self.state.resolve().parents, *self.state.parents):
+            raise ConfigError(f"devcluster state {self.state}: each node has its own /tmp, so the state cannot lie "
+                              f"there; use {DEFAULT_STATE} or set {STATE_VAR}")
+        if len(str(self.state)) > 70 or any(c.isspace() or c in "#,=" for c in str(self.state)):
+            raise ConfigError(f"devcluster state {self.state}: socket paths and slurm.conf need a path of at most 70 "
+                              "characters without blanks, '#', ',' or '='; choose another folder")
+        if not 1 <= self.num_nodes <= 64:
+            raise ConfigError(f"devcluster num_nodes={self.num_nodes}: from 1 to 64; try 4")
+
+    @property
+    def nodes(self) -> list[str]:
+        """Return the node names, n1 first."""
+        return [f"n{k}" for k in range(1, self.num_nodes + 1)]
+
+    @property
+    def slurm_conf(self) -> Path:
+        """Return the path that clients need as SLURM_CONF."""
+        return self.state / "etc" / "slurm.conf"
+
+    @property
+    def munge_socket(self) -> Path:
+        """Return the socket of the cluster's own munged."""
+        return self.state / "munge" / "munge.socket"
+
+    @property
+    def mariadb_socket(self) -> Path:
+        """Return the socket of the cluster's own MariaDB, its only entry."""
+        return self.state / "mariadb" / "mariadb.socket"
+
+
+def address(node: str) -> str:
+    """Return the IPv4 address of node nK."""
+    return f"{SUBNET}.{int(node[1:])}"
+
+
+def hosts_lines(config: DevClusterConfig) -> list[str]:
+    """Return the /etc/hosts lines of the controller and the nodes."""
+    return [f"{CONTROLLER} {CONTROLLER_NAME}", *(f"{address(node)} {node}" for node in config.nodes)]
+
+
+def slurm_conf_text(config: DevClusterConfig) -> str:
+    """Return slurm.conf."""
+    state, every = config.state, f"n[1-{config.num_nodes}]"
+    nodes = [f"NodeName={node} NodeAddr={address(node)} CPUs={config.cpus_per_node} RealMemory={config.mem_mib} "
+             f"Gres={GPU_PREFIX}:{config.gpus_per_node} State=UNKNOWN" for node in config.nodes]
+    return "\n".join([
+        "ClusterName=devcluster",
+        # the address in brackets: the machine's own name may resolve to loopback, or not at all
+        f"SlurmctldHost={config.hostname}({CONTROLLER})",
+        f"SlurmctldPort={config.slurmctld_port}", f"SlurmdPort={config.slurmd_port}",
+        "SlurmUser=root", "SlurmdUser=root", "AuthType=auth/munge", "CredType=cred/munge",
+        f"AuthInfo=socket={config.munge_socket},cred_expire={config.requeue_delay_s}",
+        f"StateSaveLocation={state}/slurmctld", f"SlurmdSpoolDir={state}/spool/%n",
+        f"SlurmctldPidFile={state}/run/slurm-slurmctld.pid", f"SlurmdPidFile={state}/run/slurm-%n.pid",
+        f"SlurmctldLogFile={state}/log/slurmctld.log", f"SlurmdLogFile={state}/log/slurmd-%n.log",
+        "ProctrackType=proctrack/linuxproc", "TaskPlugin=task/none", "MpiDefault=pmix", "MailProg=/bin/true",
+        "SelectType=select/cons_tres", "SelectTypeParameters=CR_Core_Memory",
+        f"DefMemPerCPU={config.mem_mib // config.cpus_per_node // 2}",
+        "SlurmdParameters=config_overrides", "ReturnToService=2",
+        f"SlurmdTimeout={config.slurmd_timeout_s}", f"KillWait={config.kill_wait_s}", "MinJobAge=300",
+        "MaxArraySize=1001", "PreemptType=preempt/partition_prio", "PreemptMode=REQUEUE",
+        "SchedulerParameters=sched_interval=1,sched_min_interval=100000,bf_interval=2",
+        "JobAcctGatherType=jobacct_gather/linux", "JobAcctGatherFrequency=1",
+        "AccountingStorageType=accounting_storage/slurmdbd", f"AccountingStorageHost={CONTROLLER}",
+        f"AccountingStoragePort={config.slurmdbd_port}",
+        f"AccountingStoragePass={config.munge_socket}",   # no password: which munged proves us to slurmdbd
+        f"AccountingStorageTRES=gres/{GPU_PREFIX}",
+        f"GresTypes={GPU_PREFIX}", *nodes,
+        f"PartitionName=cpu Nodes={every} Default=YES PriorityTier=10 PreemptMode=OFF State=UP",
+        f"PartitionName=gpu Nodes={every} PriorityTier=10 PreemptMode=OFF State=UP",
+        f"PartitionName=preempt Nodes={every} PriorityTier=1 PreemptMode=REQUEUE GraceTime={config.grace_s} State=UP",
+        ""])
+
+
+def gres_conf_text(config: DevClusterConfig) -> str:
+    """Return gres.conf: a count without files is refused by slurmd, so each GPU names one."""
+    if not config.gpus_per_node:
+        return ""
+    return f"Name={GPU_PREFIX} File={config.state}/dev/{GPU_PREFIX}[0-{config.gpus_per_node - 1}]\n"
+
+
+def cgroup_conf_text(slurm_version: tuple[int, int]) -> str:
+    """Return cgroup.conf that keeps slurmd away from the machine's cgroups, which it may not own or even see.
+
+    `disabled` came with 23.11; before it, v1 is the plugin that does nothing until some other plugin asks it.
+    """
+    return f"CgroupPlugin={'disabled' if slurm_version >= (23, 11) else 'cgroup/v1'}\n"
+
+
+def slurmdbd_conf_text(config: DevClusterConfig) -> str:
+    """Return slurmdbd.conf; no password: MariaDB knows root by its Unix socket."""
+    state = config.state
+    return "\n".join([
+        "AuthType=auth/munge", f"AuthInfo=socket={config.munge_socket}", "DbdHost=localhost", "DbdAddr=127.0.0.1",
+        f"DbdPort={config.slurmdbd_port}", "SlurmUser=root", "StorageType=accounting_storage/mysql",
+        "StorageHost=localhost", "StorageUser=root", "StorageLoc=slurm_acct_db", "DebugLevel=info",
+        f"LogFile={state}/log/slurmdbd.log", f"PidFile={state}/run/slurm-slurmdbd.pid", ""])
+
+
+def mariadb_conf_text(config: DevClusterConfig) -> str:
+    """Return my.cnf: no TCP port, small and without the safety that data thrown away on `down` does not need."""
+    folder = config.state / "mariadb"
+    return "\n".join([
+        "[mariadbd]", f"datadir={folder}/data", f"socket={config.mariadb_socket}", f"pid-file={folder}/pid",
+        f"tmpdir={folder}", "user=root", "skip-networking",
+        "innodb_buffer_pool_size=64M", "innodb_log_file_size=16M", "innodb_lock_wait_timeout=900",
+        "innodb_flush_log_at_trx_commit=0", "innodb_doublewrite=0", "performance_schema=OFF", ""])
+
+
+def write_files(config: DevClusterConfig, slurm_version: tuple[int, int]) -> None:
+    """Write every configuration file, the munge key and the stand-ins for GPUs below config.state."""
+    for name in ("etc", "run", "log", "slurmctld", "spool", "dev", "shared", "munge", "mariadb"):
+        (config.state / name).mkdir(mode=0o755, parents=True, exist_ok=True)
+    config.state.chmod(0o755)    # munged wants its socket reachable for everyone; secrets are 0600 below it
+    (config.state / "mariadb").chmod(0o700)
+    etc = config.slurm_conf.parent
+    config.slurm_conf.write_text(slurm_conf_text(config))
+    (etc / "gres.conf").write_text(gres_conf_text(config))
+    (etc / "cgroup.conf").write_text(cgroup_conf_text(slurm_version))
+    (etc / "my.cnf").write_text(mariadb_conf_text(config))
+    _write_private(etc / "slurmdbd.conf", slurmdbd_conf_text(config).encode())
+    _write_private(config.state / "munge" / "munge.key", secrets.token_bytes(128))
+    for node in config.nodes:
+        (config.state / "spool" / node).mkdir(exist_ok=True)
+    for k in range(config.gpus_per_node):
+        _make_device(config.state / "dev" / f"{GPU_PREFIX}{k}")
+
+
+def _make_device(path: Path) -> None:
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    except PermissionError:      # in a container without CAP_MKNOD
+        log.warning("%s is no device: jobs get their GPUs counted, but no CUDA_VISIBLE_DEVICES", path)
+        path.touch()
+
+
+def _write_private(path: Path, body: bytes) -> None:
+    path.touch(mode=0o600)
+    path.chmod(0o600)
+    path.write_bytes(body)

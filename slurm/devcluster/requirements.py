@@ -1,0 +1,66 @@
+"""What the machine must offer before a development cluster can start."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+
+from rag_hpc.errors import ClusterError, MissingDependency
+
+from .processes import SYSTEM_PATH
+
+APT_LINE = ("apt-get install -y --no-install-recommends slurmctld slurmd slurm-client slurmdbd munge mariadb-server "
+            "iproute2 util-linux openmpi-bin libopenmpi-dev")
+_PROGRAMS = {
+    "slurmctld": ["slurmctld"], "slurmd": ["slurmd"], "slurmdbd": ["slurmdbd"], "munge": ["munged"],
+    "slurm-client": ["sbatch", "srun", "sinfo", "sacct", "sacctmgr"],
+    "mariadb-server": ["mariadbd", "mariadb-install-db"],
+    "iproute2": ["ip"], "util-linux": ["unshare", "nsenter", "setsid", "mountpoint"],
+}
+# tried in namespaces of its own, so it leaves nothing: what a node needs from the kernel
+_PROBE = """set -e
+ip link add name probe0 type bridge
+ip link add name probe1 type veth peer name probe2
+mount -t tmpfs tmpfs /tmp
+echo probe >/proc/sys/kernel/hostname"""
+
+Which = Callable[[str], "str | None"]
+
+
+def requirements(*, which: Which | None = None) -> list[str]:
+    """Return what is missing, one sentence each with its remedy; empty when `up` can work."""
+    which = which or (lambda name: shutil.which(name, path=SYSTEM_PATH))
+    missing = _missing_programs(which)
+    if missing:
+        return [f"{', '.join(missing)} not installed; run: {APT_LINE}"]
+    if os.geteuid() != 0:
+        return ["a development cluster needs root for its network namespaces; run: sudo -E rag-hpc devcluster up"]
+    return _missing_rights()
+
+
+def check(*, which: Which | None = None) -> None:
+    """Return when `up` can work. Raises MissingDependency for programs, ClusterError for rights."""
+    missing = requirements(which=which)
+    if missing and APT_LINE in missing[0]:
+        raise MissingDependency(f"devcluster: {missing[0]}")
+    if missing:
+        raise ClusterError(f"devcluster: {'; '.join(missing)}")
+
+
+def _missing_programs(which: Which) -> list[str]:
+    return [f"{package} ({', '.join(absent)})" for package, programs in _PROGRAMS.items()
+            if (absent := [program for program in programs if which(program) is None])]
+
+
+def _missing_rights() -> list[str]:
+    try:
+        done = subprocess.run(["unshare", "-n", "-m", "-u", "sh", "-c", _PROBE], capture_output=True, text=True,
+                              timeout=20, env={"PATH": SYSTEM_PATH})
+    except subprocess.TimeoutExpired:
+        return ["creating a network namespace hung for 20 s; see the kernel log"]
+    if done.returncode == 0:
+        return []
+    return [f"this machine does not let root create network namespaces, bridges or mounts ({done.stderr.strip()}); "
+            "in a container start it with --privileged (or --cap-add SYS_ADMIN --cap-add NET_ADMIN)"]

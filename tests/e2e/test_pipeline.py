@@ -1,0 +1,145 @@
+"""The whole path on one machine, through the command line: baseline, distributed, resumed, and what they answer."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Cli
+
+pytestmark = pytest.mark.timeout(600)
+SMALL = ("corpus.pages_per_unit=8", "stage.encode.rows_per_unit=16", "stage.retrieve.queries_per_unit=2",
+         "stage.vectors.num_lists=4", "stage.vectors.num_probes=4", "stage.retrieve.depth=20", "stage.dedup.num_groups=3",
+         "backup_after_s=5")
+
+
+def hashes(run_dir: Path) -> dict[str, str]:
+    """Return the output hash of every stage folder of a run."""
+    return {p.parent.name: json.loads(p.read_bytes())["output_hash"] for p in sorted(run_dir.glob("*/manifest.json"))}
+
+
+@pytest.fixture(scope="module")
+def baseline(cli: Cli, corpus: Path, workdir: Path) -> Path:
+    done = cli("run", "pipeline=baseline", "run=base", "corpus=beir", f"corpus.path={corpus}", *SMALL)
+    assert done.returncode == 0, done.stderr
+    return workdir / "results/runs/base"
+
+
+@pytest.fixture(scope="module")
+def cluster(cli: Cli, corpus: Path, workdir: Path) -> Path:
+    done = cli("run", "run=p2", "workers=2", "corpus=beir", f"corpus.path={corpus}", *SMALL)
+    assert done.returncode == 0, done.stderr
+    return workdir / "results/runs/p2"
+
+
+def test_the_distributed_run_answers_as_the_baseline(cli: Cli, baseline: Path, cluster: Path) -> None:
+    done = cli("verify", "base", "p2")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("workers", [1, 7])
+def test_any_number_of_workers_gives_the_same_hashes(cli: Cli, corpus: Path, cluster: Path, workers: int) -> None:
+    done = cli("run", f"run=p{workers}", f"workers={workers}", "corpus=beir", f"corpus.path={corpus}", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert hashes(cluster.parent / f"p{workers}") == hashes(cluster)
+
+
+def test_a_resume_with_other_workers_redoes_only_what_is_missing(cli: Cli, cluster: Path, workdir: Path) -> None:
+    copy = cluster.parent / "resumed"
+    shutil.copytree(cluster, copy)
+    removed = []
+    for folder in sorted(copy.glob("*-*/units")):
+        stage = folder.parent.name.rsplit("-", 1)[0]
+        if stage in ("dedup.sign", "encode", "lexical"):
+            (folder.parent / "manifest.json").unlink()
+            shutil.rmtree(folder / "unit-00001")
+            removed.append(folder)
+    kept = {f: (f / "unit-00000/record.json").read_bytes() for f in removed}
+    done = cli("retry", "run=resumed", "workers=3")
+    assert done.returncode == 0, done.stderr
+    assert len(removed) == 3
+    assert hashes(copy) == hashes(cluster)
+    assert all((f / "unit-00000/record.json").read_bytes() == data for f, data in kept.items())
+
+
+def test_duplicates_and_short_documents_are_dropped_with_their_reason(cluster: Path) -> None:
+    def dropped(stage: str) -> dict[str, int]:
+        units = json.loads(next(cluster.glob(f"{stage}-*/manifest.json")).read_bytes())["units"]
+        return {reason: sum(u["dropped"].get(reason, 0) for u in units) for u in units for reason in u["dropped"]}
+
+    assert dropped("clean") == {"too-short": 1}
+    assert dropped("dedup.drop") == {"exact-duplicate": 1, "near-duplicate": 1}
+
+
+def test_counts_add_up_from_stage_to_stage(cluster: Path) -> None:
+    for path in cluster.glob("*/manifest.json"):
+        for unit in json.loads(path.read_bytes())["units"]:
+            assert unit["items_in"] == unit["items_out"] + sum(unit["dropped"].values()), path
+
+
+def test_encode_ran_under_torchrun_and_retrieve_under_mpi(cluster: Path) -> None:
+    def records(stage: str) -> list[dict[str, object]]:
+        return [json.loads(p.read_bytes()) for p in cluster.glob(f"{stage}-*/units/*/record.json")]
+
+    assert {r["launch"] for r in records("encode")} == {"torchrun"}
+    assert {r["p"] for r in records("encode")} == {2}
+    from rag_hpc.launchers.local import find_mpirun
+
+    if find_mpirun() is None:
+        pytest.skip("no mpirun beside this Python or on PATH: retrieve ran in one process")
+    assert {(r["launch"], r["p"]) for r in records("retrieve.search")} == {("mpi", 2)}
+
+
+def test_a_unit_has_at_most_three_entries(cluster: Path) -> None:
+    for unit in cluster.glob("*/units/unit-*"):
+        assert len(list(unit.iterdir())) <= 3, unit
+
+
+def test_the_same_command_again_does_nothing_and_says_so(cli: Cli, corpus: Path, cluster: Path) -> None:
+    before = hashes(cluster)
+    done = cli("run", "run=p2", "workers=2", "corpus=beir", f"corpus.path={corpus}", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert hashes(cluster) == before
+
+
+def test_changed_settings_make_a_new_folder_beside_the_old(cli: Cli, corpus: Path, cluster: Path) -> None:
+    copy = cluster.parent / "changed"
+    shutil.copytree(cluster, copy)
+    done = cli("run", "run=changed", "workers=2", "corpus=beir", f"corpus.path={corpus}", *SMALL, "stage.generate.k=2")
+    assert done.returncode == 0, done.stderr
+    assert len(list(copy.glob("generate-*"))) == 2
+    assert len(list(copy.glob("encode-*"))) == 1
+
+
+def test_status_logs_and_why_tell_of_a_finished_run(cli: Cli, cluster: Path) -> None:
+    shown = cli("status", "run=p2", "--json")
+    assert shown.returncode == 0, shown.stderr
+    value = json.loads(shown.stdout)
+    assert value["state"] == "finished"
+    assert {row["state"] for row in value["stages"]} == {"finished"}
+    assert "committed" in cli("logs", "encode", "run=p2").stdout
+    assert cli("why", "run=p2").returncode == 0
+
+
+def test_ask_answers_with_a_verified_citation(cli: Cli, cluster: Path) -> None:
+    done = cli("ask", "Which decorator remembers results of calls?", "run=p2", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert "lru_cache" in found["answer"]
+    assert any(p["cited"] and p["supported"] for p in found["passages"])
+
+
+def test_dry_run_shows_the_commands_and_creates_nothing(cli: Cli, corpus: Path, workdir: Path) -> None:
+    done = cli("plan", "run=never", "corpus=beir", f"corpus.path={corpus}")
+    assert done.returncode == 0, done.stderr
+    assert "rag_hpc.worker" in done.stdout
+    assert not (workdir / "results/runs/never").exists()
+
+
+def test_the_lucene_shards_are_ordinary_indexes_for_pyserini(cluster: Path) -> None:
+    tars = sorted(cluster.glob("lexical-*/units/*/index.tar"))
+    assert len(tars) == 4
+    assert all(tar.stat().st_mode & 0o077 == 0 for tar in tars)
