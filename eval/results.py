@@ -1,4 +1,4 @@
-"""A run as its files tell it: config, submissions, plans, manifests and records. Nothing here starts or changes work."""
+"""A run as its files tell it: config, submissions, plans, manifests and records. Nothing here starts work."""
 
 from __future__ import annotations
 
@@ -128,7 +128,9 @@ def find_baseline(run: Results) -> Results | None:
     """
     if run.config["pipeline"]["name"] == "baseline":
         return None
-    others = [Results(path.parent) for path in sorted(run.run_dir.parent.glob("*/run.json")) if path.parent != run.run_dir]
+    others = [
+        Results(path.parent) for path in sorted(run.run_dir.parent.glob("*/run.json")) if path.parent != run.run_dir
+    ]
     fitting = [other for other in others if _is_baseline_of(other, run)]
     return max(fitting, key=lambda other: _closeness(other, run), default=None)
 
@@ -168,7 +170,7 @@ def by_stage(steps: Sequence[str]) -> dict[str, list[str]]:
 
 def _continues(plan: Plan, chosen: dict[str, Plan]) -> bool:
     """An older submission's plan counts only where it read what the newer ones wrote."""
-    return all(chosen[name].folder == folder for name, folder in plan.inputs.items() if name in chosen)
+    return all(name in chosen and chosen[name].folder == folder for name, folder in plan.inputs.items())
 
 
 def _root_in_file(cluster: str, config_dir: Path | None) -> str | None:
@@ -180,7 +182,9 @@ def _root_in_file(cluster: str, config_dir: Path | None) -> str | None:
         if path and path.is_file():
             root = OmegaConf.select(OmegaConf.load(path), "root")
             return str(root) if root else None
-    raise ConfigError(f"cluster={cluster}: no such file in conf/cluster nor under --config-dir; or name cluster.root=DIR")
+    raise ConfigError(
+        f"cluster={cluster}: no such file in conf/cluster nor under --config-dir; or name cluster.root=DIR"
+    )
 
 
 def _is_baseline_of(other: Results, run: Results) -> bool:

@@ -93,19 +93,34 @@ def measure(step: str, records: Sequence[dict[str, Any]]) -> StageTime:
     workers = _workers(records)
     queues = [w["queue_s"] for w in workers if w["queue_s"] is not None]
     pressures = [r["pressure_cpu"] for r in records if r["pressure_cpu"] is not None]
-    sums = {key: sum(r[key] for r in records) for key in
-            ("items_in", "items_out", "work_s", "flush_s", "cpu_s", "bytes_read", "bytes_written")}
+    sums = {
+        key: sum(r[key] for r in records)
+        for key in ("items_in", "items_out", "work_s", "flush_s", "cpu_s", "bytes_read", "bytes_written")
+    }
     setup_s = sum(w["setup_s"] for w in workers)
     queue_s = statistics.fmean(queues) if queues else None
     num = len(workers)
     return StageTime(
-        stage=step, num_units=len(records), dropped=add_up([r["dropped"] for r in records]), wall_s=_span(records),
-        queue_s=queue_s, setup_s=setup_s, peak_rss_bytes=max(r["peak_rss_bytes"] for r in records),
-        pressure_cpu=statistics.fmean(pressures) if pressures else None, num_workers=num,
-        p=max(r["p"] for r in records), hosts=sorted({r["host"] for r in records}),
-        launches=sorted({r["launch"] for r in records}), num_submissions=len({r["submission"] for r in records}),
-        per_worker={"queue": queue_s or 0.0, "setup": setup_s / num, "work": sums["work_s"] / num,
-                    "flush": sums["flush_s"] / num}, **sums,
+        stage=step,
+        num_units=len(records),
+        dropped=add_up([r["dropped"] for r in records]),
+        wall_s=_span(records),
+        queue_s=queue_s,
+        setup_s=setup_s,
+        peak_rss_bytes=max(r["peak_rss_bytes"] for r in records),
+        pressure_cpu=statistics.fmean(pressures) if pressures else None,
+        num_workers=num,
+        p=max(r["p"] for r in records),
+        hosts=sorted({r["host"] for r in records}),
+        launches=sorted({r["launch"] for r in records}),
+        num_submissions=len({r["submission"] for r in records}),
+        per_worker={
+            "queue": queue_s or 0.0,
+            "setup": setup_s / num,
+            "work": sums["work_s"] / num,
+            "flush": sums["flush_s"] / num,
+        },
+        **sums,
     )
 
 
@@ -114,16 +129,25 @@ def combine(stage: str, steps: Sequence[StageTime]) -> StageTime:
     last = steps[-1]
     queues = [s.queue_s for s in steps if s.queue_s is not None]
     weighed = [(s.pressure_cpu, s.num_units) for s in steps if s.pressure_cpu is not None]
-    sums = {key: sum(getattr(s, key) for s in steps) for key in
-            ("num_units", "wall_s", "setup_s", "work_s", "flush_s", "cpu_s", "bytes_read", "bytes_written")}
+    sums = {
+        key: sum(getattr(s, key) for s in steps)
+        for key in ("num_units", "wall_s", "setup_s", "work_s", "flush_s", "cpu_s", "bytes_read", "bytes_written")
+    }
     return StageTime(
-        stage=stage, items_in=last.items_in, items_out=last.items_out, dropped=add_up([s.dropped for s in steps]),
-        queue_s=sum(queues) if queues else None, peak_rss_bytes=max(s.peak_rss_bytes for s in steps),
+        stage=stage,
+        items_in=last.items_in,
+        items_out=last.items_out,
+        dropped=add_up([s.dropped for s in steps]),
+        queue_s=sum(queues) if queues else None,
+        peak_rss_bytes=max(s.peak_rss_bytes for s in steps),
         pressure_cpu=sum(p * n for p, n in weighed) / sum(n for _, n in weighed) if weighed else None,
-        num_workers=max(s.num_workers for s in steps), p=max(s.p for s in steps),
-        hosts=sorted({h for s in steps for h in s.hosts}), launches=sorted({k for s in steps for k in s.launches}),
+        num_workers=max(s.num_workers for s in steps),
+        p=max(s.p for s in steps),
+        hosts=sorted({h for s in steps for h in s.hosts}),
+        launches=sorted({k for s in steps for k in s.launches}),
         num_submissions=max(s.num_submissions for s in steps),
-        per_worker={part: sum(s.per_worker[part] for s in steps) for part in PARTS}, **sums,
+        per_worker={part: sum(s.per_worker[part] for s in steps) for part in PARTS},
+        **sums,
     )
 
 

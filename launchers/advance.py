@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rag_hpc.core import commit, manifest
+from rag_hpc.core.fs import naming_disk
 from rag_hpc.core.manifest import MANIFEST, Manifest
 from rag_hpc.core.plan import Plan, plan_path, read_plan, write_plan
 from rag_hpc.core.planner import Submission, check_conservation, make_plan
 from rag_hpc.core.stage import Stage
-from rag_hpc.errors import IncompleteError
+from rag_hpc.errors import IncompleteError, Interrupted
 from rag_hpc.launchers.ledger import Ledger, Request
 from rag_hpc.stages.registry import make_stage
 
@@ -42,13 +43,16 @@ def advance(ledger: Ledger, request: Request, on_close: Callable[[Manifest], Non
 
     Raises UnitFailed or CorruptOutput when a stage cannot be closed.
     """
-    progress, done = Progress(), {}
+    progress = Progress()
+    done: dict[str, Manifest] = {}
     for name in request.stages:
         stage = make_stage(name, request.settings[name])
         plan = plan_stage(ledger, request, stage, done)
         stage_dir = ledger.run_dir / plan.folder
         try:
             found = close(plan, stage, stage_dir, done)
+        except Interrupted:  # an IncompleteError too, but about this process
+            raise
         except IncompleteError:
             progress.open_plan = plan
             return progress
@@ -70,9 +74,10 @@ def plan_stage(ledger: Ledger, request: Request, stage: Stage, done: dict[str, M
         raise IncompleteError(f"{stage.name}: needs {', '.join(missing)}, which the pipeline does not run before it")
     plan = make_plan(stage, request.settings[stage.name], inputs, ledger.run_dir, _shared(request))
     write_plan(path, plan)
-    stage_dir = ledger.run_dir / plan.folder
-    (stage_dir / commit.UNITS).mkdir(parents=True, exist_ok=True, mode=0o700)
-    commit.sweep(stage_dir / commit.UNITS, submission=request.number)
+    units_dir = ledger.run_dir / plan.folder / commit.UNITS
+    with naming_disk(units_dir):
+        units_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        commit.sweep(units_dir, submission=request.number)
     return plan
 
 

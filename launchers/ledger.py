@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rag_hpc.core.fs import canonical_json, publish_file, read_json
+from rag_hpc.core.fs import canonical_json, naming_disk, publish_file, read_json
 from rag_hpc.errors import ConfigError, InputError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +58,8 @@ class Ledger:
 
     def create(self, config: dict[str, Any]) -> None:
         """Make the run's folder and store the config it was first asked for with."""
-        self.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with naming_disk(self.run_dir):
+            self.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         value = {"run": self.name, "config": config, "created_unix": round(time.time(), 3)}
         publish_file(self.run_dir / "run.json", canonical_json(value))
 
@@ -69,7 +73,8 @@ class Ledger:
 
     def submissions(self) -> list[int]:
         """Return the numbers of the submissions so far, ascending."""
-        return sorted(int(p.parent.name) for p in (self.run_dir / "submissions").glob("*/submission.json"))
+        folders = [path.parent.name for path in (self.run_dir / "submissions").glob("*/submission.json")]
+        return sorted(int(name) for name in folders if name.isdigit())
 
     def folder(self, number: int) -> Path:
         """Return the folder of a submission."""
@@ -80,7 +85,8 @@ class Ledger:
         number = (self.submissions() or [0])[-1] + 1
         while True:
             numbered = dataclasses.replace(request, number=number, submitted_unix=round(time.time(), 3))
-            self.folder(number).mkdir(parents=True, exist_ok=True, mode=0o700)
+            with naming_disk(self.run_dir):
+                self.folder(number).mkdir(parents=True, exist_ok=True, mode=0o700)
             if publish_file(self.folder(number) / "submission.json", canonical_json(dataclasses.asdict(numbered))):
                 return numbered
             number += 1
@@ -90,12 +96,19 @@ class Ledger:
         known = self.submissions()
         if not known:
             raise InputError(f"{self.run_dir}: nothing was submitted yet; run: rag-hpc run run={self.name}")
+        if number is not None and number not in known:
+            raise InputError(f"{self.run_dir}: no submission {number}; known: {', '.join(map(str, known))}")
         return Request(**read_json(self.folder(number or known[-1]) / "submission.json"))
 
     def add_job(self, number: int, **values: Any) -> None:
         """Append a line about a job: stage, kind (workers or gate), ids."""
-        line = json.dumps({**values, "unix": round(time.time(), 3)}, sort_keys=True) + "\n"
-        with (self.folder(number) / "jobs.jsonl").open("a", encoding="utf-8") as stream:
+        line = canonical_json({**values, "unix": round(time.time(), 3)})
+        path = self.folder(number) / "jobs.jsonl"
+        with naming_disk(path), path.open("ab+") as stream:
+            if stream.tell():
+                stream.seek(-1, os.SEEK_END)
+                if stream.read(1) != b"\n":  # the writer before was killed amid its line
+                    line = b"\n" + line
             stream.write(line)
             stream.flush()
             os.fsync(stream.fileno())
@@ -107,7 +120,11 @@ class Ledger:
         for one in numbers:
             path = self.folder(one) / "jobs.jsonl"
             lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-            found += [{"submission": one, **json.loads(line)} for line in lines if line.strip()]
+            for line in lines:
+                try:
+                    found.append({"submission": one, **json.loads(line)})
+                except ValueError:
+                    log.warning("%s: skipped a line that its writer did not finish: %.80s", path, line)
         return found
 
 
@@ -125,7 +142,8 @@ def find_run(root: Path, name: str | None) -> Ledger:
         return Ledger(known[-1].resolve())
     path = Path(name) if "/" in name else root / name
     if not (path / "run.json").exists():
-        raise ConfigError(f"no run {name!r} under {root.resolve()}; known: {', '.join(p.name for p in known) or 'none'}")
+        names = ", ".join(p.name for p in known) or "none"
+        raise ConfigError(f"no run {name!r} under {root.resolve()}; known: {names}")
     return Ledger(path.resolve())
 
 

@@ -1,7 +1,8 @@
-"""The embedded default: workers are processes of this machine, with the same plan and the same entry as on a cluster."""
+"""The embedded default: workers are processes of this machine, with the same plan and entry as on a cluster."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import os
@@ -9,13 +10,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rag_hpc.core.plan import Plan, plan_path
 from rag_hpc.core.stage import Launch
-from rag_hpc.errors import IncompleteError
+from rag_hpc.errors import IncompleteError, Interrupted
 from rag_hpc.launchers.advance import advance
 from rag_hpc.launchers.ledger import Ledger, Request
 from rag_hpc.stages.registry import stage_class
@@ -31,38 +33,61 @@ def run_all(ledger: Ledger, request: Request, *, on_poll: Watcher = lambda plan:
     Raises IncompleteError when a stage's workers ended with units left and nothing quarantined, and UnitFailed when
     units are. `on_poll` is called while workers run, with the plan they work on.
     """
-    tried: set[str] = set()
-    while True:
-        progress = advance(ledger, request)
-        plan = progress.open_plan
-        if plan is None:
-            return progress.finished
-        if plan.stage in tried:
-            raise IncompleteError(
-                f"{plan.stage}: workers ended with units left; see: rag-hpc why run={ledger.name}, go on: "
-                f"rag-hpc retry run={ledger.name}"
-            )
-        tried.add(plan.stage)
-        run_stage(ledger, request, plan, on_poll)
+    ended: dict[str, list[int]] = {}
+    with stopping_on_signals(ledger.name):
+        while True:
+            progress = advance(ledger, request)
+            plan = progress.open_plan
+            if plan is None:
+                return progress.finished
+            if plan.stage in ended:
+                raise IncompleteError(
+                    f"{plan.stage}: workers ended with units left (exit codes {ended[plan.stage]}); see: rag-hpc why "
+                    f"run={ledger.name}, go on: rag-hpc retry run={ledger.name}"
+                )
+            ended[plan.stage] = run_stage(ledger, request, plan, on_poll)
 
 
-def run_stage(ledger: Ledger, request: Request, plan: Plan, on_poll: Watcher) -> None:
-    """Start the stage's workers and wait for them; their log is the submission's STAGE.log."""
+@contextlib.contextmanager
+def stopping_on_signals(run: str) -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into Interrupted for the time being, so that workers are not left behind."""
+    def interrupt(number: int, frame: object) -> None:
+        raise Interrupted(f"stopped by {signal.Signals(number).name}; what is committed stays, go on: "
+                          f"rag-hpc retry run={run}")
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+    wanted = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]  # nohup: ignored
+    before = {number: signal.signal(number, interrupt) for number in wanted}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run_stage(ledger: Ledger, request: Request, plan: Plan, on_poll: Watcher) -> list[int]:
+    """Run the stage's workers and return their exit codes; their log is the submission's STAGE.log."""
     path = plan_path(ledger.run_dir, request.number, plan.stage)
     launch = stage_class(plan.stage).launch
     workers = min(request.workers, len(plan.units)) if launch is not Launch.mpi else request.workers
     commands = worker_commands(launch, path, max(1, workers))
     log_path = ledger.folder(request.number) / f"{plan.stage}.log"
+    env = {**environment(launch, workers, request), "RAG_HPC_NUM_WORKERS": str(len(commands))}
+    children: list[subprocess.Popen[bytes]] = []
     with log_path.open("ab") as stream:
-        children = [start(command, stream.fileno(), environment(launch, workers, request)) for command in commands]
-        ledger.add_job(request.number, stage=plan.stage, kind="workers", pids=[child.pid for child in children])
         try:
+            for command in commands:
+                children.append(start(command, stream.fileno(), env))
+            ledger.add_job(request.number, stage=plan.stage, kind="workers", pids=[child.pid for child in children])
             while any(child.poll() is None for child in children):
                 on_poll(plan)
                 time.sleep(POLL_S)
         except BaseException:
             stop(children)
             raise
+    return [child.wait() for child in children]
 
 
 def worker_commands(launch: Launch, path: Path, workers: int) -> list[list[str]]:
@@ -97,7 +122,7 @@ def environment(launch: Launch, workers: int, request: Request) -> dict[str, str
     kept = {k: v for k, v in os.environ.items() if not k.startswith(foreign) or k in ("RAG_HPC_LOG", "RAG_HPC_DATA")}
     alone = launch is Launch.array or workers < 2 or (launch is Launch.mpi and find_mpirun() is None)
     set_here = {"RAG_HPC_LAUNCH": "array" if alone else launch.value, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1",
-                "TOKENIZERS_PARALLELISM": "false", "RAG_HPC_SUBMITTED_UNIX": str(request.submitted_unix)}
+                "TOKENIZERS_PARALLELISM": "false"}
     if not alone:
         set_here["RAG_HPC_WORLD_SIZE"] = str(workers)
     return {**kept, **request.environment, **set_here}

@@ -46,13 +46,11 @@ def ask(arguments: Arguments) -> int:
 def manifests(run_dir: Path, submission: int) -> dict[str, Manifest]:
     """Return the manifests that a search needs. Raises IncompleteError when the run is not that far."""
     found = {}
-    for stage in (*NEEDED, "vectors.build"):
+    for stage in NEEDED:
         path = plan_path(run_dir, submission, stage)
-        if not path.exists() and stage not in NEEDED:
-            continue
+        if not path.exists():
+            raise IncompleteError(f"run={run_dir.name}: not indexed yet; run: rag-hpc retry run={run_dir.name}")
         found[stage] = manifest.load(run_dir / read_plan(path).folder)
-    if any(stage not in found for stage in NEEDED):
-        raise IncompleteError(f"run={run_dir.name}: not indexed yet; run: rag-hpc retry run={run_dir.name}")
     return found
 
 
@@ -77,7 +75,7 @@ def answer(run_dir: Path, question: str, inputs: dict[str, Manifest], settings: 
     said = get_generator(generate.generator).generate(question, passages)
     supported: dict[int, bool] = {}
     for check in verify_citations(said.text, passages):
-        supported[check.number] = check.ok and supported.get(check.number, True)
+        supported[check.citation] = check.supported and supported.get(check.citation, True)
     listed = [{"number": n, "chunk_id": p.chunk_id, "doc_id": p.doc_id, "title": p.title, "text": p.text,
                "cited": n in supported, "supported": supported.get(n, False)} for n, p in enumerate(passages, 1)]
     return {"run": run_dir.name, "question": question, "answer": said.text, "short": said.short, "found": said.found,

@@ -5,6 +5,7 @@ Each stage's dataclass lives beside the stage; here they are put together, regis
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -149,6 +150,8 @@ class RunConfig:
             return self.corpus
         if stage == "retrieve.queries":
             return self.stage.queries
+        if stage == "generate":
+            return dataclasses.replace(self.stage.generate, generator=self.generator)
         return getattr(self.stage, stage.split(".")[0])
 
 

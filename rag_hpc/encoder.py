@@ -9,7 +9,6 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -50,12 +49,22 @@ def tokenizer_file(model: str) -> Path:
 
 
 def model_limit(model: str) -> int:
-    """Return the tokens, special ones included, that the model reads; its weights are not loaded."""
+    """Return the tokens that a model takes, special ones included; read from its JSON files without loading it.
+
+    The least of what the sentence-transformers folder, the tokenizer and the position table say.
+    """
     folder = model_folder(model)
     config = _json(folder / "config.json", None)
     if config is None:
         raise InputError(f"encoder: {folder} has no config.json; give the folder of a transformers model")
-    return _limit(folder, SimpleNamespace(**config))
+    positions = int(config.get("max_position_embeddings") or 1 << 30)
+    if config.get("model_type") in _OFFSET_TYPES:
+        positions -= _POSITION_OFFSET
+    said = [
+        _json(folder / "sentence_bert_config.json", {}).get("max_seq_length"),
+        _json(folder / "tokenizer_config.json", {}).get("model_max_length"),
+    ]
+    return min([positions, *(int(n) for n in said if n)])
 
 
 class Encoder:
@@ -73,7 +82,7 @@ class Encoder:
         self.pooling, self.normalize, self._lower = _recipe(folder)
         self._backbone = _Backbone(model, "AutoModel", dtype, threads, device)
         if max_tokens > self._backbone.max_tokens:
-            raise ConfigError(f"encoder: max_tokens={max_tokens}, but {model} holds {self._backbone.max_tokens}; lower it")
+            raise ConfigError(f"encoder: max_tokens={max_tokens}, but {model} takes {self._backbone.max_tokens}")
         self.max_tokens = max_tokens or self._backbone.max_tokens
         self.dims = int(self._backbone.model.config.hidden_size)
 
@@ -82,7 +91,12 @@ class Encoder:
         return [len(e.ids) for e in self._backbone.tokenize(self._prepared(texts))]
 
     def encode(
-        self, texts: Sequence[str], tokens_per_batch: int = 8192, *, out: type = np.float32, allow_truncate: bool = False
+        self,
+        texts: Sequence[str],
+        tokens_per_batch: int = 8192,
+        *,
+        out: type = np.float32,
+        allow_truncate: bool = False,
     ) -> npt.NDArray[Any]:
         """Return vectors_ND of dtype `out`, in the order of the texts.
 
@@ -166,9 +180,10 @@ class _Backbone:
                 folder, local_files_only=True, use_safetensors=True, dtype=getattr(torch, dtype)
             )
         except (OSError, ValueError) as error:
-            raise InputError(f"encoder: {folder} cannot be loaded ({error}); it needs config.json and safetensors") from error
+            need = "it needs config.json and safetensors"
+            raise InputError(f"encoder: {folder} cannot be loaded ({error}); {need}") from error
         self.model = loaded.to(device).eval()
-        self.max_tokens = _limit(folder, self.model.config)
+        self.max_tokens = model_limit(model)
         self._segments = getattr(self.model.config, "type_vocab_size", 1) > 1
 
     def tokenize(self, texts: Sequence[Text], cut_at: int = 0) -> list[Any]:
@@ -180,7 +195,9 @@ class _Backbone:
             self._tokenizer.no_truncation()
         return list(self._tokenizer.encode_batch(list(texts)))
 
-    def forward(self, encoded: Sequence[Any], tokens_per_batch: int) -> Iterator[tuple[npt.NDArray[np.int64], Any, Any]]:
+    def forward(
+        self, encoded: Sequence[Any], tokens_per_batch: int
+    ) -> Iterator[tuple[npt.NDArray[np.int64], Any, Any]]:
         """Yield (positions, model output, mask_BT) of each batch."""
         torch = self._torch
         for rows in token_batches([len(e.ids) for e in encoded], tokens_per_batch):
@@ -216,7 +233,7 @@ def _from_hub(model: str) -> Path:
         return Path(snapshot_download(model, allow_patterns=_HUB_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
         raise InputError(
-            f"encoder: model folder {model} does not exist, and it cannot be had from the hub ({type(error).__name__}); "
+            f"encoder: model folder {model} does not exist, nor can it be had from the hub ({type(error).__name__}); "
             "give a local folder, or download it where there is a network"
         ) from error
 
@@ -233,18 +250,6 @@ def _recipe(folder: Path) -> tuple[pooling.Pooling, bool, bool]:
     how = pooling.from_sentence_transformers(_json(folder / kinds.get("Pooling", "1_Pooling") / "config.json", {}))
     lower = bool(_json(folder / "sentence_bert_config.json", {}).get("do_lower_case", False))
     return how, "Normalize" in kinds, lower
-
-
-def _limit(folder: Path, config: Any) -> int:
-    """Return the tokens that the model takes: the least of what its folder, tokenizer and position table say."""
-    positions = getattr(config, "max_position_embeddings", None) or 1 << 30
-    if getattr(config, "model_type", "") in _OFFSET_TYPES:
-        positions -= _POSITION_OFFSET
-    said = [
-        _json(folder / "sentence_bert_config.json", {}).get("max_seq_length"),
-        _json(folder / "tokenizer_config.json", {}).get("model_max_length"),
-    ]
-    return min([int(positions), *(int(n) for n in said if n)])
 
 
 def _json(path: Path, default: Any) -> Any:

@@ -7,6 +7,7 @@
     |-- ClusterError       exit 1   the scheduler refused, or could not be reached
     |-- UnitFailed         exit 1   units failed max_attempts times and are quarantined
     |-- CorruptOutput      exit 1   committed bytes do not match their manifest
+    |-- DiskError          exit 1   a filesystem is full, over quota or failing
     |-- IncompleteError    exit 3   work is left; the message carries the command to go on
     `-- Interrupted        exit 3   a worker was told to stop; its open unit is dropped and will be redone
 
@@ -46,6 +47,10 @@ class UnitFailed(RagHpcError):
 
 class CorruptOutput(RagHpcError):
     """Committed bytes do not match the manifest that vouches for them."""
+
+
+class DiskError(RagHpcError):
+    """A filesystem is full, over quota, read-only or failing."""
 
 
 class IncompleteError(RagHpcError):

@@ -8,6 +8,7 @@ seed in a JVM of its own, and no diagnostics (host, kernel, time) in the segment
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -88,14 +89,12 @@ def build_index(docs: Iterable[tuple[str, str]], out_dir: Path, *, heap_mib: int
     out_dir.mkdir(parents=True, exist_ok=True)
     if any(out_dir.iterdir()):
         raise InputError(f"lexical: {out_dir} is not empty; give a new folder for the index")
-    here = [os.path.abspath(p) for p in sys.path if p]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(here)}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(p).absolute()) for p in sys.path if p)}
     command = [sys.executable, "-m", "rag_hpc.lucene", str(out_dir.resolve()), str(heap_mib)]
     with tempfile.TemporaryFile() as errors:
         # the working folder is the empty index folder: no user file there can shadow a module
-        child = subprocess.Popen(
-            command, cwd=out_dir, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
-        )
+        pipe = subprocess.PIPE
+        child = subprocess.Popen(command, cwd=out_dir, env=env, stdin=pipe, stdout=pipe, stderr=errors)
         try:
             answer = _feed(child, docs)
             status = child.wait()
@@ -139,10 +138,10 @@ def unpack(tar_path: Path, index_dir: Path) -> Path:
 
 
 def analyze(text: str) -> list[str]:
-    """Return the terms of a text in order, as every index's analyser makes them; needs no index."""
+    """Return the terms of a text in order, as the analyser of every index here makes them."""
     start()
-    analyzer = _java("io.anserini.analysis.DefaultEnglishAnalyzer").newDefaultInstance()
-    return [str(t) for t in _java("io.anserini.analysis.AnalyzerUtils").analyze(analyzer, _string(text)).toArray()]
+    terms = _java("io.anserini.analysis.AnalyzerUtils").analyze(_analyzer(), _string(text))
+    return [str(t) for t in terms.toArray()]
 
 
 class ShardSearcher:
@@ -159,7 +158,6 @@ class ShardSearcher:
         self._leaf: Any = self._reader.leaves().get(0).reader() if self._reader.leaves().size() else None
         searcher = _java("org.apache.lucene.search.IndexSearcher")
         self._searcher = searcher(self._reader, signature="(Lorg/apache/lucene/index/IndexReader;)V")
-        self._analyzer = _java("io.anserini.analysis.DefaultEnglishAnalyzer").newDefaultInstance()
         self.max_doc = int(self._reader.maxDoc())
         self.num_docs = int(self._leaf.getDocCount(CONTENTS)) if self._leaf else 0
         self.total_terms = max(0, int(self._leaf.getSumTotalTermFreq(CONTENTS))) if self._leaf else 0
@@ -167,11 +165,6 @@ class ShardSearcher:
     def close(self) -> None:
         """Close the index's files."""
         self._reader.close()
-
-    def analyze(self, text: str) -> list[str]:
-        """Return the terms of a text in order, as the index's analyser makes them."""
-        terms = _java("io.anserini.analysis.AnalyzerUtils").analyze(self._analyzer, _string(text))
-        return [str(t) for t in terms.toArray()]
 
     def df(self, terms: Iterable[str]) -> dict[str, int]:
         """Return the number of this shard's documents with each term; 0 is included."""
@@ -275,6 +268,12 @@ def _java(name: str) -> Any:
     return autoclass(name)
 
 
+@functools.lru_cache(maxsize=1)
+def _analyzer() -> Any:
+    """Return Anserini's default: English, Porter stemmer, Lucene's stop words."""
+    return _java("io.anserini.analysis.DefaultEnglishAnalyzer").newDefaultInstance()
+
+
 def _string(text: str) -> Any:
     """Return a Java string; by way of UTF-8, as pyjnius 1.9 mangles characters beyond U+FFFF in a str."""
     utf8 = text.encode("utf-8", "replace")
@@ -305,9 +304,7 @@ def _disjunction(term_boosts: dict[str, float]) -> Any:
 def _write(docs: Iterable[tuple[str, str]], out_dir: Path) -> dict[str, int]:
     """Return the statistics of the index written to `out_dir` by this process's JVM."""
     directory = _java("org.apache.lucene.store.FSDirectory").open(_java("java.nio.file.Paths").get(str(out_dir)))
-    config = _java("org.apache.lucene.index.IndexWriterConfig")(
-        _java("io.anserini.analysis.DefaultEnglishAnalyzer").newDefaultInstance()
-    )
+    config = _java("org.apache.lucene.index.IndexWriterConfig")(_analyzer())
     config.setMergeScheduler(_java("org.apache.lucene.index.SerialMergeScheduler")())
     config.setMergePolicy(_java("org.apache.lucene.index.LogDocMergePolicy")())  # merges neighbours: keeps the order
     config.setMaxBufferedDocs(1 << 30)
@@ -343,9 +340,8 @@ class _ReusedDocument:
         field_type.setTokenized(True)
         field_type.freeze()
         signature = "(Ljava/lang/String;Ljava/lang/CharSequence;Lorg/apache/lucene/index/IndexableFieldType;)V"
-        self._contents = _java("org.apache.lucene.document.Field")(
-            CONTENTS, _string(""), field_type, signature=signature
-        )
+        field = _java("org.apache.lucene.document.Field")
+        self._contents = field(CONTENTS, _string(""), field_type, signature=signature)
         stored = _java("org.apache.lucene.document.Field$Store").YES
         signature = "(Ljava/lang/String;Ljava/lang/String;Lorg/apache/lucene/document/Field$Store;)V"
         self._id = _java("org.apache.lucene.document.StringField")(ID, "", stored, signature=signature)

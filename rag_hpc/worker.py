@@ -22,16 +22,16 @@ from typing import Any
 import numpy as np
 
 from rag_hpc.core import commit, manifest
-from rag_hpc.core.comm import Comm, make_comm
+from rag_hpc.core.comm import Comm, SerialComm, make_comm
 from rag_hpc.core.failures import num_failures, record_failure
-from rag_hpc.core.fs import drop_dir
+from rag_hpc.core.fs import drop_dir, naming_disk
 from rag_hpc.core.hashing import seed_of
 from rag_hpc.core.log import configure
 from rag_hpc.core.plan import Plan, read_plan, run_dir_of
 from rag_hpc.core.record import Meter, where
 from rag_hpc.core.stage import Context, Stage, Unit
 from rag_hpc.core.take import Taker
-from rag_hpc.errors import Interrupted, RagHpcError
+from rag_hpc.errors import ConfigError, Interrupted, RagHpcError
 from rag_hpc.stages.registry import make_stage
 
 log = logging.getLogger(__name__)
@@ -43,8 +43,8 @@ class Worker:
 
     def __init__(self, plan: Plan, run_dir: Path, index: int, comm: Comm, stop: Callable[[], bool]) -> None:
         self.plan, self.run_dir, self.index, self.comm, self.stop = plan, run_dir, index, comm, stop
-        self.world_size = comm.world_size if comm.world_size > 1 else plan.workers
         self.stage: Stage = make_stage(plan.stage, plan.config)
+        self.world_size = comm.world_size if comm.world_size > 1 else num_workers(plan)
         self.stage_dir = run_dir / plan.folder
         self.units_dir = self.stage_dir / commit.UNITS
         self.setup_s = 0.0
@@ -54,45 +54,78 @@ class Worker:
         """Run units until none is left for this worker; return the exit code. `started`: time.monotonic()."""
         self.units_dir.mkdir(parents=True, exist_ok=True)
         commit.sweep(self.units_dir, submission=self.plan.submission, worker=self.index)
+        stopped = False
         with scratch_folder() as scratch:
-            ctx = self._context(scratch)
-            units = self._to_do()
             try:
-                for number, unit in enumerate(units):
-                    if number == 0:
-                        self.stage.setup(ctx)
-                        self.setup_s = time.monotonic() - started
-                    ctx.check_stop()
-                    self._attempt(unit, ctx)
+                self._run_units(self._context(scratch), started)
             except Interrupted as error:
                 log.warning("%s: %s", self.plan.stage, error)
-                return error.exit_code
-        return 1 if self.num_failed else 0
+                stopped = True
+                if self.stage.collective:
+                    self.comm.abort(error.exit_code)
+        return self._exit_code(stopped)
+
+    def _run_units(self, ctx: Context, started: float) -> None:
+        ready = False
+        if self.comm.world_size > 1 and self._any_left():  # together, since a setup may hold collectives
+            self.stage.setup(ctx)
+            ready = True
+        for unit in self._to_do():
+            if not ready:
+                self.stage.setup(ctx)
+                ready = True
+            self.setup_s = self.setup_s or time.monotonic() - started
+            ctx.check_stop()
+            self._attempt(unit, ctx)
+
+    def _any_left(self) -> bool:
+        """Return on every rank whether rank 0 sees units that are not committed."""
+        left = {unit.index for unit in self.plan.units} - commit.committed(self.units_dir)
+        return bool(self.comm.broadcast(np.array([len(left)], dtype=np.int64))[0])
+
+    def _exit_code(self, stopped: bool) -> int:
+        """Return the exit code; ranks leave together, since torchrun stops all of them when one ends with an error."""
+        mine = np.array([stopped, self.num_failed], dtype=np.int64)
+        any_stopped, num_failed = self.comm.sum(mine)
+        if any_stopped:
+            return Interrupted.exit_code
+        return 1 if num_failed else 0
 
     def _to_do(self) -> Iterable[Unit]:
         """Ranks of a collective stage must agree on the units; each of the others takes its own."""
         if not self.stage.collective:
-            return Taker(self.plan, self.stage_dir, self.index, self.world_size)
+            return Taker(self.plan, self.stage_dir, self.index, self.world_size, sleep=self._wait)
         done = commit.committed(self.units_dir) if self.comm.rank == 0 else set()
         flags = np.array([unit.index in done for unit in self.plan.units], dtype=np.uint8)
         agreed = self.comm.broadcast(flags)
         return [unit for unit, flag in zip(self.plan.units, agreed, strict=True) if not flag]
 
+    def _wait(self, seconds: float) -> None:
+        """Sleep, and raise Interrupted when the worker has to stop: it may be waiting for others for long."""
+        time.sleep(seconds)
+        if self.stop():
+            raise Interrupted("stopped by a signal or the walltime while waiting for other workers' units")
+
     def _attempt(self, unit: Unit, ctx: Context) -> None:
         ctx = dataclasses.replace(ctx, seed=seed_of(self.plan.fingerprint, unit.name))
         publishes = not self.stage.collective or self.comm.rank == 0
         name = commit.draft_name(unit, self.plan.submission, self.index, int(os.environ.get("SLURM_RESTART_COUNT", 0)))
-        draft = commit.open_draft(self.units_dir if publishes else ctx.scratch, name)
+        draft, opened = (self.units_dir if publishes else ctx.scratch) / name, False
         log.info("%s %s begins", self.plan.stage, unit.name)
         meter = Meter()
         try:
-            counts = self.stage.run(unit, draft, ctx)
-            meter.work_done()
-            won = commit.commit(draft, unit, counts, meter, self._identity(unit)) if publishes else None
+            with naming_disk(draft):
+                commit.open_draft(draft.parent, name)
+                opened = True
+                counts = self.stage.run(unit, draft, ctx)
+                meter.work_done()
+                won = commit.commit(draft, unit, counts, meter, self._identity(unit)) if publishes else None
         except Interrupted:
             drop_dir(draft)
             raise
-        except Exception as error:
+        except Exception as error:  # whatever a stage or its libraries raise is this unit's failure
+            if opened and not draft.exists() and unit.index not in commit.committed(draft.parent):
+                raise Interrupted(f"{unit.name}: its draft was removed, a later submission took over") from error
             self._failed(unit, draft, error)
         else:
             log.info("%s %s %s: %d in, %d out, %.2f s", self.plan.stage, unit.name,
@@ -103,17 +136,13 @@ class Worker:
                 drop_dir(draft)
 
     def _failed(self, unit: Unit, draft: Path, error: Exception) -> None:
-        drop_dir(draft)
-        if self.stage_dir.exists():
-            attempt = record_failure(self.stage_dir, unit, error, submission=self.plan.submission)
-            log.exception("%s %s failed (attempt %d)", self.plan.stage, unit.name, attempt)
+        log.error("%s %s failed: %s: %s", self.plan.stage, unit.name, type(error).__name__, error, exc_info=error)
         self.num_failed += 1
-        abort = getattr(self.comm, "abort", None)
-        if self.comm.world_size > 1 and self.stage.collective:
-            logging.shutdown()
-            if abort is not None:
-                abort(1)  # the other ranks wait in a collective that this one will never join
-            os._exit(1)
+        drop_dir(draft)
+        attempt = record_failure(self.stage_dir, unit, error, submission=self.plan.submission)
+        log.info("%s %s: attempt %d of %d", self.plan.stage, unit.name, attempt, self.plan.max_attempts)
+        if self.stage.collective:
+            self.comm.abort(1)
 
     def _identity(self, unit: Unit) -> dict[str, Any]:
         attempt = num_failures(self.stage_dir, unit) + 1
@@ -131,20 +160,40 @@ def main(argv: list[str] | None = None) -> int:
     started = time.monotonic()
     os.environ.setdefault("RAG_HPC_STARTED_UNIX", str(time.time()))
     os.umask(0o077)
-    plan_path, index = (argv or sys.argv[1:])[:2]
-    configure(prefix=f"{index}@{os.uname().nodename}")
+    words = sys.argv[1:] if argv is None else argv
+    configure(prefix=f"{words[1] if len(words) > 1 else '-'}@{os.uname().nodename}")
     stop = StopFlag(walltime_left(started))
+    comm: Comm = SerialComm()
     try:
-        plan = read_plan(Path(plan_path))
+        path, index = parse(words)
+        plan = read_plan(path)
         comm = make_comm(os.environ.get("RAG_HPC_LAUNCH", "array"))
-        number = comm.rank if index == "rank" else int(index)
         agree_on_plan(plan, comm)
-        code = Worker(plan, run_dir_of(Path(plan_path)), number, comm, stop).work(started)
+        number = comm.rank if index is None else index
+        configure(prefix=f"{number}@{os.uname().nodename}")
+        with naming_disk(path):
+            code = Worker(plan, run_dir_of(path), number, comm, stop).work(started)
         comm.close()
-        return code
-    except RagHpcError as error:
-        log.error("%s", error)
-        return error.exit_code
+    except Exception as error:  # a rank that dies alone would leave the others in a collective
+        known = isinstance(error, RagHpcError)
+        log.error("%s: %s", type(error).__name__, error, exc_info=None if known else error)
+        code = error.exit_code if isinstance(error, RagHpcError) else 1
+        comm.abort(code)
+    return code
+
+
+def num_workers(plan: Plan) -> int:
+    """Return how many lone processes share the plan: the launcher says it, or else it started as many as could help."""
+    if os.environ.get("RAG_HPC_LAUNCH", "array") != "array":
+        return 1
+    return int(os.environ.get("RAG_HPC_NUM_WORKERS") or min(plan.workers, len(plan.units)))
+
+
+def parse(words: list[str]) -> tuple[Path, int | None]:
+    """Return the plan's path and the worker's index, None for "rank". Raises ConfigError."""
+    if len(words) != 2 or not (words[1] == "rank" or words[1].isdigit()):
+        raise ConfigError(f"usage: python -m rag_hpc.worker PLAN INDEX|rank, not {' '.join(words)!r}")
+    return Path(words[0]), None if words[1] == "rank" else int(words[1])
 
 
 class StopFlag:
@@ -159,6 +208,7 @@ class StopFlag:
         self._signalled = True
 
     def __call__(self) -> bool:
+        """Return whether the worker has to stop."""
         return self._signalled or (self._deadline is not None and time.monotonic() >= self._deadline)
 
 
@@ -175,7 +225,8 @@ def agree_on_plan(plan: Plan, comm: Comm) -> None:
     """Raise RagHpcError unless every rank has read the same plan (a stale NFS cache shows here, not in the output)."""
     mine = np.array([int(plan.fingerprint[:8], 16), len(plan.units), plan.submission], dtype=np.int64)
     if not np.array_equal(comm.broadcast(mine), mine):
-        raise RagHpcError(f"rank {comm.rank} reads another plan than rank 0; is the run's folder on a shared filesystem?")
+        raise RagHpcError(f"rank {comm.rank} reads another plan than rank 0; is the run's folder on a filesystem that "
+                          "all nodes see? Set cluster.root")
 
 
 @contextlib.contextmanager

@@ -1,4 +1,7 @@
-"""Scores of a short answer against gold answers. Source: Rajpurkar 2016 (SQuAD) and 2018 (answers that do not exist)."""
+"""Scores of a short answer against gold answers.
+
+Source: Rajpurkar 2016 (SQuAD), and 2018 for questions without an answer.
+"""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def chunk_spans(
             f"max_tokens={max_tokens}, overlap_tokens={overlap_tokens}: need 0 <= overlap_tokens < max_tokens"
         )
     tokens = _Tokens(text, token_offsets)
-    bounds = _atom_bounds(tokens, max_tokens)
+    bounds = _atom_bounds(tokens, max_tokens, overlap_tokens)
     spans: list[Span] = []
     first, begin, num_atoms = 0, 0, len(bounds) - 1  # first: atom that must come in; begin: token the chunk starts at
     while first < num_atoms:
@@ -94,33 +94,35 @@ def _stands_alone(ch: str) -> bool:
     return unicodedata.category(ch)[0] == "P" or "\u3400" <= ch <= "\u9fff" or "\U00020000" <= ch <= "\U0002fa1f"
 
 
-def _atom_bounds(tokens: _Tokens, max_tokens: int) -> list[int]:
-    """Return token indices 0 = b0 < b1 < ... = number of tokens: the pieces that are packed whole."""
+def _atom_bounds(tokens: _Tokens, max_tokens: int, overlap_tokens: int) -> list[int]:
+    """Return token indices 0 = b0 < b1 < ... = number of tokens: the pieces that are packed whole.
+
+    Pieces of a sentence that is too long leave room for the overlap, but are never shorter than half a chunk for it.
+    """
+    piece = max(max_tokens - overlap_tokens, (max_tokens + 1) // 2)
     bounds = [0]
     ends = [bisect_left(tokens.starts, start) for start, _ in sentence_spans(tokens.text)[1:]] + [len(tokens)]
     for end in ends:
         if end <= bounds[-1] or (end < len(tokens) and tokens.cut_rank(end) == 0):
             continue
         while end - bounds[-1] > max_tokens:
-            bounds.append(_best_cut(tokens, bounds[-1], max_tokens))
+            bounds.append(_best_cut(tokens, bounds[-1], piece))
         bounds.append(end)
     return bounds
 
 
 def _best_cut(tokens: _Tokens, begin: int, max_tokens: int) -> int:
-    """Return the latest cut of the best rank in the last half of the next max_tokens tokens."""
-    best, found = -1, begin + max_tokens
-    for token in range(begin + max_tokens, begin + max_tokens // 2, -1):
+    """Return the latest cut of the best rank in the last half of the next max_tokens tokens.
+
+    The first half counts only when a single word fills the last one.
+    """
+    best, found, middle = -1, begin + max_tokens, begin + max_tokens // 2
+    for token in range(begin + max_tokens, begin, -1):
+        if best >= (2 if token <= middle else 4):
+            break
         rank = tokens.cut_rank(token)
         if rank > best:
             best, found = rank, token
-        if rank == 4:
-            break
-    if best >= 2:
-        return found
-    for token in range(begin + max_tokens // 2, begin, -1):  # one word fills the last half: cut before it
-        if tokens.cut_rank(token) >= 2:
-            return token
     return found
 
 

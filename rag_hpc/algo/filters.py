@@ -76,7 +76,8 @@ def _candidates(text: str) -> list[tuple[str, int]]:
     from resiliparse.parse.lang import detect_fast
 
     found = detect_fast(text[:_DETECT_CHARS], cutoff=_CUTOFF, n_results=_NUM_CANDIDATES)
-    return [(str(name), int(distance)) for name, distance in found] or [("unknown", _CUTOFF)]
+    assert isinstance(found, list)  # a single tuple only for n_results=1
+    return [(name, distance) for name, distance in found] or [("unknown", _CUTOFF)]
 
 
 def _wrong_language(text: str, languages: Sequence[str]) -> str | None:

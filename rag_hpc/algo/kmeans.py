@@ -91,7 +91,7 @@ def _pick_rows(own: Mapping[int, npt.NDArray[Any]], num_blocks: int, config: KMe
     num_rows, dims = int(sizes[0].sum()), int(sizes[1].max())
     if num_rows < config.num_centroids:
         raise InputError(
-            f"kmeans: {num_rows} rows for {config.num_centroids} centroids; lower the number of centroids or sample more"
+            f"kmeans: {num_rows} rows for {config.num_centroids} centroids; sample more or use fewer centroids"
         )
     chosen_K = np.random.default_rng(config.seed).permutation(num_rows)[: config.num_centroids]
     starts = np.concatenate([[0], np.cumsum(sizes[0]).astype(np.int64)])

@@ -190,4 +190,5 @@ def unique_pairs(pairs_P2: I64) -> I64:
         return np.empty((0, 2), dtype=np.int64)
     out = pairs_P2[np.lexsort((pairs_P2[:, 1], pairs_P2[:, 0]))]
     keep = np.concatenate(([True], np.any(out[1:] != out[:-1], axis=1)))
-    return out[keep]
+    kept: I64 = out[keep]
+    return kept

@@ -42,7 +42,8 @@ def normalize(vectors_BD: Any) -> Any:
 
 def from_sentence_transformers(config: dict[str, Any]) -> Pooling:
     """Return the pooling that a `1_Pooling/config.json` asks for, in its old or new spelling."""
-    asked = {k.removeprefix("pooling_mode_") for k, on in config.items() if k.startswith("pooling_mode_") and on is True}
+    prefix = "pooling_mode_"
+    asked = {k.removeprefix(prefix) for k, on in config.items() if k.startswith(prefix) and on is True}
     named = config.get("pooling_mode")
     asked |= {named} if isinstance(named, str) else set(named or [])
     known = {"mean_tokens": Pooling.mean, "mean": Pooling.mean, "cls_token": Pooling.cls, "cls": Pooling.cls}

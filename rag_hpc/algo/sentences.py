@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 
 _CLOSERS = "\"'”’»)\\]」』）"
-_BREAK = re.compile(
-    rf"(?P<line>[ \t]*\n\s*)"
-    rf"|(?P<stop>[.!?…؟।]+[{_CLOSERS}]*)(?P<gap>[ \t\u00a0]+)"
+_BREAK = re.compile(  # the look-behind keeps long rows of dots linear
+    rf"(?P<line>\n\s*)"
+    rf"|(?P<stop>(?<![.!?…؟।])[.!?…؟।]+[{_CLOSERS}]*)(?P<gap>[ \t\u00a0]+)"
     rf"|(?P<wide>[。！？｡]+[{_CLOSERS}]*)"
 )
 _LAST_WORD = re.compile(r"[^\W\d_](?:[\w.]*)\Z")
-_ABBREVIATIONS = frozenset(
-    "e.g i.e cf vs viz al approx resp ca fig figs eq eqs sec no vol ed mr mrs ms dr prof st jr sr inc ltd co".split()
+_ABBREVIATION = re.compile(
+    r"e\.g|i\.e|cf|vs|viz|al|approx|resp|ca|figs?|eqs?|sec|no|vol|ed|mrs?|ms|dr|prof|st|jr|sr|inc|ltd|co", re.IGNORECASE
 )
+_MIN_WRAPPED = 40  # characters; shorter lines that end without a stop are code, table cells, addresses
 _SOFT_ENDS = re.compile(r"[^\W_]|[,\-–—)\]\"'’`]")  # how a line ends that goes on in the next one
 
 
@@ -21,9 +22,9 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
     """Return the (start, end) of the sentences in order: trimmed, not overlapping, covering all that is not space.
 
     A blank line always ends a sentence. A single line break ends one too (lists, headings, code), unless the text is
-    plainly wrapped there: the line ends in a word or comma, and the next starts in lower case at the same indent.
-    A full stop ends one before a space, unless a lower-case letter follows or the word before is an initial or a
-    common abbreviation. CJK stops need no space.
+    plainly wrapped there: the line is long, ends in a word or comma, and the next one starts in lower case at the
+    same indent. A full stop ends one before a space, unless a lower-case letter follows or the word before is an
+    initial or a common abbreviation. CJK stops need no space.
     """
     spans: list[tuple[int, int]] = []
     begin = line_begin = 0
@@ -44,15 +45,13 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
 
 def _is_wrapped(text: str, line_begin: int, match: re.Match[str]) -> bool:
     """Return whether the line break is a wrap inside a sentence."""
-    first, after = match.start(), match.end()
-    space = match["line"]
-    if space.count("\n") > 1 or first == 0 or after >= len(text) or not text[after].islower():
+    after, space = match.end(), match["line"]
+    if space.count("\n") > 1 or after >= len(text) or not text[after].islower():
         return False
-    if not _SOFT_ENDS.match(text[first - 1]):
+    line = text[line_begin : match.start()].rstrip()
+    if len(line) < _MIN_WRAPPED or not _SOFT_ENDS.match(line[-1]):
         return False
-    line = text[line_begin:first]
-    indent = len(line) - len(line.lstrip())
-    return len(space) - space.rfind("\n") - 1 == indent
+    return len(space) - space.rfind("\n") - 1 == len(line) - len(line.lstrip())
 
 
 def _ends_sentence(text: str, match: re.Match[str]) -> bool:
@@ -64,7 +63,7 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
     word = _LAST_WORD.search(text, max(0, match.start() - 12), match.start())
     if word is None:
         return not _is_list_number(text, match.start())
-    return len(word[0]) > 1 and word[0].lower() not in _ABBREVIATIONS
+    return len(word[0]) > 1 and _ABBREVIATION.fullmatch(word[0]) is None
 
 
 def _is_list_number(text: str, stop: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +12,8 @@ import xxhash
 U64 = npt.NDArray[np.uint64]
 
 _WORD = re.compile(r"\w+")
+_ASCII_WORDS = bytes(code if code < 128 and (chr(code).isalnum() or code == ord("_")) else 32 for code in range(256))
 _SEED = 0x5241475F  # part of the output: another value is another stage version
-_GOLDEN = 0x9E3779B97F4A7C15
-_MASK = (1 << 64) - 1
 
 
 def shingles(text: str, n: int = 5) -> U64:
@@ -24,22 +24,23 @@ def shingles(text: str, n: int = 5) -> U64:
     A shingle's hash is the sum of its words' XXH3 hashes, each times an odd constant that stands for its place,
     then mixed: order matters, and no n-gram string is built.
     """
-    words = _WORD.findall(text.lower())
+    words = _words(text.lower())
     if not words:
         return np.empty(0, dtype=np.uint64)
-    joined = " ".join(words).encode("utf-8", "surrogatepass").split(b" ")
-    hashes_W = np.fromiter(map(_word_hash, joined), dtype=np.uint64, count=len(joined))
+    hashes_W = np.fromiter(map(xxhash.xxh3_64_intdigest, words, repeat(_SEED)), dtype=np.uint64, count=len(words))
     n = min(n, len(words))
     num_grams = len(words) - n + 1
     total = np.full(num_grams, n, dtype=np.uint64)
+    # a Weyl sequence will not do here: 1 + 4 = 2 + 3 would make "a b b a" and "b a a b" meet
+    factors = mix64(np.arange(1, n + 1, dtype=np.uint64)) | np.uint64(1)
     for place in range(n):
-        total += hashes_W[place : place + num_grams] * _odd_constant(place)
+        total += hashes_W[place : place + num_grams] * factors[place]
     return np.unique(mix64(total))
 
 
 def mix64(values: U64) -> U64:
     """Return the values after the 64-bit finalizer of MurmurHash3, a bijection that spreads every bit."""
-    out = values ^ (values >> np.uint64(33))
+    out: U64 = values ^ (values >> np.uint64(33))
     out *= np.uint64(0xFF51AFD7ED558CCD)
     out ^= out >> np.uint64(33)
     out *= np.uint64(0xC4CEB9FE1A85EC53)
@@ -47,10 +48,7 @@ def mix64(values: U64) -> U64:
     return out
 
 
-def _word_hash(word: bytes) -> int:
-    return xxhash.xxh3_64_intdigest(word, _SEED)
-
-
-def _odd_constant(place: int) -> np.uint64:
-    """Return the multiplier of a place: step `place + 1` of a Weyl sequence, made odd."""
-    return np.uint64(((place + 1) * _GOLDEN & _MASK) | 1)
+def _words(text: str) -> list[bytes]:
+    if text.isascii():  # the same words as the pattern finds, in half the time
+        return text.encode("ascii").translate(_ASCII_WORDS).split()
+    return [word.encode("utf-8", "surrogatepass") for word in _WORD.findall(text)]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.core.tables import read_table
@@ -34,7 +34,8 @@ class ChunkStore:
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
         self._paths = manifest.files(CHUNKS)
-        self._first = np.concatenate([[0], np.cumsum([n for n in manifest.rows(CHUNKS) if n])]).astype(np.int64)
+        num_rows = [unit["files"][CHUNKS]["rows"] for unit in manifest.units if CHUNKS in unit["files"]]
+        self._first = np.concatenate([[0], np.cumsum(num_rows)]).astype(np.int64)  # a file may hold no rows
         self._tables: dict[int, Any] = {}
 
     def __len__(self) -> int:
@@ -60,7 +61,7 @@ class ChunkStore:
 
     def texts(self, start: int, stop: int) -> list[str]:
         """Return the texts of the ordinals [start, stop)."""
-        texts: list[str] = []
+        texts: list[Any] = []
         for part in self.ranges(start, stop):
             texts += read_table(part.path, ["text"]).column(0).slice(part.start, part.stop - part.start).to_pylist()
         return texts
@@ -75,5 +76,6 @@ class ChunkStore:
 
 def split_evenly(num_rows: int, num_parts: int) -> list[tuple[int, int]]:
     """Return `num_parts` contiguous ranges over `num_rows` rows, sizes differing by at most one, none empty."""
-    edges: npt.NDArray[np.int64] = np.linspace(0, num_rows, min(num_parts, max(num_rows, 1)) + 1).astype(np.int64)
-    return [(int(a), int(b)) for a, b in zip(edges, edges[1:], strict=False) if b > a]
+    num_parts = min(num_parts, num_rows)
+    edges = [num_rows * part // num_parts for part in range(num_parts + 1)] if num_parts > 0 else []
+    return list(pairwise(edges))

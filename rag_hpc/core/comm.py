@@ -7,6 +7,7 @@ Shape letters: the first axis of what `gather_rows` returns is the concatenation
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ from rag_hpc.errors import ClusterError, MissingDependency
 
 Array = npt.NDArray[Any]
 MESSAGE_BYTES = 1 << 30
+LONGEST_WAIT = timedelta(days=7)  # ranks may wait for one that is at work; torchrun itself ends them when one dies
 HEADER_WORDS = 10
 _DTYPES = [np.dtype(code).str for code in ("u1", "i4", "i8", "f2", "f4", "f8", "u4", "u8")]
 
@@ -40,6 +42,9 @@ class Comm(Protocol):
 
     def close(self) -> None:
         """Leave the group."""
+
+    def abort(self, exit_code: int) -> None:
+        """End every rank at once: a lone dead rank would hold the others in a collective. A lone process goes on."""
 
 
 class SerialComm:
@@ -67,6 +72,9 @@ class SerialComm:
     def close(self) -> None:
         """Do nothing."""
 
+    def abort(self, exit_code: int) -> None:
+        """Do nothing: nobody waits for this process."""
+
 
 class MpiComm:
     """MPI through mpi4py's buffer interface."""
@@ -89,7 +97,7 @@ class MpiComm:
         """Return rank 0's array on every rank; the header goes first, so that receivers can make room."""
         header = _header(array) if self.rank == 0 else np.zeros(HEADER_WORDS, dtype=np.int64)
         self._comm.Bcast(header, root=0)
-        array = np.ascontiguousarray(array) if self.rank == 0 else _room_for(header)
+        array = _sendable(array) if self.rank == 0 else _room_for(header)
         flat = array.reshape(-1).view(np.uint8)
         for start in range(0, flat.size, MESSAGE_BYTES):
             self._comm.Bcast(flat[start : start + MESSAGE_BYTES], root=0)
@@ -114,8 +122,10 @@ class MpiComm:
 
     def sum(self, array: Array) -> Array:
         """Return the sum over ranks on every rank."""
-        total = np.empty_like(np.ascontiguousarray(array))
-        self._comm.Allreduce(np.ascontiguousarray(array), total, op=self._mpi.SUM)
+        total: Array = _sendable(array).copy()
+        flat, step = total.reshape(-1), MESSAGE_BYTES // total.itemsize
+        for start in range(0, flat.size, step):
+            self._comm.Allreduce(self._mpi.IN_PLACE, flat[start : start + step], op=self._mpi.SUM)
         return total
 
     def barrier(self) -> None:
@@ -126,17 +136,25 @@ class MpiComm:
         """Leave MPI to its own finaliser."""
 
     def abort(self, exit_code: int) -> None:
-        """End every rank of the job at once: a lone dead rank would hold the others in a collective for ever."""
-        self._comm.Abort(exit_code)
+        """End every rank of the job at once."""
+        if self.world_size > 1:
+            self._comm.Abort(exit_code)
 
 
 def _header(array: Array | None) -> Array:
     """Return what a receiver must know to make room: dtype code, number of axes, shape."""
     if array is None or array.ndim > HEADER_WORDS - 2:
         raise ClusterError(f"broadcast: rank 0 must send an array of at most {HEADER_WORDS - 2} axes")
+    if array.dtype.str not in _DTYPES:
+        raise ClusterError(f"broadcast: no arrays of {array.dtype}; known: {', '.join(_DTYPES)}")
     header = np.zeros(HEADER_WORDS, dtype=np.int64)
     header[: 2 + array.ndim] = [_DTYPES.index(array.dtype.str), array.ndim, *array.shape]
     return header
+
+
+def _sendable(array: Array | None) -> Array:
+    """Return the array, contiguous and writeable as both libraries want it, a copy where it is not."""
+    return np.require(array, requirements=["C", "W"])
 
 
 def _room_for(header: Array) -> Array:
@@ -161,7 +179,7 @@ class TorchComm:
         import torch
         import torch.distributed as dist
 
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", timeout=LONGEST_WAIT)
         self._torch, self._dist = torch, dist
         self.rank, self.world_size = int(dist.get_rank()), int(dist.get_world_size())
         check_world_size(self.world_size)
@@ -170,8 +188,10 @@ class TorchComm:
         """Return rank 0's array on every rank."""
         header = _header(array) if self.rank == 0 else np.zeros(HEADER_WORDS, dtype=np.int64)
         self._dist.broadcast(self._torch.from_numpy(header), src=0)
-        array = np.ascontiguousarray(array) if self.rank == 0 else _room_for(header)
-        self._dist.broadcast(self._torch.from_numpy(array.reshape(-1).view(np.uint8)), src=0)
+        array = _sendable(array) if self.rank == 0 else _room_for(header)
+        flat = array.reshape(-1).view(np.uint8)
+        for start in range(0, flat.size, MESSAGE_BYTES):
+            self._dist.broadcast(self._torch.from_numpy(flat[start : start + MESSAGE_BYTES]), src=0)
         return array
 
     def gather_rows(self, array: Array) -> Array | None:
@@ -192,14 +212,19 @@ class TorchComm:
         """Leave the process group."""
         self._dist.destroy_process_group()
 
+    def abort(self, exit_code: int) -> None:
+        """End this rank at once; torchrun then ends the others."""
+        if self.world_size > 1:
+            os._exit(exit_code)
+
 
 def check_world_size(world_size: int) -> None:
     """Raise ClusterError when fewer ranks joined than were launched: srun without the right --mpi starts singletons."""
     asked = int(os.environ.get("RAG_HPC_WORLD_SIZE", world_size))
     if asked != world_size:
         raise ClusterError(
-            f"{asked} ranks were launched but this one sees a world of {world_size}: the launcher and the MPI library do "
-            "not fit; set cluster.mpi (pmix, pmi2 or mpirun) and MPI4PY_LIBMPI for this site"
+            f"{asked} ranks were launched but this one sees a world of {world_size}: the launcher and the MPI library "
+            "do not fit; set cluster.mpi (pmix, pmi2 or mpirun) and MPI4PY_LIBMPI for this site"
         )
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from pathlib import Path
 from typing import Any
 
-from rag_hpc.core.fs import canonical_json, drop_dir, fsync_path, publish_dir, read_json, write_durable
+from rag_hpc.core.fs import TRASH, canonical_json, drop_dir, fsync_path, publish_dir, read_json, write_durable
 from rag_hpc.core.hashing import hash_file
 from rag_hpc.core.record import Meter, Record
 from rag_hpc.core.stage import Counts, Unit
@@ -21,6 +22,8 @@ from rag_hpc.errors import RagHpcError
 RECORD = "record.json"
 UNITS = "units"
 MAX_FILES = 3
+COMMITTED = re.compile(r"unit-(\d{5,})")
+DRAFT = re.compile(r"\.draft-unit-(\d{5,})\.s(\d+)\.w(\d+)\.r\d+")  # unit, submission, worker; see draft_name
 
 
 class UnbalancedCounts(RagHpcError):
@@ -48,7 +51,7 @@ def commit(draft: Path, unit: Unit, counts: Counts, meter: Meter, identity: dict
     if counts.balance:
         raise UnbalancedCounts(f"{unit.name}: {counts.balance} of {counts.items_in} items are neither out nor dropped")
     files = _flush_files(draft)
-    known = {"items_in": counts.items_in, "items_out": counts.items_out, "dropped": counts.dropped,
+    known: dict[str, Any] = {"items_in": counts.items_in, "items_out": counts.items_out, "dropped": counts.dropped,
              "extra": counts.extra, "timings": counts.timings, "files": files, "unit": unit.index}
     record = Record(**identity, **known, **meter.values())
     write_durable(draft / RECORD, canonical_json(dataclasses.asdict(record)))
@@ -63,33 +66,31 @@ def read_record(unit_dir: Path) -> dict[str, Any]:
 
 def committed(units_dir: Path) -> set[int]:
     """Return the indices of the committed units in a stage's folder."""
-    return {int(name[5:]) for name in _names(units_dir) if name.startswith("unit-")}
+    return {int(name[5:]) for name in _names(units_dir) if COMMITTED.fullmatch(name)}
 
 
 def drafts(units_dir: Path) -> dict[str, int]:
     """Return the open drafts: folder name -> unit index."""
-    names = [n for n in _names(units_dir) if n.startswith(".draft-unit-")]
-    return {name: int(name[len(".draft-unit-") :].split(".")[0]) for name in names}
+    found = [DRAFT.fullmatch(name) for name in _names(units_dir)]
+    return {match[0]: int(match[1]) for match in found if match}
 
 
 def sweep(units_dir: Path, *, submission: int, worker: int | None = None) -> None:
     """Drop drafts of earlier submissions, or, given a worker, its own of before a requeue: their owners are fenced."""
-    for name in drafts(units_dir):
-        _, sub, owner, _ = name.rsplit(".", 3)
-        older = int(sub[1:]) < submission
-        own = int(sub[1:]) == submission and worker is not None and int(owner[1:]) == worker
-        if older or own:
-            drop_dir(units_dir / name)
     for name in _names(units_dir):
-        if name.startswith(".trash-"):
+        match = DRAFT.fullmatch(name)
+        older = match is not None and int(match[2]) < submission
+        own = match is not None and int(match[2]) == submission and int(match[3]) == worker
+        if older or own or name.startswith(TRASH):
             drop_dir(units_dir / name)
 
 
 def _flush_files(draft: Path) -> dict[str, dict[str, Any]]:
-    paths = sorted(path for path in draft.iterdir())
-    if len(paths) + 1 > MAX_FILES or not all(path.is_file() for path in paths):
+    paths = sorted(draft.iterdir())
+    plain = all(path.is_file() and not path.is_symlink() and path.name != RECORD for path in paths)
+    if len(paths) + 1 > MAX_FILES or not plain:
         names = ", ".join(path.name for path in paths)
-        raise RagHpcError(f"a unit holds at most {MAX_FILES - 1} plain files beside its record, this one: {names}")
+        raise RagHpcError(f"a unit holds at most {MAX_FILES - 1} plain files beside its {RECORD}, this one: {names}")
     for path in paths:
         fsync_path(path)
     return {p.name: {"bytes": p.stat().st_size, "sha256": hash_file(p), "rows": num_rows(p)} for p in paths}

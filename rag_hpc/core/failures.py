@@ -6,6 +6,7 @@ import os
 import socket
 import time
 import traceback
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +33,31 @@ def record_failure(stage_dir: Path, unit: Unit, error: BaseException, *, submiss
 def failures(stage_dir: Path) -> dict[int, list[dict[str, Any]]]:
     """Return the failed attempts of each unit, oldest first."""
     found: dict[int, list[dict[str, Any]]] = {}
-    for path in sorted((stage_dir / FAILURES).glob("unit-*.json"), key=lambda p: (p.name[:10], int(p.suffixes[-2][1:]))):
+    for _, _, path in sorted(_files(stage_dir)):
         value = read_json(path)
         found.setdefault(int(value["unit"]), []).append(value)
     return found
 
 
+def failure_counts(stage_dir: Path) -> Counter[int]:
+    """Return how many attempts of each unit have failed, from one listing: workers ask before every unit."""
+    return Counter(index for index, _, _ in _files(stage_dir))
+
+
 def num_failures(stage_dir: Path, unit: Unit) -> int:
     """Return how many attempts of the unit have failed."""
-    return sum(1 for _ in (stage_dir / FAILURES).glob(f"{unit.name}.*.json"))
+    return failure_counts(stage_dir)[unit.index]
 
 
 def forgive(stage_dir: Path) -> int:
     """Remove the stage's failures, so that quarantined units are tried again; return how many there were."""
-    paths = list((stage_dir / FAILURES).glob("unit-*.json"))
+    paths = [path for _, _, path in _files(stage_dir)]
     for path in paths:
         path.unlink(missing_ok=True)
     return len(paths)
+
+
+def _files(stage_dir: Path) -> list[tuple[int, int, Path]]:
+    """Return (unit index, attempt, path) of each failure."""
+    names = [(path.name.split("."), path) for path in (stage_dir / FAILURES).glob("unit-*.json")]
+    return [(int(parts[0][5:]), int(parts[1]), path) for parts, path in names]

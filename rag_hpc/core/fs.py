@@ -6,19 +6,47 @@ Rename and create-exclusive are the only means of agreement between processes: f
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import shutil
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rag_hpc.errors import DiskError
+
 TAKEN = (errno.EEXIST, errno.ENOTEMPTY)
+TRASH = ".trash-"
+DISK = {errno.ENOSPC: "no space (or no inodes) left", errno.EDQUOT: "the quota is used up",
+        errno.EIO: "the device or server reports an input/output error", errno.EROFS: "it is mounted read-only"}
+
+
+@contextlib.contextmanager
+def naming_disk(path: Path) -> Iterator[None]:
+    """Turn the OSError of a full or failing disk into a DiskError that names it; let all else pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        at = Path(error.filename).absolute() if isinstance(error.filename, str) else path.absolute()
+        mount = next(folder for folder in (at, *at.parents) if os.path.ismount(folder))
+        raise DiskError(
+            f"{at}: the filesystem at {mount}: {DISK[error.errno]} ({error}). See `df -h {mount}`, `df -i {mount}` "
+            "and your quota, make room, then run: rag-hpc retry"
+        ) from error
 
 
 def canonical_json(value: Any) -> bytes:
-    """Return the one JSON text of `value`: sorted keys, no spaces to spare, UTF-8, newline at the end."""
-    return (json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")) + "\n").encode()
+    """Return the one JSON text of `value`: sorted keys, no spaces to spare, UTF-8, newline at the end.
+
+    A lone surrogate (a file name that is not UTF-8 holds them) becomes its JSON escape.
+    """
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")) + "\n"
+    return text.encode("utf-8", "backslashreplace")
 
 
 def read_json(path: Path) -> Any:
@@ -50,18 +78,27 @@ def write_durable(path: Path, data: bytes, *, exclusive: bool = False) -> None:
 
 def publish_file(path: Path, data: bytes, *, overwrite: bool = False) -> bool:
     """Make `path` hold `data` in one step; return False, leaving it alone, if it exists and may not be replaced."""
-    draft = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}")
-    write_durable(draft, data)
+    draft = path.with_name(f".{path.name}.{os.uname().nodename}.{threading.get_native_id()}")
+    with naming_disk(path):
+        draft.unlink(missing_ok=True)  # after a crash it may be a second name of `path`: never write into it
+        try:
+            write_durable(draft, data, exclusive=True)
+            published = _take_name(draft, path, overwrite)
+        finally:
+            draft.unlink(missing_ok=True)
+        if published:
+            fsync_path(path.parent)
+    return published
+
+
+def _take_name(draft: Path, path: Path, overwrite: bool) -> bool:
+    if overwrite:
+        os.rename(draft, path)
+        return True
     try:
-        if overwrite:
-            os.rename(draft, path)
-        else:
-            os.link(draft, path)  # unlike rename, link refuses to replace a file
+        os.link(draft, path)  # unlike rename, link refuses to replace a file
     except FileExistsError:
         return False
-    finally:
-        draft.unlink(missing_ok=True)
-    fsync_path(path.parent)
     return True
 
 
@@ -80,12 +117,26 @@ def publish_dir(draft: Path, target: Path) -> bool:
 
 
 def drop_dir(path: Path) -> None:
-    """Remove a draft folder; a process still writing to it then fails instead of publishing it."""
-    trash = path.with_name(f".trash-{path.name}")
-    try:
-        os.rename(path, trash)
-    except FileNotFoundError:
-        return
-    except OSError:
-        trash = path
-    shutil.rmtree(trash, ignore_errors=True)
+    """Remove a draft folder; a process still writing to it then fails instead of publishing it.
+
+    It is renamed away first and emptied then: emptied in place, its owner could still publish what is left of it.
+    """
+    trash = path if path.name.startswith(TRASH) else _move_aside(path)
+    if trash is not None:
+        shutil.rmtree(trash, ignore_errors=True)
+
+
+def _move_aside(path: Path) -> Path | None:
+    number = 0
+    while True:
+        trash = path.with_name(f"{TRASH}{path.name}.{number}")
+        try:
+            os.rename(path, trash)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno not in TAKEN:
+                raise
+            number += 1  # the remains of a removal that was killed
+        else:
+            return trash

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rag_hpc.core.commit import UNITS, committed, num_rows, read_record
+from rag_hpc.core.commit import RECORD, UNITS, committed, num_rows, read_record
 from rag_hpc.core.failures import failures
 from rag_hpc.core.fs import canonical_json, publish_file, read_json
 from rag_hpc.core.hashing import hash_file, hash_value
@@ -47,9 +47,13 @@ class Manifest:
         """
         unit = self.units[position]
         path = self.unit_dir(unit["index"]) / name
-        if path.stat().st_mode & 0o022:
+        try:
+            mode, sha256 = path.stat().st_mode, hash_file(path)
+        except OSError as error:
+            raise CorruptOutput(f"{path}: cannot be read ({error}); {_redo(path.parent)}") from error
+        if mode & 0o022:
             raise CorruptOutput(f"{path}: writable by group or others; run: chmod -R go-w {self.folder}")
-        if hash_file(path) != unit["files"][name]["sha256"]:
+        if sha256 != unit["files"][name]["sha256"]:
             raise CorruptOutput(f"{path}: its bytes are not what the manifest promises; {_redo(path.parent)}")
         return path
 
@@ -87,14 +91,13 @@ def build(plan: Plan, stage_dir: Path) -> Manifest:
     """Return the verified manifest of the stage's committed units.
 
     Raises IncompleteError while units are absent, UnitFailed when more are quarantined than the plan allows, and
-    CorruptOutput when a file's size, rows or hash is not what its record says.
+    CorruptOutput when a file's size, rows or hash is not what its record says, or its counts do not add up.
     """
     quarantined = check_complete(plan, stage_dir)
     units = [_verified(stage_dir, unit.index) for unit in plan.units if unit.index not in quarantined]
-    output_hash = hash_value([[u["index"], {n: f["sha256"] for n, f in u["files"].items()}] for u in units])
     return Manifest(
         stage=plan.stage, version=plan.version, fingerprint=plan.fingerprint, config=plan.config,
-        inputs=plan.input_hashes, units=units, quarantined=quarantined, output_hash=output_hash, folder=stage_dir,
+        inputs=plan.input_hashes, units=units, quarantined=quarantined, output_hash=_hash_of(units), folder=stage_dir,
     )
 
 
@@ -113,19 +116,21 @@ def check_complete(plan: Plan, stage_dir: Path) -> list[int]:
         last = failed[quarantined[0]][-1]
         raise UnitFailed(
             f"{plan.stage}: {len(quarantined)} of {len(plan.units)} units failed {plan.max_attempts} times "
-            f"({_some(quarantined)}); the first: {last['error']}: {last['message']}. Mend the cause and run: "
-            f"rag-hpc retry run={plan.run}, or allow it with allow_failed_units={len(quarantined)}"
+            f"({_some(quarantined)}); the first: {last['error']}: {last['message'].rstrip('.')}. Mend the cause and "
+            f"run: rag-hpc retry run={plan.run}, or allow it with allow_failed_units={len(quarantined)}"
         )
     return quarantined
 
 
 def publish(manifest: Manifest) -> None:
-    """Write the manifest; a second writer finds the same bytes there."""
+    """Write the manifest; a second writer finds the same there (but for settings that do not touch the output)."""
     value = dataclasses.asdict(manifest)
     del value["folder"]
-    data = canonical_json(value)
     path = manifest.folder / MANIFEST
-    if not publish_file(path, data) and path.read_bytes() != data:
+    if publish_file(path, canonical_json(value)):
+        return
+    there = load(manifest.folder)
+    if dataclasses.replace(manifest, config=there.config) != there:
         raise CorruptOutput(f"{path}: another manifest is there; two different outputs claim the fingerprint "
                             f"{manifest.fingerprint[:12]}. Remove {manifest.folder} and run again")
 
@@ -138,21 +143,48 @@ def load(stage_dir: Path) -> Manifest:
         raise IncompleteError(f"{stage_dir}: no manifest yet, the stage is not finished; run: rag-hpc retry") from None
     except ValueError as error:
         raise CorruptOutput(f"{stage_dir / MANIFEST}: not valid JSON ({error}); remove it and run again") from None
-    return Manifest(**value, folder=stage_dir)
+    try:
+        found = Manifest(**value, folder=stage_dir)
+        intact = found.output_hash == _hash_of(found.units)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise CorruptOutput(f"{stage_dir / MANIFEST}: not a manifest ({error}); remove it and run again") from error
+    if not intact:
+        raise CorruptOutput(f"{stage_dir / MANIFEST}: its hash is not that of its units; remove it and run again")
+    return found
 
 
 def _verified(stage_dir: Path, index: int) -> dict[str, Any]:
     unit_dir = stage_dir / UNITS / f"unit-{index:05d}"
-    record = read_record(unit_dir)
+    record = _checked_record(unit_dir, index)
     for name, promised in record["files"].items():
         path = unit_dir / name
         try:
-            found = {"bytes": path.stat().st_size, "sha256": hash_file(path), "rows": num_rows(path)}
+            found: dict[str, Any] = {"bytes": path.stat().st_size, "sha256": hash_file(path)}
+            if found["sha256"] == promised.get("sha256"):  # parsers come after the hash: they trust their input
+                found["rows"] = num_rows(path)
         except (OSError, ValueError) as error:
             raise CorruptOutput(f"{path}: cannot be read ({error}); {_redo(unit_dir)}") from error
         if found != promised:
             raise CorruptOutput(f"{path}: {found} is not what its record promises, {promised}; {_redo(unit_dir)}")
     return {key: record[key] for key in ("items_in", "items_out", "dropped", "extra", "files")} | {"index": index}
+
+
+def _checked_record(unit_dir: Path, index: int) -> dict[str, Any]:
+    path = unit_dir / RECORD
+    try:
+        record = read_record(unit_dir)
+        unaccounted = record["items_in"] - record["items_out"] - sum(record["dropped"].values())
+        kept = (record["unit"], record["extra"], dict(record["files"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptOutput(f"{path}: cannot be read ({type(error).__name__}: {error}); {_redo(unit_dir)}") from error
+    if unaccounted or kept[0] != index:
+        raise CorruptOutput(f"{path}: it is of unit {kept[0]} and leaves {unaccounted} items unaccounted for; "
+                            f"{_redo(unit_dir)}")
+    return record
+
+
+def _hash_of(units: list[dict[str, Any]]) -> str:
+    return hash_value([[u["index"], {name: file["sha256"] for name, file in u["files"].items()}] for u in units])
 
 
 def _redo(unit_dir: Path) -> str:

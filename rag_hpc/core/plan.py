@@ -9,7 +9,7 @@ from typing import Any
 
 from rag_hpc.core.fs import canonical_json, publish_file, read_json
 from rag_hpc.core.stage import Unit
-from rag_hpc.errors import ConfigError, IncompleteError
+from rag_hpc.errors import ConfigError, CorruptOutput, IncompleteError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,5 +67,7 @@ def read_plan(path: Path) -> Plan:
         raise IncompleteError(
             f"{path}: no such plan; the gate before this stage did not pass. See: rag-hpc why"
         ) from None
+    except ValueError as error:
+        raise CorruptOutput(f"{path}: not valid JSON ({error}); submit again for a new plan: rag-hpc retry") from None
     units = [Unit(**unit) for unit in values.pop("units")]
     return Plan(units=units, **values)

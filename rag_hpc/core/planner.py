@@ -28,9 +28,10 @@ class Submission:
 
 def make_plan(stage: Stage, settings: dict[str, Any], inputs: Mapping[str, Manifest], run_dir: Path,
               submission: Submission) -> Plan:
-    """Return the plan of `stage` over its input manifests; `settings` is its whole config in plain values. Raises InputError when there is nothing to do.
+    """Return the plan of `stage` over its input manifests; `settings` is its whole config in plain values.
 
-    The units are part of the fingerprint: a source's units carry sizes and hashes of what they read.
+    Raises InputError when there is nothing to do. The units are part of the fingerprint: a source's units carry
+    sizes and hashes of what they read.
     """
     units = stage.plan(inputs, run_dir)
     if not units:

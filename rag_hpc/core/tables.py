@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 REJECTS = "rejects.parquet"
 FORMAT: dict[str, Any] = {"compression": "zstd", "compression_level": 3, "store_schema": False, "version": "2.6"}
 ROW_GROUP_BYTES = 64 << 20
+NUMBER_BYTES = 8
 
 
 def write_table(path: Path, table: pa.Table) -> None:
@@ -32,9 +33,8 @@ def reject_rows(rows: list[tuple[str, str, str]]) -> pa.Table:
     """Return a table of (id, reason, detail), the schema of every rejects.parquet."""
     import pyarrow as pa
 
-    columns = list(zip(*rows, strict=True)) if rows else [[], [], []]
     names = ("id", "reason", "detail")
-    return pa.table({name: pa.array(list(column), pa.string()) for name, column in zip(names, columns, strict=True)})
+    return pa.table({name: pa.array([row[i] for row in rows], pa.string()) for i, name in enumerate(names)})
 
 
 class TableWriter:
@@ -47,7 +47,8 @@ class TableWriter:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        self._schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in columns.items()])
+        kinds: dict[str, Any] = columns  # the stubs know each alias as a literal
+        self._schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in kinds.items()])
         self._writer = pq.ParquetWriter(path, self._schema, **FORMAT)
         self._rows: list[tuple[Any, ...]] = []
         self._bytes = 0
@@ -56,7 +57,7 @@ class TableWriter:
     def add(self, *values: Any) -> None:
         """Append one row, values in the order of the columns."""
         self._rows.append(values)
-        self._bytes += sum(len(value) for value in values if isinstance(value, (bytes, str)))
+        self._bytes += sum(len(value) if isinstance(value, (bytes, str)) else NUMBER_BYTES for value in values)
         self.num_rows += 1
         if self._bytes >= ROW_GROUP_BYTES:
             self._flush()

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rag_hpc.core.commit import committed, drafts
-from rag_hpc.core.failures import num_failures
+from rag_hpc.core.failures import failure_counts
 from rag_hpc.core.plan import Plan
 from rag_hpc.core.stage import Unit
 
@@ -37,8 +38,11 @@ class Taker:
             self._durations.append(self._clock() - begun)
 
     def _next(self) -> Unit | None:
-        while left := self._left():
-            begun = drafts(self._units_dir)
+        while True:
+            begun = drafts(self._units_dir)  # before the commits: a unit that ends in between must not look fresh
+            left = self._left()
+            if not left:
+                return None
             fresh = [unit for unit in left if unit.index not in begun.values()]
             if fresh:
                 return min(fresh, key=self._preference)
@@ -46,25 +50,28 @@ class Taker:
             if straggler is not None:
                 return straggler
             self._sleep(POLL_S)
-        return None
 
     def _left(self) -> list[Unit]:
         done = committed(self._units_dir)
-        open_units = [unit for unit in self._plan.units if unit.index not in done]
-        return [u for u in open_units if num_failures(self._stage_dir, u) < self._plan.max_attempts]
+        failed = failure_counts(self._stage_dir)
+        return [u for u in self._plan.units if u.index not in done and failed[u.index] < self._plan.max_attempts]
 
-    def _preference(self, unit: Unit) -> tuple[int, int, int]:
+    def _preference(self, unit: Unit) -> tuple[int, int]:
         """Order: own stripe first; then others' from the far end, where their owners arrive last."""
         own = unit.index % self._world == self._index % self._world
-        return (0, unit.index, 0) if own else (1, -unit.index, 0)
+        return (0, unit.index) if own else (1, -unit.index)
 
     def _straggler(self, left: list[Unit], begun: dict[str, int]) -> Unit | None:
-        """Return a unit whose draft has been open for too long; waiting is for those that are not there yet."""
+        """Return a unit all of whose drafts have been open for too long, None while there is still hope for each.
+
+        All of them, and the unit with the fewest first: so that idle workers do not back up the same straggler.
+        """
         now = self._clock()
         self._seen = {name: self._seen.get(name, now) for name in begun}
         patience = self._plan.backup_after_s
         if self._durations:
             patience = max(patience, 3 * statistics.median(self._durations))
-        wanted = {unit.index: unit for unit in left}
-        old = [index for name, index in begun.items() if index in wanted and now - self._seen[name] >= patience]
-        return wanted[min(old)] if old else None
+        young = {index for name, index in begun.items() if now - self._seen[name] < patience}
+        num_drafts = Counter(begun.values())
+        old = [unit for unit in left if unit.index not in young]
+        return min(old, key=lambda unit: (num_drafts[unit.index], unit.index), default=None)

@@ -7,7 +7,7 @@ import io
 import os
 import re
 import tarfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from rag_hpc.errors import InputError
 from rag_hpc.sources.base import CorpusConfig, Page, ReadContext, Reject
 from rag_hpc.sources.charset import declared_charset
-from rag_hpc.sources.compress import ChunkReader, Line, TruncatedStream, iter_lines, read_capped, stream_chunks
+from rag_hpc.sources.compress import CHUNK, ChunkReader, Line, TruncatedStream, iter_lines, read_capped, stream_chunks
 from rag_hpc.sources.jsonl import BadRecord, Fields, record_page
 from rag_hpc.sources.paths import corpus_files, corpus_root, file_item, planned_file
 
@@ -142,7 +142,8 @@ def _count(path: Path, corpus: CorpusConfig, packer: _Packer, left: int | None) 
     if kind.form == "doc":
         return 1, {}
     if kind.form == "tar":
-        return sum(1 for _ in islice(_members(path, path.name, lambda tar, info: None), left)), {}
+        with closing(_members(path, -1, 0)) as members:
+            return sum(1 for _ in islice(members, left)), {}
     offsets: dict[int, int] = {}
     count = 0
     with closing(stream_chunks(path)) as chunks:
@@ -211,47 +212,65 @@ def _record(line: Line, position: str, fields: Fields, cap: int) -> Iterator[Pag
         yield Reject(id=position, reason="truncated", detail=line.cut)
 
 
+class _Member(NamedTuple):
+    """A known file of an archive; the body is None if it is over the cap, sparse, or was not asked for."""
+
+    name: str
+    num_bytes: int
+    body: bytes | None
+
+
 def _read_tar(path: Path, item: dict[str, Any], cap: int) -> Iterator[Page | Reject]:
-    def page(tar: tarfile.TarFile, info: tarfile.TarInfo) -> Page | Reject:
-        name = f"{item['path']}/{info.name}"
-        if not info.name.isascii() and not _is_utf8(info.name):
-            name = os.fsencode(name).decode("utf-8", "backslashreplace")
-            return Reject(id=name, reason="bad-name", detail="the member's name is not UTF-8")
-        kind = _kind(info.name)
-        if kind.form != "doc" or kind.packed:
-            return Reject(id=name, reason="unsupported-member", detail="only plain pages are read inside an archive")
-        if info.size > cap:
-            return Reject(id=name, reason="too-large", detail=f"{info.size} bytes, cap {cap}")
-        member = tar.extractfile(info)
-        return _doc(name, kind.mime, member.read() if member else b"")
-
-    with closing(_members(path, item["path"], page, item["start"])) as members:
-        for found in islice(members, item["start"], item["stop"]):
-            if found is not None:
-                yield found
+    with closing(_members(path, cap, item["start"])) as members:
+        for member in islice(members, item["start"], item["stop"]):
+            if isinstance(member, TruncatedStream):
+                yield Reject(id=item["path"], reason="truncated", detail=str(member))
+            else:
+                yield _member_page(member, f"{item['path']}/{member.name}", cap)
 
 
-Visit = Callable[[tarfile.TarFile, tarfile.TarInfo], "Page | Reject | None"]
+def _member_page(member: _Member, name: str, cap: int) -> Page | Reject:
+    kind = _kind(member.name)
+    if not _is_utf8(member.name):
+        printable = os.fsencode(name).decode("utf-8", "backslashreplace")
+        return Reject(id=printable, reason="bad-name", detail="the member's name is not UTF-8")
+    if kind.form != "doc" or kind.packed:
+        return Reject(id=name, reason="unsupported-member", detail="only plain pages are read inside an archive")
+    if member.body is None:
+        return Reject(id=name, reason="too-large", detail=f"{member.num_bytes} bytes, cap {cap}")
+    return _doc(name, kind.mime, member.body)
 
 
-def _members(
-    path: Path, name: str, visit: Visit, start: int = 0
-) -> Generator[Page | Reject | None, None, None]:
-    """Yield None for the first `start` known files of an archive, visit(tar, member) for the others.
+def _members(path: Path, cap: int, start: int) -> Generator[_Member | TruncatedStream, None, None]:
+    """Yield the known files of an archive, with bodies from position `start`; at a cut, what is wrong, as the last.
 
-    One Reject stands where the archive is cut.
+    Every body is read to its end, so that counting and reading find the same number of members.
     """
     number = 0
     with closing(stream_chunks(path)) as chunks:
         try:
             with tarfile.open(fileobj=io.BufferedReader(ChunkReader(chunks)), mode="r|") as tar:
                 for info in tar:
-                    tar.members.clear()  # type: ignore[attr-defined]  # a stream is never sought in
+                    tar.members.clear()  # type: ignore[attr-defined]  # or a million members fill the memory
                     if info.isfile() and kind_of(info.name) is not None:
-                        yield visit(tar, info) if number >= start else None
+                        body = None if info.issparse() else _member_body(tar, info, cap if number >= start else -1)
+                        yield _Member(info.name, info.size, body)
                         number += 1
-        except (tarfile.TarError, TruncatedStream) as error:
-            yield Reject(id=name, reason="truncated", detail=str(error))
+        except TruncatedStream as error:
+            yield error
+        except tarfile.TarError as error:
+            yield TruncatedStream(f"damaged archive: {error}")
+
+
+def _member_body(tar: tarfile.TarFile, info: tarfile.TarInfo, cap: int) -> bytes | None:
+    member = tar.extractfile(info)
+    if member is None:
+        return b""
+    if info.size <= cap:
+        return member.read()
+    while member.read(CHUNK):
+        pass
+    return None
 
 
 def _is_utf8(name: str) -> bool:

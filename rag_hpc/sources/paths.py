@@ -15,7 +15,7 @@ _EDGE = 64 * 1024
 
 
 def corpus_root(pattern: str | None) -> Path:
-    """Return the folder that document ids are relative to: the folder named, a file's folder, or a glob's fixed part."""
+    """Return the folder that ids are relative to: the folder named, a file's folder, or a glob's fixed part."""
     if not pattern:
         raise ConfigError("corpus.path is not set: name a file, a folder or a glob, corpus.path=/data/docs")
     path = Path(pattern).expanduser()
@@ -44,7 +44,8 @@ def corpus_files(pattern: str | None, wanted: Callable[[str], bool], kinds: str)
     elif path.exists():
         found = [path]
     else:
-        found = [Path(name) for name in glob.glob(str(path), recursive=True) if os.path.isfile(name)]
+        matches = map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207
+        found = [match for match in matches if match.is_file()]
         if not found:
             raise ConfigError(f"corpus.path={pattern}: nothing is there; name an existing file, folder or glob")
     names = sorted(file.relative_to(root).as_posix() for file in found if wanted(file.name))

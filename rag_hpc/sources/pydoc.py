@@ -34,7 +34,7 @@ class PydocSource:
     """Source of the library's pages: one part per virtual host."""
 
     def split(self, corpus: CorpusConfig, shared: Path) -> list[dict[str, Any]]:
-        """Return the hosts that have one of the `max_pages` most important pages, each capped at its number of those."""
+        """Return the hosts of the `max_pages` most important pages, each capped at its number of them."""
         site = shared / site_name(corpus.num_hosts)
         render_site(site, corpus.num_hosts)
         pages: list[str] = json.loads((site / MANIFEST).read_text(encoding="utf-8"))

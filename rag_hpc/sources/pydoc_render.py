@@ -18,6 +18,7 @@ import pkgutil
 import re
 import signal
 import sys
+import sysconfig
 import types
 import warnings
 from pathlib import Path
@@ -250,7 +251,10 @@ def _value(value: Any) -> str:
         text = repr(value)
     else:
         return "..."
-    return "..." if len(text) > 120 or sys.prefix in text or sys.base_prefix in text else text
+    places = (sys.prefix, sys.base_prefix, sys.executable)
+    if len(text) > 120 or any(p in text for p in places) or value == sysconfig.get_default_scheme():
+        return "..."
+    return text
 
 
 def _doc(obj: Any) -> str:

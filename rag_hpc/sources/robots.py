@@ -7,7 +7,6 @@ import zlib
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urljoin
 from xml.parsers import expat
 
 from rag_hpc.sources.base import Reject
@@ -62,7 +61,7 @@ def fetch_robots(client: HostClient, origin: str, token: str) -> Robots:
         url = target
     else:
         return Robots(blocked="robots-unavailable", detail=f"{origin}/robots.txt: over {MAX_REDIRECTS} redirects")
-    if reply.status == 200:
+    if 200 <= reply.status < 300:
         return _parsed(reply.body, url, token)
     if 400 <= reply.status < 500 and reply.status != 429:
         return Robots(token=token)
@@ -155,8 +154,7 @@ def _parsed(body: bytes, url: str, token: str) -> Robots:
     if not delay_s <= MAX_CRAWL_DELAY_S:
         detail = f"{url} asks for {delay_s:g} s between requests, over {MAX_CRAWL_DELAY_S:g} s"
         return Robots(blocked="crawl-delay", detail=detail)
-    sitemaps = [urljoin(url, sitemap) for sitemap in rules.sitemaps]
-    return Robots(rules=rules, delay_s=max(0.0, delay_s), sitemaps=sitemaps, token=token)
+    return Robots(rules=rules, delay_s=max(0.0, delay_s), sitemaps=list(rules.sitemaps), token=token)
 
 
 def _read_sitemap(client: HostClient, url: str) -> tuple[list[str], list[str], str]:

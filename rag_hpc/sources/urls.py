@@ -5,14 +5,16 @@ from __future__ import annotations
 import functools
 import ipaddress
 import re
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, urlsplit
 
 MAX_URL_CHARS = 2048
 _PORTS = {"http": 80, "https": 443}
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_.\-]*[a-z0-9_.])?")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_PLAIN = re.compile(r"[A-Za-z0-9_~\-][A-Za-z0-9_~\-./]*")
 _SAFE = "/:@!$&'()*+,;=-._~%"
 _CONTROL = dict.fromkeys((9, 10, 13))
 _BLANK = "".join(map(chr, range(33)))
@@ -22,13 +24,14 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 def normalise_url(url: str, base: str = "") -> str | None:
     """Return the one spelling of an http(s) URL without its fragment, or None if it is not one.
 
+    A relative `url` is taken from `base`, which is normalised already.
     Lower-case scheme and host (IDNA), no default port, no dot segments, escapes upper-case and only where needed
     (RFC 3986, 6.2.2). URLs with a user name are refused. Applying it twice changes nothing.
     """
     text = url.strip(_BLANK).translate(_CONTROL)
     try:
         if base:
-            text = urljoin(base, text)
+            text = _joined(base, text)
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port
     except ValueError:
@@ -89,7 +92,23 @@ def is_public(address: str) -> bool:
 
 @functools.lru_cache(maxsize=1 << 16)
 def _join(base: str, href: str) -> str | None:
+    if _PLAIN.fullmatch(href) and "/." not in href:  # most links of most sites
+        return base + href
     return normalise_url(href, base)
+
+
+def _joined(base: str, text: str) -> str:
+    """Return `text` in full (RFC 3986, 5.2.2, dots left in); unlike urljoin it keeps empty segments, as browsers do."""
+    if _SCHEME.match(text):
+        return text
+    if text.startswith("//"):
+        return base.partition("/")[0] + text
+    if text.startswith("/"):
+        return "/".join(base.split("/", 3)[:3]) + text
+    stem = base.partition("?")[0]
+    if not text or text.startswith("#"):
+        return base
+    return stem + text if text.startswith("?") else stem[: stem.rfind("/") + 1] + text
 
 
 def _host_name(host: str) -> str | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -28,8 +28,6 @@ PAGE_TYPES = (*HTML_TYPES, "text/plain")
 MAX_HEAD_BYTES = 1 << 16
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _STATUS = re.compile(r"HTTP/\d(?:\.\d)? +(\d{3})")
-
-Found = Page | Reject | None
 
 
 class WarcSource:
@@ -135,24 +133,24 @@ def _is_arc(path: Path) -> bool:
         return False
 
 
-def _visit(record: WarcRecord, cap: int) -> Found:
+def _visit(record: WarcRecord, cap: int) -> Page | Reject | None:
     """Return what one record gives, None for the types that hold no page."""
     from fastwarc.warc import WarcRecordType
 
-    read: Callable[[WarcRecord, str, int], Page | Reject] | None = None
-    if record.record_type == WarcRecordType.response:
-        read = _response
-    elif record.record_type == WarcRecordType.conversion:
-        read = _conversion
     uri = (record.headers.get("WARC-Target-URI") or "").strip("<> ").encode("utf-8", "replace").decode("utf-8")
-    if read is None:
-        length = record.content_length
-        if record.reader.consume() < length:
-            return Reject(id=uri or record.record_id or "", reason="truncated", detail="the archive ends in this record")
-        return None
-    if not uri:
-        return Reject(id=record.record_id or "", reason="no-uri", detail="the record has no WARC-Target-URI")
-    return read(record, uri, cap)
+    name = uri or record.record_id or "record without a name"
+    if record.headers.get("Content-Length") is None:
+        return Reject(id=name, reason="malformed", detail="no Content-Length, or the archive ends in a header")
+    if record.record_type == WarcRecordType.response and uri:
+        return _response(record, uri, cap)
+    if record.record_type == WarcRecordType.conversion and uri:
+        return _conversion(record, uri, cap)
+    if record.record_type in (WarcRecordType.response, WarcRecordType.conversion):
+        return Reject(id=name, reason="no-uri", detail="the record has no WARC-Target-URI")
+    length = record.content_length
+    if record.reader.consume() < length:
+        return Reject(id=name, reason="truncated", detail="the archive ends in this record")
+    return None
 
 
 def _conversion(record: WarcRecord, uri: str, cap: int) -> Page | Reject:
@@ -166,6 +164,8 @@ def _response(record: WarcRecord, uri: str, cap: int) -> Page | Reject:
     if not uri.lower().startswith(("http://", "https://")):
         return Reject(id=uri, reason="not-http", detail="a response of another protocol")
     block = record.reader.read(min(record.content_length, MAX_HEAD_BYTES))
+    if len(block) < min(record.content_length, MAX_HEAD_BYTES):
+        return Reject(id=uri, reason="truncated", detail="the archive ends in this record")
     status, headers, start = parse_head(block)
     if status == 0:
         return Reject(id=uri, reason="bad-http", detail=f"no HTTP head in {block[:60]!r}")
@@ -219,7 +219,7 @@ def _rest(record: WarcRecord, head: bytes, uri: str, cap: int) -> bytes | Reject
     body = head + (record.reader.read(left) if left else b"")
     missing = record.content_length - record.reader.tell()
     if missing:
-        return Reject(id=uri, reason="truncated", detail=f"the archive ends {missing} bytes before the record does")
+        return Reject(id=uri, reason="truncated", detail=f"the archive ends {missing} bytes too early")
     return body
 
 

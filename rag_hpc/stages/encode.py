@@ -28,14 +28,14 @@ class EncodeConfig:
     """Settings of the encode stage."""
 
     model: str = "minilm"  # "minilm", a local folder in sentence-transformers' layout, or a hub id
-    tokens_per_batch: int = 8192  # real tokens in a forward pass
+    tokens_per_batch: int = 2048  # real tokens in a forward pass
     precision: Precision = Precision.float32
     threads: int = 1  # per worker; part of the fingerprint, since sums split over threads may differ in the last bit
     rows_per_unit: int = 256
 
     def __post_init__(self) -> None:
         if self.tokens_per_batch < 512:
-            raise ConfigError(f"stage.encode.tokens_per_batch={self.tokens_per_batch}: at least 512 (one passage); try 8192")
+            raise ConfigError(f"stage.encode.tokens_per_batch={self.tokens_per_batch}: at least 512 (one passage); try 2048")
         if self.threads < 1 or self.rows_per_unit < 1:
             raise ConfigError("stage.encode: threads >= 1 and rows_per_unit >= 1 are needed")
 

@@ -15,7 +15,6 @@ from rag_hpc.core.tables import TableWriter
 from rag_hpc.errors import ConfigError
 from rag_hpc.generators.base import Generator
 from rag_hpc.generators.config import GeneratorConfig
-from rag_hpc.generators.registry import get_generator
 from rag_hpc.passages import Asked, ranked, read_passages
 
 ANSWERS = "answers.parquet"
@@ -51,6 +50,8 @@ class Generate(Stage):
 
     def setup(self, ctx: Context) -> None:
         """Open the generator and the chunks."""
+        from rag_hpc.generators.registry import get_generator
+
         self._generator: Generator = get_generator(self.config.generator)
         self._chunks = ChunkStore(ctx.inputs["chunk"])
 
@@ -68,6 +69,6 @@ class Generate(Stage):
         passages = read_passages(self._chunks, question.ordinals)
         answer = self._generator.generate(question.text, passages)
         checks = verify_citations(answer.text, passages)
-        cited = [{"citation": c.number, "supported": c.ok, "reason": c.reason} for c in checks if c.number]
+        cited = [{"citation": c.citation, "supported": c.supported, "reason": c.reason} for c in checks]
         return (question.query_id, question.text, answer.text, answer.short, answer.found, question.answers,
                 json.dumps(cited), json.dumps([p.chunk_id for p in passages]), json.dumps([p.doc_id for p in passages]))

@@ -96,5 +96,5 @@ def search_settings(config: RetrieveConfig, inputs: Inputs) -> SearchSettings:
     """Return the settings of a search; lists are probed as many as the index's recall was checked with."""
     probes = config.num_probes
     if not probes and "vectors.build" in inputs:
-        probes = int(inputs["vectors.build"].units[0]["extra"]["num_probes"])
+        probes = int(inputs["vectors.train"].extra()["num_probes"])
     return SearchSettings(depth=config.depth, k1=config.k1, b=config.b, rrf_k=config.rrf_k, num_probes=probes)

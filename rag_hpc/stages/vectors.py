@@ -36,7 +36,7 @@ class VectorsConfig:
 
     num_shards: int = 4
     num_lists: int = 0  # 0 = 4 x sqrt(rows), at least 1, and at least 39 rows of the sample to a list
-    num_probes: int = 0  # lists probed by a query; 0 = a quarter of the lists, at least 8
+    num_probes: int = 0  # lists probed by a query; 0 = the fewest that reach the recall on the training sample
     train_rows: int = 65_536
     iterations: int = 10
     min_recall: float = 0.99  # recall@10 against exact search, checked on each shard when it is built
@@ -76,8 +76,12 @@ class Train(Stage):
         settings = kmeans.KMeansConfig(num_centroids=unit.inputs["num_lists"], num_iters=self.config.iterations,
                                        seed=ctx.seed, spherical=True)
         centroids = kmeans.train(mine, len(ranges), settings, lambda parts: sum_in_block_order(parts, ctx.comm))
-        np.save(out / CENTROIDS, centroids, allow_pickle=False)
-        return Counts(items_in=len(sample), items_out=len(sample))
+        probes = self.config.num_probes
+        if ctx.rank == 0:
+            np.save(out / CENTROIDS, centroids, allow_pickle=False)
+            like_a_shard = store.take(sample[:: self.config.num_shards]).astype(np.float32)
+            probes = probes or enough_probes(centroids, like_a_shard, self.config.min_recall)
+        return Counts(items_in=len(sample), items_out=len(sample), extra={"num_probes": probes})
 
 
 class Build(Stage):
@@ -99,6 +103,7 @@ class Build(Stage):
     def setup(self, ctx: Context) -> None:
         """Read the centroids on rank 0 and send them to all."""
         path = ctx.inputs["vectors.train"].files(CENTROIDS)[0]
+        self._probes = int(ctx.inputs["vectors.train"].extra()["num_probes"])
         self._centroids = ctx.comm.broadcast(np.load(path, allow_pickle=False) if ctx.rank == 0 else None)
         self._store = VectorStore(ctx.inputs["encode"])
 
@@ -106,12 +111,11 @@ class Build(Stage):
         """Write index.faiss: inverted lists of float16 vectors under their global ordinals."""
         import faiss
 
-        faiss.omp_set_num_threads(1)
         start, stop = unit.inputs["start"], unit.inputs["stop"]
         vectors = self._store.rows(start, stop).astype(np.float32)
         index = new_index(self._centroids)
         index.add_with_ids(vectors, np.arange(start, stop, dtype=np.int64))
-        probes = probes_for(self.config, len(self._centroids))
+        probes = self._probes
         recall = shard_recall(index, vectors, start, probes)
         if recall < self.config.min_recall:
             raise RecallTooLow(
@@ -119,7 +123,7 @@ class Build(Stage):
                 f"min_recall={self.config.min_recall}; set stage.vectors.num_probes={min(2 * probes, len(self._centroids))}"
             )
         faiss.write_index(index, str(out / INDEX))
-        return Counts(items_in=stop - start, items_out=int(index.ntotal), extra={"num_probes": probes})
+        return Counts(items_in=stop - start, items_out=int(index.ntotal))
 
 
 def sum_in_block_order(parts: dict[int, npt.NDArray[Any]], comm: Comm) -> npt.NDArray[Any]:
@@ -140,13 +144,12 @@ def new_index(centroids_LD: npt.NDArray[np.float32]) -> Any:
     """Return an empty inverted-file index (inner product, float16 codes) over the given centroids."""
     import faiss
 
+    faiss.omp_set_num_threads(1)  # one worker is one thread; results must not depend on more
     dimensions = centroids_LD.shape[1]
     quantizer = faiss.IndexFlatIP(dimensions)
     quantizer.add(centroids_LD)
     index = faiss.IndexIVFScalarQuantizer(quantizer, dimensions, len(centroids_LD), faiss.ScalarQuantizer.QT_fp16,
                                           faiss.METRIC_INNER_PRODUCT, False)
-    index.own_fields = False
-    index.quantizer_keeper = quantizer  # Python must not free what the index points to
     index.is_trained = True
     return index
 
@@ -156,9 +159,14 @@ def default_lists(num_rows: int) -> int:
     return max(1, min(int(4 * math.sqrt(num_rows)), num_rows // 39))
 
 
-def probes_for(config: VectorsConfig, num_lists: int) -> int:
-    """Return how many lists a query probes."""
-    return min(num_lists, config.num_probes or max(8, num_lists // 4))
+def enough_probes(centroids_LD: npt.NDArray[np.float32], vectors_ND: npt.NDArray[np.float32], recall: float) -> int:
+    """Return how many lists to probe: growing by a fifth until the sample's misses are half of what is allowed."""
+    index = new_index(centroids_LD)
+    index.add(vectors_ND)
+    probes, num_lists = 1, len(centroids_LD)
+    while probes < num_lists and shard_recall(index, vectors_ND, 0, probes) < (1 + recall) / 2:
+        probes = min(num_lists, max(probes + 1, probes * 6 // 5))
+    return probes
 
 
 def shard_recall(index: Any, vectors_ND: npt.NDArray[np.float32], first_id: int, probes: int) -> float:

@@ -5,6 +5,6 @@ from __future__ import annotations
 from .cluster import DevCluster
 from .config import default_state_dir
 from .control import down, status, up
-from .requirements import APT_LINE, requirements
+from .prerequisites import APT_LINE, requirements
 
 __all__ = ["APT_LINE", "DevCluster", "default_state_dir", "down", "requirements", "status", "up"]

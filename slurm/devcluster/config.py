@@ -27,6 +27,16 @@ def default_state_dir() -> Path:
     return Path(os.environ.get(STATE_VAR) or DEFAULT_STATE)
 
 
+def check_state(state: Path) -> None:
+    """Return when a cluster can live in this folder. Raises ConfigError when its paths could not work."""
+    if Path("/tmp") in (state, *state.parents):
+        raise ConfigError(f"devcluster state {state}: each node has its own /tmp, so the state cannot lie there; "
+                          f"use {DEFAULT_STATE} or set {STATE_VAR}")
+    if len(str(state)) > 70 or any(c.isspace() or c in "#,=" for c in str(state)):
+        raise ConfigError(f"devcluster state {state}: socket paths and slurm.conf need a path of at most 70 characters "
+                          "without blanks, '#', ',' or '='; choose another folder")
+
+
 @dataclass(kw_only=True)
 class DevClusterConfig:
     """Shape of the cluster and where it lives; everything that it writes is under `state`."""
@@ -46,13 +56,8 @@ class DevClusterConfig:
     hostname: str = field(default_factory=lambda: socket.gethostname().split(".")[0])
 
     def __post_init__(self) -> None:
-        self.state = Path(os.path.abspath(self.state))
-        if Path("/tmp") in (self.state, *self.state.resolve().parents, *self.state.parents):
-            raise ConfigError(f"devcluster state {self.state}: each node has its own /tmp, so the state cannot lie "
-                              f"there; use {DEFAULT_STATE} or set {STATE_VAR}")
-        if len(str(self.state)) > 70 or any(c.isspace() or c in "#,=" for c in str(self.state)):
-            raise ConfigError(f"devcluster state {self.state}: socket paths and slurm.conf need a path of at most 70 "
-                              "characters without blanks, '#', ',' or '='; choose another folder")
+        self.state = Path(self.state).resolve()
+        check_state(self.state)
         if not 1 <= self.num_nodes <= 64:
             raise ConfigError(f"devcluster num_nodes={self.num_nodes}: from 1 to 64; try 4")
 
@@ -123,8 +128,6 @@ def slurm_conf_text(config: DevClusterConfig) -> str:
 
 def gres_conf_text(config: DevClusterConfig) -> str:
     """Return gres.conf: a count without files is refused by slurmd, so each GPU names one."""
-    if not config.gpus_per_node:
-        return ""
     return f"Name={GPU_PREFIX} File={config.state}/dev/{GPU_PREFIX}[0-{config.gpus_per_node - 1}]\n"
 
 

@@ -17,8 +17,8 @@ from rag_hpc.errors import ClusterError, ConfigError
 from . import network, nodes
 from .cluster import DevCluster
 from .config import DevClusterConfig, default_state_dir, write_files
-from .processes import daemon_env, find, kill, log_file, owned_pids, pid_file, run, spawn, wait_for, wait_for_daemon
-from .requirements import check
+from .prerequisites import check
+from .processes import daemon_env, find, kill, owned_pids, run, spawn, wait_for, wait_for_daemon
 
 log = logging.getLogger(__name__)
 

@@ -81,7 +81,8 @@ def hidden_paths(paths: Iterable[Path], tmp: Path = _TMP) -> list[Path]:
     """
     kept: list[Path] = []
     given = list(paths)
-    for path in [*(p.resolve() for p in given), *(Path(os.path.abspath(p)) for p in given)]:
+    as_named = [Path(os.path.abspath(path)) for path in given]   # noqa: PTH100 - resolve() would follow links
+    for path in [*(path.resolve() for path in given), *as_named]:
         if not path.is_dir():
             raise ConfigError(f"devcluster share {path}: not a folder; create it or leave it out")
         if path == tmp:

@@ -17,7 +17,10 @@ from rag_hpc.slurm.devcluster.processes import wait_for
 DAEMONS = {"munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd", "slurmstepd"}
 
 
-def machine_snapshot() -> dict[str, object]:
+Snapshot = dict[str, object]
+
+
+def _machine_snapshot() -> Snapshot:
     """Return what a cluster changes on its machine: taken before and after, the two must be equal."""
     own_net = Path("/proc/self/ns/net").readlink()
     processes = set()
@@ -48,14 +51,20 @@ def devcluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dc.DevClust
     missing = dc.requirements()
     if missing:
         pytest.skip(f"no development cluster here: {'; '.join(missing)}")
-    before = machine_snapshot()
+    before = _machine_snapshot()
     state = Path(tempfile.mkdtemp(prefix="rag-hpc-devcluster-", dir="/var/tmp"))   # not tmp_path: nodes hide /tmp
     try:
         yield dc.up(state, share=[tmp_path_factory.getbasetemp()])
     finally:
         dc.down(state)
         shutil.rmtree(state, ignore_errors=True)
-    assert machine_snapshot() == before
+    assert _machine_snapshot() == before
+
+
+@pytest.fixture
+def machine_snapshot() -> Callable[[], Snapshot]:
+    """Return the function that tells what a cluster changes on its machine."""
+    return _machine_snapshot
 
 
 @pytest.fixture

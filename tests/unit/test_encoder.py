@@ -111,8 +111,19 @@ def test_lower_limit_may_be_asked_for_but_not_a_higher_one(minilm: encoder.Encod
     small = encoder.Encoder("minilm", threads=1, max_tokens=8)
     with pytest.raises(ConfigError, match="the limit is 8"):
         small.encode(["one two three four five six seven"])
-    with pytest.raises(ConfigError, match="holds 256"):
+    with pytest.raises(ConfigError, match="takes 256"):
         encoder.Encoder("minilm", max_tokens=300)
+
+
+def test_limit_is_read_without_loading_the_model(minilm: encoder.Encoder, tmp_path: Path) -> None:
+    assert encoder.model_limit("minilm") == minilm.max_tokens
+    (tmp_path / "config.json").write_text('{"model_type": "roberta", "max_position_embeddings": 514}')
+    assert encoder.model_limit(str(tmp_path)) == 512
+    (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 384}')
+    assert encoder.model_limit(str(tmp_path)) == 384
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(InputError, match=r"no config\.json"):
+        encoder.model_limit(str(tmp_path))
 
 
 def test_no_texts_give_no_vectors(minilm: encoder.Encoder) -> None:
@@ -229,6 +240,7 @@ def test_classifier_of_many_labels_is_no_reranker(tiny: Path, tmp_path: Path) ->
 
 
 def test_importing_the_module_loads_no_torch() -> None:
-    script = "import sys, rag_hpc.encoder; print([m for m in ('torch', 'transformers', 'tokenizers') if m in sys.modules])"
+    heavy = ("torch", "transformers", "tokenizers")
+    script = f"import sys, rag_hpc.encoder; print([m for m in {heavy} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

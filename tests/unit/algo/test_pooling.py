@@ -57,7 +57,8 @@ def test_both_spellings_of_the_folder_are_read(config: dict[str, Any], want: str
 
 
 @pytest.mark.parametrize(
-    "config", [{}, {"pooling_mode_max_tokens": True}, {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}]
+    "config",
+    [{}, {"pooling_mode_max_tokens": True}, {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}],
 )
 def test_unknown_pooling_is_refused_with_the_known_ones(config: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="known: mean, cls"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import threading
 import time
+import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -97,13 +98,17 @@ def corpus(**changes: Any) -> CorpusConfig:
 
 def context(sleeps: list[float] | None = None, should_stop: Callable[[], bool] = lambda: False) -> ReadContext:
     kept = [] if sleeps is None else sleeps
-    return ReadContext(shared=Path("."), should_stop=should_stop, sleep=kept.append)
+    return ReadContext(shared=Path(), should_stop=should_stop, sleep=kept.append)
 
 
 def crawl(
     site: Site, *seeds: str, max_pages: int = 0, sleeps: list[float] | None = None, **changes: Any
 ) -> tuple[list[Page], dict[str, str]]:
-    part = {"host": site.host, "seeds": [f"http://{site.host}{seed}" for seed in seeds or ["/"]], "max_pages": max_pages}
+    part = {
+        "host": site.host,
+        "seeds": [f"http://{site.host}{seed}" for seed in seeds or ["/"]],
+        "max_pages": max_pages,
+    }
     found = list(crawl_host(part, corpus(**changes), context(sleeps)))
     rejects = [(item.id.removeprefix(f"http://{site.host}"), item.reason) for item in found if isinstance(item, Reject)]
     assert len(rejects) == len(dict(rejects)), rejects
@@ -180,13 +185,15 @@ def test_robots_rules_of_our_own_group_are_kept_on_every_hop() -> None:
 def test_robots_that_lead_to_another_host_forbid_everything() -> None:
     with serving({"/robots.txt": redirect("http://elsewhere.example/robots.txt"), "/": html()}) as site:
         assert crawl(site) == ([], {"/": "robots-unavailable"})
-    with serving({"/robots.txt": redirect("/r2"), "/r2": (200, {}, b"User-agent: *\nDisallow: /x"), "/x": html()}) as site:
+    with serving(
+        {"/robots.txt": redirect("/r2"), "/r2": (200, {}, b"User-agent: *\nDisallow: /x"), "/x": html()}
+    ) as site:
         assert crawl(site, "/x") == ([], {"/x": "robots-denied"})
 
 
 def test_crawl_delay_is_slept_between_request_starts() -> None:
     sleeps: list[float] = []
-    robots = (200, {}, b"User-agent: *\nCrawl-delay: 7")
+    robots: Reply = (200, {}, b"User-agent: *\nCrawl-delay: 7")
     with serving({"/robots.txt": robots, "/": html("/a"), "/a": html()}) as site:
         pages, _ = crawl(site, sleeps=sleeps, delay_s=2.0)
         assert len(pages) == 2
@@ -217,7 +224,11 @@ def test_sitemaps_are_read_through_an_index_and_gzip() -> None:
         base = f"http://{site.host}"
         site.routes["/robots.txt"] = (200, {}, f"Sitemap: {base}/index.xml\nSitemap: {base}/gone.xml".encode())
         site.routes["/index.xml"] = (200, {}, listing("sitemap", f"{base}/s.xml.gz", f"{base}/index.xml"))
-        site.routes["/s.xml.gz"] = (200, {}, gzip.compress(listing("url", f"{base}/one", "http://else.example/", "/two")))
+        site.routes["/s.xml.gz"] = (
+            200,
+            {},
+            gzip.compress(listing("url", f"{base}/one", "http://else.example/", "/two")),
+        )
         pages, rejects = crawl(site)
         assert paths(pages) == ["/", "/one", "/two", "/late"]
         assert rejects == {"/gone.xml": "bad-sitemap"}
@@ -226,7 +237,9 @@ def test_sitemaps_are_read_through_an_index_and_gzip() -> None:
 
 def test_a_sitemap_with_entities_is_refused() -> None:
     bomb = b'<!DOCTYPE r [<!ENTITY a "x"><!ENTITY b "&a;&a;">]><r><url><loc>/one&b;</loc></url></r>'
-    with serving({"/sitemap.xml": (200, {}, bomb), "/": html(), "/robots.txt": (200, {}, b"Sitemap: /sitemap.xml")}) as site:
+    with serving(
+        {"/sitemap.xml": (200, {}, bomb), "/": html(), "/robots.txt": (200, {}, b"Sitemap: /sitemap.xml")}
+    ) as site:
         pages, rejects = crawl(site)
         assert paths(pages) == ["/"]
         assert rejects == {"/sitemap.xml": "bad-sitemap"}
@@ -294,10 +307,15 @@ def test_a_host_that_stays_busy_or_asks_for_an_hour_is_given_up() -> None:
 def test_compressed_bodies_are_decoded() -> None:
     text = b"<p>" + b"word " * 1000
     bare = zlib.compressobj(wbits=-15)
-    bodies = {"/gzip": gzip.compress(text), "/deflate": zlib.compress(text), "/bare": bare.compress(text) + bare.flush()}
+    bodies = {
+        "/gzip": gzip.compress(text),
+        "/deflate": zlib.compress(text),
+        "/bare": bare.compress(text) + bare.flush(),
+    }
     codings = {"/gzip": "gzip", "/deflate": "deflate", "/bare": "deflate"}
     routes: dict[str, Route] = {
-        path: (200, {"Content-Type": "text/html", "Content-Encoding": codings[path]}, body) for path, body in bodies.items()
+        path: (200, {"Content-Type": "text/html", "Content-Encoding": codings[path]}, body)
+        for path, body in bodies.items()
     }
     with serving(routes) as site:
         pages, rejects = crawl(site, *routes)
@@ -327,7 +345,11 @@ def test_bodies_over_the_cap_are_rejected_before_they_are_held() -> None:
         "/fits": (200, kind, b"x" * 10_000),
     }
     with serving(routes) as site:
+        tracemalloc.start()
         pages, rejects = crawl(site, max_page_bytes=10_000)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 5_000_000
     assert paths(pages) == ["/", "/fits"]
     assert rejects == {
         "/bomb": "too-large",
@@ -364,8 +386,9 @@ def test_a_connection_closed_while_idle_is_opened_again() -> None:
         handler.wfile.write(b"hi")
 
     with serving({"/": hang_up, "/a": hang_up, "/b": html()}) as site:
-        pages, rejects = crawl(site, "/", "/a", "/b")
-        assert (paths(pages), rejects) == (["/", "/a", "/b"], {})
+        sleeps: list[float] = []
+        pages, rejects = crawl(site, "/", "/a", "/b", sleeps=sleeps)
+        assert (paths(pages), rejects, sleeps) == (["/", "/a", "/b"], {}, [])
 
 
 @pytest.mark.parametrize("slow_head", [True, False])
@@ -497,13 +520,13 @@ def test_a_stop_ends_the_crawl_between_two_pages() -> None:
 
 def test_split_gives_each_host_one_part_and_spreads_the_cap() -> None:
     seeds = ["http://B.localhost/x", "http://a.localhost:80/", "http://b.localhost/x#y", "https://b.localhost/y"]
-    parts = SiteSource().split(corpus(seeds=seeds, max_pages=5), Path("."))
+    parts = SiteSource().split(corpus(seeds=seeds, max_pages=5), Path())
     assert parts == [
         {"host": "a.localhost", "seeds": ["http://a.localhost/"], "max_pages": 3},
         {"host": "b.localhost", "seeds": ["http://b.localhost/x", "https://b.localhost/y"], "max_pages": 2},
     ]
-    assert SiteSource().split(corpus(seeds=seeds[::-1]), Path("."))[0]["max_pages"] == 0
-    assert [part["host"] for part in SiteSource().split(corpus(seeds=seeds, max_pages=1), Path("."))] == ["a.localhost"]
+    assert SiteSource().split(corpus(seeds=seeds[::-1]), Path())[0]["max_pages"] == 0
+    assert [part["host"] for part in SiteSource().split(corpus(seeds=seeds, max_pages=1), Path())] == ["a.localhost"]
 
 
 @pytest.mark.parametrize(
@@ -517,9 +540,9 @@ def test_split_gives_each_host_one_part_and_spreads_the_cap() -> None:
 )
 def test_split_refuses_what_would_fail_or_be_rude(seeds: list[str], user_agent: str, match: str) -> None:
     with pytest.raises(ConfigError, match=match):
-        SiteSource().split(corpus(seeds=seeds, user_agent=user_agent), Path("."))
+        SiteSource().split(corpus(seeds=seeds, user_agent=user_agent), Path())
 
 
 def test_a_contact_in_the_user_agent_is_enough() -> None:
     config = corpus(seeds=["https://a.org/"], user_agent="rag-hpc/0.1 (me@b.org)")
-    assert len(SiteSource().split(config, Path("."))) == 1
+    assert len(SiteSource().split(config, Path())) == 1

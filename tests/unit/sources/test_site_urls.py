@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +14,29 @@ from rag_hpc.sources.urls import host_key, is_loopback_name, is_public, join_lin
 
 PIECES = st.lists(
     st.sampled_from(
-        ["a", "B", "/", "//", ".", "..", "./", "../", "%", "%2e", "%2F", "%zz", "?", "#", "&", "=", "é", " ", "\\", ":", "@"]
+        [
+            "a",
+            "B",
+            "/",
+            "//",
+            ".",
+            "..",
+            "./",
+            "../",
+            "%",
+            "%2e",
+            "%2F",
+            "%zz",
+            "?",
+            "#",
+            "&",
+            "=",
+            "é",
+            " ",
+            "\\",
+            ":",
+            "@",
+        ]
     ),
     max_size=12,
 ).map("".join)
@@ -51,7 +73,7 @@ def test_a_url_has_one_spelling(url: str, expected: str | None) -> None:
 @settings(max_examples=300, deadline=None)
 @given(PIECES, PIECES)
 def test_normalising_twice_changes_nothing_and_leaves_no_dots(path: str, base: str) -> None:
-    url = normalise_url(path, "http://H.example/" + base.replace("@", ""))
+    url = normalise_url(path, normalise_url("http://H.example/" + base.replace("@", "")) or "")
     if url is not None:
         assert normalise_url(url) == url
         parts = urlsplit(url)
@@ -67,6 +89,14 @@ def test_links_joined_through_the_folder_equal_those_joined_to_the_page(path: st
     href = href.partition("#")[0].strip()
     if base is not None and href:
         assert join_links(base, [href]) == [normalise_url(href, base)]
+
+
+@settings(max_examples=200, deadline=None)
+@given(PIECES, PIECES)
+def test_joining_agrees_with_the_standard_library_where_no_segment_is_empty(path: str, href: str) -> None:
+    base = normalise_url("http://h/x/" + path.replace("@", ""))
+    if base is not None and "//" not in base.partition("://")[2] + href:
+        assert normalise_url(href, base) == normalise_url(urljoin(base, href))
 
 
 @pytest.mark.parametrize(
@@ -89,6 +119,12 @@ def test_addresses_of_the_internet_are_public(address: str) -> None:
 def test_loopback_names_are_known_without_a_resolver() -> None:
     assert all(map(is_loopback_name, ["localhost", "localhost:80", "a.localhost", "127.0.0.7:1", "[::1]:8080"]))
     assert not any(map(is_loopback_name, ["localhost.org", "10.0.0.1", "example.org", "127.0.0.1.nip.io"]))
+
+
+def test_empty_segments_stay_when_links_are_joined() -> None:
+    links = ["a//b", "/c//d", "//other/e", "?q", "", "../..//", "//", "mailto:x", "http:f"]
+    joined = ["http://h//x/a//b", "http://h/c//d", "http://other/e", "http://h//x/y?q", "http://h//x/y?z", "http://h//"]
+    assert [normalise_url(link, "http://h//x/y?z") for link in links] == [*joined, None, None, None]
 
 
 def test_host_key_keeps_a_port_that_is_not_the_default() -> None:

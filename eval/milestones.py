@@ -1,0 +1,254 @@
+"""`rag-hpc milestones RUN`: predictions written before the run against its results; the exit code is the verdict.
+
+Predictions stand in the run's config (`milestones.*`); that the answers are the baseline's and that no item is lost
+is predicted of every run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rag_hpc.eval import quality, verify
+from rag_hpc.eval.results import Results, choose_baseline, chosen_run
+from rag_hpc.eval.scaling import Speedup, speedups, stage_times
+from rag_hpc.eval.text import aligned, as_json, duration, percent, share
+
+if TYPE_CHECKING:
+    from rag_hpc.cli import Arguments
+
+HIT, MISSED, NOT_JUDGED = "hit", "missed", "not judged"
+COUNTS_FROM = {  # stage -> the stage whose items it takes in, one for one
+    "clean": "crawl",
+    "dedup.sign": "clean",
+    "dedup.drop": "clean",
+    "chunk": "dedup.drop",
+    "vectors.build": "encode",
+    "retrieve.search": "retrieve.queries",
+    "rerank": "retrieve.search",
+    "generate": "retrieve.search",
+}
+CHUNKS_INTO = ("lexical", "encode")  # take in the chunks that the chunk stage counted
+DUPLICATES = ("exact-duplicate", "near-duplicate")
+TIMED = ("crawl", "encode")  # stages whose efficiency may be predicted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Milestone:
+    """A prediction and what came of it. `value` and `bound` are for scripts, the texts for people."""
+
+    name: str
+    predicted: str
+    result: str
+    verdict: str
+    note: str = ""
+    value: float | None = None
+    bound: float | None = None
+
+
+def milestones(arguments: Arguments) -> int:
+    """Print the table; exit 0 when nothing was missed, 1 when something was, 3 when the run is unfinished."""
+    run = chosen_run(arguments)
+    baseline = choose_baseline(arguments, run)
+    rows = judge(run, baseline)
+    code = 1 if any(row.verdict == MISSED for row in rows) else 3 if run.unfinished else 0
+    if "--json" in arguments.flags:
+        print(
+            as_json(
+                {
+                    "run": run.name,
+                    "baseline": baseline.name if baseline else None,
+                    "unfinished": run.unfinished,
+                    "missed": sum(row.verdict == MISSED for row in rows),
+                    "milestones": [dataclasses.asdict(row) for row in rows],
+                }
+            )
+        )
+        return code
+    print(f"run       {run.name}\nbaseline  {baseline.name if baseline else 'none beside the run'}\n")
+    cells = [(row.name, row.predicted, row.result, row.verdict, row.note) for row in rows]
+    print(aligned(("milestone", "predicted", "result", "verdict", ""), cells))
+    print("\n" + summary(rows))
+    if run.unfinished:
+        print(f"unfinished: {', '.join(run.unfinished)}; go on: rag-hpc retry run={run.name}")
+    return code
+
+
+def judge(run: Results, baseline: Results | None) -> list[Milestone]:
+    """Return all rows: those predicted of every run, those of its config, and the times, which nobody predicts."""
+    predicted = run.config.get("milestones", {})
+    return [
+        _same_answers(run, baseline),
+        _counts(run),
+        *_quality(run, predicted),
+        *_speed(run, baseline, predicted),
+        *_times(run),
+    ]
+
+
+def summary(rows: list[Milestone]) -> str:
+    """Return one line on all rows."""
+    judged = [row for row in rows if row.verdict != NOT_JUDGED]
+    hits = sum(row.verdict == HIT for row in judged)
+    return f"{hits} of {len(judged)} milestones hit, {len(judged) - hits} missed, {len(rows) - len(judged)} not judged"
+
+
+def lost_items(run: Results) -> list[str]:
+    """Return a line for each place where items are unaccounted for; empty when everything adds up."""
+    found, lines = run.manifests, []
+    for stage, manifest in found.items():
+        given, out, dropped = manifest.total("items_in"), manifest.total("items_out"), sum(manifest.dropped().values())
+        if given != out + dropped:
+            lines.append(f"{stage}: {given} in, {out} out, {dropped} dropped")
+        if manifest.quarantined:
+            lines.append(f"{stage}: {len(manifest.quarantined)} units quarantined")
+    for stage, taken, given in _handovers(run):
+        if taken != given and not found[stage].quarantined:
+            lines.append(f"{stage}: took in {taken} of {given}")
+    return lines
+
+
+def _handovers(run: Results) -> Iterator[tuple[str, int, int]]:
+    """Yield (stage, items it took in, items it was given) for the finished stages."""
+    found = run.manifests
+    for stage, source in COUNTS_FROM.items():
+        if stage in found and source in found:
+            yield stage, found[stage].total("items_in"), found[source].total("items_out")
+    for stage in CHUNKS_INTO:
+        if stage in found and "chunk" in found:
+            yield stage, found[stage].total("items_in"), int(found["chunk"].extra().get("chunks", 0))
+
+
+def _same_answers(run: Results, baseline: Results | None) -> Milestone:
+    name, predicted = "same output as the baseline", "every stage"
+    if baseline is None:
+        note = (
+            "is the baseline"
+            if run.config["pipeline"]["name"] == "baseline"
+            else "no baseline; name one: --baseline RUN"
+        )
+        return _unjudged(name, predicted, note)
+    rows = verify.compare(baseline, run)
+    judged = [row for row in rows if row.verdict in (verify.SAME, verify.DIFFERS)]
+    same = sum(row.verdict == verify.SAME for row in judged)
+    differing = [row.stage for row in rows if row.verdict == verify.DIFFERS]
+    waiting = [row.stage for row in rows if row.unfinished]
+    verdict = MISSED if differing else NOT_JUDGED if waiting or not judged else HIT
+    note = f"differs: {', '.join(differing)}" if differing else f"unfinished: {', '.join(waiting)}" if waiting else ""
+    return Milestone(
+        name=name,
+        predicted=predicted,
+        result=f"{same} of {len(judged)} same",
+        verdict=verdict,
+        note=note,
+        value=same,
+        bound=len(judged),
+    )
+
+
+def _counts(run: Results) -> Milestone:
+    lines = lost_items(run)
+    checks = len(run.manifests) + len(list(_handovers(run)))
+    if not run.manifests:
+        return _unjudged("counts add up", "in = out + dropped", "no stage is finished")
+    return Milestone(
+        name="counts add up",
+        predicted="in = out + dropped",
+        result=f"{len(lines)} wrong" if lines else f"{checks} checks",
+        verdict=MISSED if lines else HIT,
+        note="; ".join(lines),
+        value=len(lines),
+        bound=0,
+    )
+
+
+def _quality(run: Results, predicted: dict[str, Any]) -> Iterator[Milestone]:
+    recall = quality.ann_recall(run)
+    yield _at_least(
+        f"vector index, {recall[0] if recall else 'recall@10'}",
+        recall[1] if recall else None,
+        predicted.get("min_recall_at_10"),
+        lambda value: share(value, 4),
+        "no vector index was judged",
+    )
+    yield _at_least(
+        "duplicates found",
+        _duplicates(run),
+        predicted.get("min_duplicates"),
+        lambda n: f"{n:.0f}",
+        "dedup is not finished",
+    )
+    answers = quality.metrics(run).get("answers", {})
+    bound = predicted.get("min_answer_f1")
+    yield _at_least("answer F1, all questions", answers.get("f1"), bound, share, "no gold answers were judged")
+    held_out = quality.answer_f1(run, held_out=True)
+    if held_out:
+        yield _at_least(f"answer F1, {held_out[1]} held-out questions", held_out[0], bound, share, "")
+    yield _at_least("citation precision", answers.get("citation_precision"), None, share, "no citations were judged")
+
+
+def _duplicates(run: Results) -> int | None:
+    if "dedup.drop" not in run.manifests:
+        return None
+    dropped = run.manifests["dedup.drop"].dropped()
+    return sum(dropped.get(reason, 0) for reason in DUPLICATES)
+
+
+def _speed(run: Results, baseline: Results | None, predicted: dict[str, Any]) -> Iterator[Milestone]:
+    """Yield S and E of the stages whose efficiency may be predicted."""
+    found = {row.stage: row for row in speedups(run, baseline)} if baseline else {}
+    for stage in TIMED:
+        bound = predicted.get(f"min_efficiency_{stage}")
+        row = found.get(stage)
+        if row is None:
+            if bound is not None and stage in run.stages:
+                yield _unjudged(f"E of {stage}", _bound(bound, share), "needs a finished baseline and run")
+            continue
+        yield dataclasses.replace(
+            _at_least(f"E({row.run.p}) of {stage}", row.efficiency, bound, share, ""), note=speed_note(row)
+        )
+
+
+def speed_note(row: Speedup) -> str:
+    """Return the times behind a speed-up, with what is kept apart from them, and the contention of both runs."""
+    queue = f"queue {duration(row.run.queue_s)}, " if row.run.queue_s is not None else ""
+    return (
+        f"S = {row.speedup:.2f} = {duration(row.baseline.wall_s)} / {duration(row.run.wall_s)}; beside it {queue}"
+        f"setup {duration(row.run.per_worker['setup'])} a worker; CPU pressure {percent(row.baseline.pressure_cpu)} "
+        f"and {percent(row.run.pressure_cpu)}"
+    )
+
+
+def _times(run: Results) -> Iterator[Milestone]:
+    for row in stage_times(run):
+        note = f"summed over {row.num_submissions} submissions" if row.num_submissions > 1 else ""
+        yield Milestone(
+            name=f"T({row.p}) of {row.stage}",
+            predicted="–",
+            result=duration(row.wall_s),
+            verdict=NOT_JUDGED,
+            note=note,
+            value=row.wall_s,
+        )
+
+
+def _at_least(
+    name: str, value: float | None, bound: float | None, show: Callable[[float], str], absent: str
+) -> Milestone:
+    """Return the row of a figure that should reach `bound`; not judged without a bound or a value."""
+    if value is None:
+        return _unjudged(name, _bound(bound, show), absent)
+    verdict = NOT_JUDGED if bound is None else HIT if value >= bound else MISSED
+    return Milestone(
+        name=name, predicted=_bound(bound, show), result=show(value), verdict=verdict, value=value, bound=bound
+    )
+
+
+def _bound(bound: float | None, show: Callable[[float], str]) -> str:
+    return "–" if bound is None else f">= {show(bound)}"
+
+
+def _unjudged(name: str, predicted: str, note: str) -> Milestone:
+    return Milestone(name=name, predicted=predicted, result="–", verdict=NOT_JUDGED, note=note)

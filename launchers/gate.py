@@ -1,0 +1,231 @@
+"""`python -m rag_hpc.launchers.gate RUN_DIR SUBMISSION STAGE`: the small job after a stage's workers.
+
+It closes the stage and plans the next; or, with units left, finds out why and resubmits the rest of the chain; or
+stops it with a reason and cancels what can no longer run. Exit code 0 lets the next stage's workers start; 3 says that
+work is left, 1 that something has to be mended first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+import shutil
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rag_hpc.core import commit
+from rag_hpc.core.failures import failures
+from rag_hpc.core.fs import canonical_json, publish_file
+from rag_hpc.core.log import configure
+from rag_hpc.core.plan import Plan
+from rag_hpc.core.stage import Launch
+from rag_hpc.errors import ClusterError, RagHpcError
+from rag_hpc.launchers import chain
+from rag_hpc.launchers.advance import advance
+from rag_hpc.launchers.ledger import Ledger, Request
+from rag_hpc.slurm.client import Slurm, connect
+from rag_hpc.slurm.states import State, of_job
+from rag_hpc.stages.registry import stage_class
+
+log = logging.getLogger(__name__)
+MISCONFIGURED = (2, 126, 127)  # the worker's own word, and the shell's for "cannot run" and "not found"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What is to become of a stage that has units left."""
+
+    again: bool
+    cause: str  # Slurm's word, or what the exit code meant
+    reason: str
+    changes: Mapping[str, Any] = field(default_factory=dict)  # of the cluster's settings, for the next try
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the gate; return the process's exit code."""
+    run_dir, number, stage = (argv or sys.argv[1:])[:3]
+    configure(prefix=f"gate({stage})")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(3))  # so that half a chain is cleared away
+    ledger = Ledger(Path(run_dir))
+    request = ledger.request(int(number))
+    slurm = connect(request.cluster["name"], request.cluster["slurm_conf"])
+    gate = Gate(ledger, request, stage, slurm)
+    if gate.superseded():
+        log.warning("submission %d was superseded by a later one", request.number)
+        return 3
+    try:
+        return gate.decide()
+    except RagHpcError as error:
+        return gate.stop(str(error), cause=type(error).__name__, exit_code=3 if error.exit_code == 3 else 1)
+    except Exception as error:  # a bug must not leave a chain behind that waits for ever
+        log.exception("the gate failed")
+        where = ledger.folder(request.number) / "gates.log"
+        return gate.stop(f"the gate itself failed: {error!r}; please report it with {where}",
+                         cause=type(error).__name__, exit_code=1)
+
+
+class Gate:
+    """One gate at work."""
+
+    def __init__(self, ledger: Ledger, request: Request, stage: str, slurm: Slurm) -> None:
+        self._ledger, self._request, self._stage, self._slurm = ledger, request, stage, slurm
+        self._folder = ledger.folder(request.number)
+
+    def superseded(self) -> bool:
+        """Whether a later submission is queued in full: then this gate's chain is no longer the run's."""
+        last = self._ledger.submissions()[-1]
+        return last > self._request.number and any(job["kind"] == "released" for job in self._ledger.jobs(last))
+
+    def decide(self) -> int:
+        """Close, resubmit or stop; return the exit code."""
+        pack_logs(self._folder, self._stage)
+        progress = advance(self._ledger, self._request)
+        if self._stage in progress.finished:
+            self._write("passed", cause="", reason="")
+            log.info("%s passed; next: %s", self._stage, progress.stage or "nothing, the run is finished")
+            return 0
+        plan = progress.open_plan
+        if plan is None or plan.stage != self._stage:
+            raise ClusterError(f"{self._stage}: an earlier stage, {progress.stage}, is no longer complete; run: "
+                               f"rag-hpc retry run={self._ledger.name}")
+        return self._go_on(plan)
+
+    def _go_on(self, plan: Plan) -> int:
+        verdict, done = self._verdict(plan), made_progress(self._ledger.run_dir, plan)
+        tries = 0 if done else self._request.resubmits
+        limit = int(self._request.cluster["max_resubmits"])
+        if not verdict.again:
+            return self.stop(verdict.reason, cause=verdict.cause, exit_code=1)
+        if tries >= limit:
+            return self.stop(f"{verdict.reason}; the last {tries + 1} tries committed no unit. Mend the cause and run: "
+                             f"rag-hpc retry run={self._ledger.name}", cause=verdict.cause, exit_code=3)
+        cluster = {**self._request.cluster, **verdict.changes}
+        request = dataclasses.replace(self._request, resubmits=tries + 1, reason=verdict.reason, cluster=cluster)
+        new = chain.submit(self._ledger, request, slurm=self._slurm)
+        self._write("resubmitted", cause=verdict.cause, reason=verdict.reason, submission=new.number)
+        log.warning("%s; resubmitted as submission %d", verdict.reason, new.number)
+        return 3
+
+    def _verdict(self, plan: Plan) -> Verdict:
+        """Judge by Slurm's states and by what the workers recorded."""
+        ids = [job_id for job in self._ledger.jobs(self._request.number)
+               if job["stage"] == self._stage and job["kind"] == "workers" for job_id in job["ids"]]
+        found = self._slurm.details(ids)
+        states = [state for job_id in ids for state in of_job(found, job_id).values()]
+        stage_dir = self._ledger.run_dir / plan.folder
+        recorded = any(attempt["submission"] == plan.submission for attempts in failures(stage_dir).values()
+                       for attempt in attempts)
+        verdict = judge(self._stage, states, recorded=recorded or made_progress(self._ledger.run_dir, plan),
+                        mem_gib=self._request.cluster["mem_gib"])
+        if verdict.cause == "NODE_FAIL":
+            return exclude_broken(verdict, states, self._request.cluster["exclude"], self._slurm)
+        return verdict
+
+    def stop(self, reason: str, *, cause: str, exit_code: int) -> int:
+        """Record the reason, cancel the stages that can no longer run, and return the exit code."""
+        log.error("%s", reason)
+        self._write("stopped", cause=cause, reason=reason, exit_code=exit_code)
+        stages = self._request.stages
+        later = set(stages[stages.index(self._stage) + 1 :])
+        self._slurm.cancel([job_id for job in self._ledger.jobs(self._request.number) if job["stage"] in later
+                            for job_id in job["ids"]])
+        return exit_code
+
+    def _write(self, outcome: str, **more: Any) -> None:
+        value = {"outcome": outcome, "stage": self._stage, **more}
+        path = outcome_path(self._ledger, self._request.number, self._stage)
+        publish_file(path, canonical_json(value), overwrite=True)
+
+
+def outcome_path(ledger: Ledger, number: int, stage: str) -> Path:
+    """Return the file in which a gate says how it ended: outcome (passed, resubmitted, stopped), reason, cause."""
+    return ledger.folder(number) / f"{stage}.outcome.json"
+
+
+def judge(stage: str, states: list[State], *, recorded: bool, mem_gib: float | None) -> Verdict:
+    """Return what to do about units that are left, by cause.
+
+    `recorded`: whether the workers got as far as a unit, committed or failed. `mem_gib`: what the jobs asked for.
+    """
+    words = [state.state for state in states]
+    if "OUT_OF_MEMORY" in words:
+        asked = mem_gib or max((s.mem_gib or 0.0 for s in states), default=0.0)
+        if not asked:
+            return Verdict(again=False, cause="OUT_OF_MEMORY", reason=f"{stage}: out of memory; set cluster.mem_gib")
+        return Verdict(again=True, cause="OUT_OF_MEMORY", changes={"mem_gib": 2 * asked},
+                       reason=f"{stage}: out of memory with {asked:g} GiB, again with {2 * asked:g}")
+    if "NODE_FAIL" in words:
+        return Verdict(again=True, cause="NODE_FAIL", reason=f"{stage}: a node failed")
+    if "CANCELLED" in words:
+        return Verdict(again=False, cause="CANCELLED",
+                       reason=f"{stage}: its workers were cancelled; go on: rag-hpc retry")
+    for word in ("TIMEOUT", "PREEMPTED", "DEADLINE", "BOOT_FAIL", "REVOKED"):
+        if word in words:
+            return Verdict(again=True, cause=word, reason=f"{stage}: {word.lower()}, again from where it stood")
+    return _judge_exit_codes(stage, [state for state in states if state.state == "FAILED"], recorded)
+
+
+def _judge_exit_codes(stage: str, failed: list[State], recorded: bool) -> Verdict:
+    codes = {state.exit_code for state in failed}
+    if codes & set(MISCONFIGURED):
+        return Verdict(again=False, cause="MISCONFIGURED", reason=(
+            f"{stage}: a worker cannot run as configured (exit code {min(c for c in codes if c in MISCONFIGURED)}); "
+            "its log says why: rag-hpc why"))
+    if 3 in codes:
+        return Verdict(again=True, cause="STOPPED",
+                       reason=f"{stage}: stopped by a signal or before the walltime, again from where it stood")
+    killed = [state for state in failed if state.signal or (state.exit_code or 0) > 128]
+    together = stage_class(stage).launch is not Launch.array  # torchrun and srun turn every exit code into 1
+    if failed and not recorded and not killed and not together:
+        return Verdict(again=False, cause="FAILED",
+                       reason=f"{stage}: workers failed before their first unit; their log says why: rag-hpc why")
+    word = "FAILED" if failed else "UNFINISHED"
+    return Verdict(again=True, cause=word, reason=f"{stage}: workers ended with units left, again")
+
+
+def exclude_broken(verdict: Verdict, states: list[State], exclude: str | None, slurm: Slurm) -> Verdict:
+    """Return the verdict with the failed nodes added to those that the next try avoids."""
+    broken: list[str] = []
+    for nodes in sorted({state.node for state in states if state.state == "NODE_FAIL" and state.node}):
+        broken += [nodes] if not re.search(r"[\[,]", nodes) else slurm.broken_nodes(nodes)
+    if not broken:
+        return verdict
+    return dataclasses.replace(verdict, reason=f"{verdict.reason}, again without {', '.join(broken)}",
+                               changes={"exclude": ",".join([*([exclude] if exclude else []), *broken])})
+
+
+def made_progress(run_dir: Path, plan: Plan) -> bool:
+    """Return whether this submission committed a unit of the stage."""
+    units_dir = run_dir / plan.folder / commit.UNITS
+    return any(commit.read_record(units_dir / plan.units[index].name)["submission"] == plan.submission
+               for index in sorted(commit.committed(units_dir), reverse=True))
+
+
+def pack_logs(submission: Path, stage: str) -> int:
+    """Append the logs of a stage's jobs to its one file, drop them and submitit's files, and return how many.
+
+    Thousands of tasks would otherwise leave thousands of small files.
+    """
+    jobs = submission / "jobs"
+    own = re.compile(re.escape(stage) + r"\.\d+\.log")
+    found = [path for path in jobs.glob("*.log") if own.fullmatch(path.name)] + list((jobs / stage).glob("*_log.out"))
+    found.sort(key=lambda path: [int(n) for n in re.findall(r"\d+", path.name)])
+    if found:
+        with (submission / f"{stage}.log").open("ab") as packed:
+            for path in found:
+                packed.write(f"==> {path.name}\n".encode())
+                with path.open("rb") as stream:
+                    shutil.copyfileobj(stream, packed)
+    for path in found:
+        path.unlink()
+    shutil.rmtree(jobs / stage, ignore_errors=True)
+    return len(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+"""What a generator is: a question and its passages in, an answer with citations out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rag_hpc.algo.answers import NOT_FOUND
+from rag_hpc.algo.prompt import Passage as Passage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """An answer to one question."""
+
+    text: str
+    citations: list[int] = field(default_factory=list)  # passage numbers from 1, in order of appearance
+    found: bool
+    short: str = ""  # the few words that answer, for comparison with short gold answers
+
+
+class Generator(Protocol):
+    """Answers from passages, which it takes as data and never as instructions."""
+
+    def generate(self, question: str, passages: Sequence[Passage]) -> Answer:
+        """Return the answer; the same question and passages give the same answer. Passages are numbered from 1."""
+
+
+def not_found() -> Answer:
+    """Return the answer that the passages hold none."""
+    return Answer(text=NOT_FOUND, found=False, short=NOT_FOUND)

@@ -1,0 +1,275 @@
+"""The only module that talks to Slurm: sbatch, squeue, sacct, scontrol, scancel, sinfo.
+
+Few calls, each for many jobs at once. An error is never read as "the job is gone": such a job is UNKNOWN.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rag_hpc.core.fs import canonical_json, publish_file, read_json
+from rag_hpc.errors import ClusterError, MissingDependency
+from rag_hpc.slurm import states as texts
+from rag_hpc.slurm.states import State
+
+log = logging.getLogger(__name__)
+
+CACHE_S = 30.0  # the scheduler is asked about a run's jobs at most this often
+RETRY_S = (5.0, 10.0, 20.0)  # a controller that restarts is back by then
+TIMEOUT_S = 120.0
+FORGOTTEN = "the scheduler does not remember it"
+FOREIGN = ("SLURM_", "SLURMD_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SINFO_", "SCANCEL_", "SCONTROL_",
+           "SUBMITIT_", "PMIX_", "PMI_", "PMI2_", "OMPI_", "PRTE_", "HYDI_", "TORCHELASTIC_", "RAG_HPC_")
+FOREIGN_NAMES = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK",
+                 "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ZE_AFFINITY_MASK")
+KEPT = ("RAG_HPC_LOG", "RAG_HPC_DATA", "RAG_HPC_CONFIG_DIR", "RAG_HPC_DEVCLUSTER")
+SECRET = re.compile(r"(^|_)(KEY|APIKEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(_|$)")
+REMEDIES = {  # words of sbatch, any case -> what to do about them
+    "account or account/partition": "set cluster.account; yours are in: sacctmgr show assoc user=$USER",
+    "invalid partition": "set cluster.partition to one that sinfo lists",
+    "invalid qos": "set cluster.qos; yours are in: sacctmgr show assoc user=$USER format=qos",
+    "memory specification": "lower cluster.mem_gib below what a node has: sinfo -o '%n %m'",
+    "memory required": "lower cluster.mem_gib below what a node has: sinfo -o '%n %m'",
+    "time limit": "lower cluster.time_min below the partition's limit: sinfo -o '%P %l'",
+    "node configuration is not available": "ask for less: cluster.cpus_per_task, cluster.mem_gib, cluster.gres",
+    "node count": "lower workers, or choose a partition with more nodes",
+    "feature": "set cluster.constraint to a feature that nodes have: sinfo -o '%n %f'",
+    "generic resource": "set cluster.gres as the site spells it: sinfo -o '%n %G'",
+    "reservation": "set cluster.reservation to one that is yours: scontrol show reservation",
+    "array specification": "lower cluster.max_array_size: scontrol show config | grep MaxArraySize",
+    "qos": "the site's limit is reached: lower workers or wait until jobs have ended",
+    "limit": "the site's limit is reached: lower workers or wait until jobs have ended",
+    "unable to contact": "the controller does not answer; try again in a minute: sinfo",
+}
+_TRANSIENT = ("unable to contact slurm controller", "connection refused", "zero bytes were transmitted")
+Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A partition as sinfo lists it."""
+
+    name: str
+    default: bool
+    up: bool
+    num_nodes: int
+
+
+class Slurm:
+    """The commands of one Slurm. `env`: what commands and jobs inherit, by default this process's, cleaned."""
+
+    def __init__(self, *, slurm_conf: str | None = None, env: Mapping[str, str] | None = None,
+                 run: Run = subprocess.run, clock: Callable[[], float] = time.time,
+                 sleep: Callable[[float], None] = time.sleep) -> None:
+        self.env = clean_environment(os.environ if env is None else env, slurm_conf)
+        self._run, self._clock, self._sleep = run, clock, sleep
+
+    def require(self) -> None:
+        """Return if the commands are there. Raises MissingDependency otherwise."""
+        missing = [name for name in ("sbatch", "squeue", "scancel", "scontrol", "srun")
+                   if shutil.which(name, path=self.env.get("PATH")) is None]
+        if missing:
+            raise MissingDependency(f"no {', '.join(missing)} on PATH: this is no machine of a Slurm cluster; log in "
+                                    "to one, load the site's slurm module, or run with cluster=local")
+
+    def submit(self, script: str, *, args: Sequence[str] = ()) -> str:
+        """Return the id of the queued job. Raises ClusterError with Slurm's words and a remedy."""
+        text = self._call(["sbatch", "--parsable", *args], stdin=script, patience=RETRY_S)
+        ids = [line.split(";")[0].strip() for line in text.split("\n")]
+        ids = [found for found in ids if found.isdigit()]
+        if not ids:
+            raise ClusterError(f"sbatch gave no job id but {text.strip()!r}; is it a site's wrapper? see: type sbatch")
+        return ids[-1]
+
+    def states(self, ids: Sequence[str], *, cache: Path | None = None) -> dict[str, State]:
+        """Return the states by id or id_task, each of `ids` among them: one squeue call, and one of sacct if need be.
+
+        With `cache`, a file, the scheduler is asked at most once in CACHE_S. Never raises: what cannot be found out
+        is UNKNOWN, with the error as its reason.
+        """
+        wanted = sorted(set(ids))
+        if not wanted:
+            return {}
+        cached = self._cached(cache, wanted)
+        if cached is not None:
+            return cached
+        found, trouble = self._ask(wanted)
+        for job_id in wanted:
+            if not texts.of_job(found, job_id):
+                found[job_id] = State(reason=trouble or FORGOTTEN)
+        if cache is not None:
+            plain = {key: dataclasses.asdict(value) for key, value in found.items()}
+            publish_file(cache, canonical_json({"unix": self._clock(), "ids": wanted, "states": plain}), overwrite=True)
+        return found
+
+    def details(self, ids: Sequence[str]) -> dict[str, State]:
+        """Return the states with exit codes and memory: from the controller, which knows at once, else from sacct."""
+        found: dict[str, State] = {}
+        for job_id in ids:
+            try:
+                found.update(texts.parse_scontrol(self._call(["scontrol", "-o", "show", "job", job_id])))
+            except ClusterError as error:
+                log.debug("scontrol: %s", error)
+        missing = [job_id for job_id in ids if not texts.of_job(found, job_id)]
+        if missing:
+            found.update(self.states(missing))
+        return found
+
+    def cancel(self, ids: Sequence[str]) -> None:
+        """Cancel the jobs in one call; those that ended meanwhile are no error."""
+        if ids:
+            self._call(["scancel", "--quiet", *sorted(set(ids))], patience=RETRY_S,
+                       accept=("invalid job id", "already"))
+
+    def release(self, ids: Sequence[str]) -> None:
+        """Let held jobs start."""
+        if ids:
+            self._call(["scontrol", "release", ",".join(ids)], patience=RETRY_S)
+
+    def requeue(self, job_id: str) -> None:
+        """Put a job back into the queue."""
+        self._call(["scontrol", "requeue", job_id])
+
+    def set_dependency(self, job_id: str, dependency: str) -> None:
+        """Replace a pending job's dependency, e.g. by `afterok:12`."""
+        self._call(["scontrol", "update", f"JobId={job_id}", f"Dependency={dependency}"])
+
+    def partitions(self) -> list[Partition]:
+        """Return the partitions, hidden ones included."""
+        found: dict[str, Partition] = {}
+        for line in self._call(["sinfo", "-h", "-a", "-o", "%P|%a|%D"]).split("\n"):
+            name, _, rest = line.strip().partition("|")
+            up, _, nodes = rest.partition("|")
+            if name and nodes.isdigit():
+                plain = name.rstrip("*")
+                before = found[plain].num_nodes if plain in found else 0
+                found[plain] = Partition(plain, name.endswith("*"), up == "up", before + int(nodes))
+        return list(found.values())
+
+    def check_partition(self, wanted: str | None) -> int:
+        """Return the number of nodes in the partition, or comma-separated partitions; null means the default one.
+
+        Raises ClusterError, before anything is queued, when it does not exist or is closed.
+        """
+        known = {partition.name: partition for partition in self.partitions()}
+        if wanted is None:
+            chosen = [p for p in known.values() if p.default]
+            if not chosen:
+                raise ClusterError("this site has no default partition; set cluster.partition to one of: "
+                                   f"{_list(known)}")
+            return chosen[0].num_nodes
+        for name in wanted.split(","):
+            if name not in known:
+                raise ClusterError(f"partition {name!r} does not exist; known: {_list(known)}")
+            if not known[name].up:
+                raise ClusterError(f"partition {name!r} is closed at present; known: {_list(known)}")
+        return min(known[name].num_nodes for name in wanted.split(","))
+
+    def max_array_size(self) -> int | None:
+        """Return the site's MaxArraySize: an array's largest index is one less. None when it does not tell."""
+        matched = re.search(r"^MaxArraySize\s*=\s*(\d+)", self._call(["scontrol", "show", "config"]), re.MULTILINE)
+        return int(matched[1]) if matched else None
+
+    def broken_nodes(self, nodes: str) -> list[str]:
+        """Return those of a node list that are down, drained or failing."""
+        text = self._call(["sinfo", "-h", "-N", "-n", nodes, "-t", "down,drain,draining,fail,failing", "-o", "%N"])
+        return sorted(set(text.split()))
+
+    def _ask(self, ids: list[str]) -> tuple[dict[str, State], str]:
+        trouble = ""
+        try:
+            text = self._call(["squeue", "-h", "-r", "-t", "all", "-j", ",".join(ids), "-o", texts.SQUEUE_FORMAT],
+                              accept=("invalid job id",))
+            found = texts.parse_squeue(text)
+        except ClusterError as error:
+            found, trouble = {}, str(error)
+        missing = [job_id for job_id in ids if not texts.of_job(found, job_id)]
+        if missing and shutil.which("sacct", path=self.env.get("PATH")):
+            try:
+                text = self._call(["sacct", "-n", "-P", "-X", "-j", ",".join(missing), "-o", texts.SACCT_FORMAT])
+                found.update(texts.parse_sacct(text))
+            except ClusterError as error:
+                log.debug("sacct: %s", error)  # many sites have none
+        return found, trouble
+
+    def _cached(self, cache: Path | None, wanted: list[str]) -> dict[str, State] | None:
+        if cache is None:
+            return None
+        try:
+            value: dict[str, Any] = read_json(cache)
+            fresh = 0 <= self._clock() - value["unix"] < CACHE_S and set(wanted) <= set(value["ids"])
+            return {key: State(**state) for key, state in value["states"].items()} if fresh else None
+        except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError):
+            return None
+
+    def _call(self, argv: list[str], *, stdin: str | None = None, patience: Sequence[float] = (),
+              accept: Sequence[str] = ()) -> str:
+        """Return a command's output; a controller that cannot be reached is asked again after each pause."""
+        for pause_s in (*patience, None):
+            code, output, complaint = self._once(argv, stdin)
+            if code == 0 or any(words in complaint.lower() for words in accept):
+                return output
+            if pause_s is None or not any(words in complaint.lower() for words in _TRANSIENT):
+                break
+            self._sleep(pause_s)
+        raise ClusterError(explain(argv[0], complaint or f"exit code {code}"))
+
+    def _once(self, argv: list[str], stdin: str | None) -> tuple[int, str, str]:
+        feed: dict[str, Any] = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin.encode()}
+        try:
+            done = self._run(argv, env=self.env, capture_output=True, timeout=TIMEOUT_S, check=False, umask=0o077,
+                             **feed)
+        except FileNotFoundError:
+            raise MissingDependency(f"no {argv[0]} on PATH; load the site's slurm module, or run with "
+                                    "cluster=local") from None
+        except subprocess.TimeoutExpired:
+            return 124, "", f"no answer within {TIMEOUT_S:.0f} s"
+        return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace").strip()
+
+
+def connect(name: str, slurm_conf: str | None = None) -> Slurm:
+    """Return the Slurm of a cluster; `devcluster` is looked up on this machine. Raises ClusterError when it is down."""
+    if slurm_conf is None and name == "devcluster" and "SLURM_JOB_ID" not in os.environ:
+        from rag_hpc.slurm import devcluster
+
+        found = devcluster.status()
+        if not found["up"]:
+            raise ClusterError("devcluster is not up; run: rag-hpc devcluster up")
+        slurm_conf = str(found["slurm_conf"])
+    return Slurm(slurm_conf=slurm_conf)
+
+
+def clean_environment(env: Mapping[str, str], slurm_conf: str | None = None) -> dict[str, str]:
+    """Return what commands and jobs inherit: nothing of an enclosing job or launcher, and nothing secret.
+
+    Sites may store a job's environment; secrets go to jobs in cluster.secrets_file.
+    """
+    kept = {key: value for key, value in env.items()
+            if key in KEPT or not (key.startswith(FOREIGN) or key in FOREIGN_NAMES or SECRET.search(key.upper()))}
+    if "SLURM_JOB_ID" in env:
+        kept.pop("TMPDIR", None)  # the enclosing job's own, gone by the time that the new job runs
+    conf = slurm_conf or env.get("SLURM_CONF")
+    return {**kept, "SLURM_CONF": conf} if conf else kept
+
+
+def explain(command: str, complaint: str) -> str:
+    """Return Slurm's words with what to do about them."""
+    lines = [line for line in complaint.split("\n") if line.strip()]
+    said = "; ".join(line.strip().removeprefix(f"{command}: ").removeprefix("error: ") for line in lines[-3:])
+    known = [remedy for words, remedy in REMEDIES.items() if words in said.lower()]
+    return f"{command}: {said}. {known[0] if known else 'See the script with: rag-hpc plan'}"
+
+
+def _list(partitions: Mapping[str, Partition]) -> str:
+    return ", ".join(f"{p.name}{'' if p.up else ' (closed)'}" for p in partitions.values()) or "none"

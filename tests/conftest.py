@@ -1,0 +1,56 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rag_hpc.launchers.ledger import Ledger
+from rag_hpc.stages import registry
+
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the settings of the person or job that runs it; one thread a process."""
+    for name in list(os.environ):
+        if name.startswith(("RAG_HPC_", "SLURM_")) and name != "RAG_HPC_DATA":
+            monkeypatch.delenv(name)
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+
+
+@pytest.fixture
+def toys(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Register the toy stages in this process, and let its children import them; return the entries."""
+    import toystages
+
+    for name, where in toystages.ENTRIES.items():
+        monkeypatch.setitem(registry.STAGES, name, where)
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    return toystages.ENTRIES
+
+
+@pytest.fixture
+def ledger(toys: dict[str, str], tmp_path: Path) -> Ledger:
+    """Return the ledger of a run of toy stages in which nothing was submitted yet."""
+    import toystages
+
+    return toystages.new_ledger(tmp_path / "run")
+
+
+@pytest.fixture
+def toy_run(toys: dict[str, str]) -> Callable[..., list[str]]:
+    """Return a function that makes the command of a local toy run in a process of its own."""
+    import json
+
+    def command(run_dir: Path, **values: object) -> list[str]:
+        asked = {"stages": ["toy.source", "toy.double"], **values}
+        return [sys.executable, str(TESTS / "toyrun.py"), str(run_dir), json.dumps(asked)]
+
+    return command

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import pytest
+import toystages
+
+from rag_hpc.core import commit, record
+from rag_hpc.core.fs import canonical_json
+from rag_hpc.launchers.ledger import Ledger
+
+
+def test_record_of_an_attempt_holds_every_field_with_a_sane_value(ledger: Ledger,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3", "SLURM_RESTART_COUNT": "1",
+                        "CUDA_VISIBLE_DEVICES": "0,1", "RAG_HPC_SUBMITTED_UNIX": "100.5",
+                        "RAG_HPC_STARTED_UNIX": "103.0"}.items():
+        monkeypatch.setenv(name, value)
+    found = toystages.run_inline(ledger, ledger.submit(toystages.toy_request("run", ("toy.source",))))["toy.source"]
+    value = commit.read_record(found.unit_dir(1))
+    assert set(value) == {f.name for f in dataclasses.fields(record.Record)}
+    expected = {"run": "run", "stage": "toy.source", "unit": 1, "attempt": 1, "submission": 1, "job_id": "12",
+                "array_task_id": "3", "restarts": 1, "gpus": 2, "queue_s": 2.5, "rank": 0, "p": 2, "launch": "array",
+                "schema": 1, "items_in": 21, "host": os.uname().nodename}
+    assert {key: value[key] for key in expected} == expected
+    assert value["items_out"] + sum(value["dropped"].values()) == 21
+    assert set(value["files"]) == {toystages.NUMBERS, toystages.NOTE}
+    assert value["bytes_written"] >= value["files"][toystages.NUMBERS]["bytes"] > 0
+    assert 1 << 20 < value["peak_rss_bytes"] < 1 << 36
+    assert value["ended_unix"] >= value["started_unix"] > 1.7e9
+    assert all(value[key] >= 0 for key in ("work_s", "flush_s", "setup_s", "cpu_s"))
+
+
+def test_meter_keeps_work_and_flush_apart() -> None:
+    times = iter([10.0, 12.0, 12.5])
+    meter = record.Meter(clock=lambda: next(times))
+    meter.work_done()
+    values = meter.values()
+    assert (values["work_s"], values["flush_s"]) == (2.0, 0.5)
+
+
+def test_without_slurm_ids_are_none_and_nothing_queued() -> None:
+    found = record.where()
+    assert (found["job_id"], found["array_task_id"], found["queue_s"], found["restarts"]) == (None, None, None, 0)
+    assert found["cpus"] >= 1
+
+
+def test_written_bytes_are_counted(tmp_path: Path) -> None:
+    meter = record.Meter()
+    (tmp_path / "a").write_bytes(b"x" * 50_000)
+    assert 50_000 <= meter.values()["bytes_written"] < 100_000
+
+
+def test_missing_proc_files_give_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(self: Path, *args: object, **kwargs: object) -> str:
+        raise FileNotFoundError(str(self))
+
+    monkeypatch.setattr(Path, "read_text", absent)
+    assert record.io_bytes() == (0, 0)
+    assert record.pressure_cpu() is None
+
+
+def test_values_of_a_meter_are_json() -> None:
+    assert json.loads(canonical_json(record.Meter().values()))["work_s"] == 0.0

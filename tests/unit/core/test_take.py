@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rag_hpc.core import commit
+from rag_hpc.core.failures import record_failure
+from rag_hpc.core.plan import Plan
+from rag_hpc.core.stage import Unit
+from rag_hpc.core.take import POLL_S, Taker
+
+
+class World:
+    """Units on disk, and a clock that moves when somebody sleeps; `later` says what others do meanwhile."""
+
+    def __init__(self, tmp_path: Path, num_units: int, max_attempts: int = 2) -> None:
+        self.now, self.slept = 1000.0, 0
+        self.later: dict[int, Callable[[], None]] = {}  # number of the sleep -> what others do during it
+        self.stage_dir = tmp_path
+        self.units_dir = tmp_path / "units"
+        self.units_dir.mkdir()
+        self.plan = Plan(run="run", stage="toy", version=1, fingerprint="ab" * 32, config={}, inputs={}, submission=1,
+                         units=[Unit(i, {}) for i in range(num_units)], workers=2, max_attempts=max_attempts,
+                         backup_after_s=10.0)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.slept += 1
+        self.later.pop(self.slept, lambda: None)()
+        assert self.slept < 1000, "waits for ever"
+
+    def commit(self, index: int) -> None:
+        (self.units_dir / f"unit-{index:05d}").mkdir()
+        for name in [n for n, i in commit.drafts(self.units_dir).items() if i == index]:
+            (self.units_dir / name).rmdir()
+
+    def begin(self, index: int, worker: int) -> None:
+        commit.open_draft(self.units_dir, commit.draft_name(Unit(index, {}), 1, worker, 0))
+
+    def taker(self, index: int, world_size: int) -> Taker:
+        return Taker(self.plan, self.stage_dir, index, world_size, clock=lambda: self.now, sleep=self.sleep)
+
+    def take_all(self, index: int, world_size: int) -> list[int]:
+        taken = []
+        for unit in self.taker(index, world_size):
+            taken.append(unit.index)
+            self.commit(unit.index)
+        return taken
+
+
+def test_own_stripe_comes_first_then_others_from_the_far_end(tmp_path: Path) -> None:
+    assert World(tmp_path, 7).take_all(1, 3) == [1, 4, 6, 5, 3, 2, 0]
+
+
+def test_two_workers_in_turn_meet_in_the_middle_and_share_all(tmp_path: Path) -> None:
+    world = World(tmp_path, 9)
+    takers = [iter(world.taker(0, 2)), iter(world.taker(1, 2))]
+    taken: list[int] = []
+    while takers:
+        for taker in list(takers):
+            unit = next(taker, None)
+            if unit is None:
+                takers.remove(taker)
+            else:
+                taken.append(unit.index)
+                world.commit(unit.index)
+    assert sorted(taken) == list(range(9))
+
+
+def test_begun_units_are_left_to_their_owner(tmp_path: Path) -> None:
+    world = World(tmp_path, 3)
+    world.begin(0, worker=1)
+    world.later = {3: lambda: world.commit(0)}
+    assert world.take_all(0, 1) == [1, 2]
+    assert world.slept == 3
+
+
+def test_straggler_is_backed_up_after_patience_on_own_clock(tmp_path: Path) -> None:
+    world = World(tmp_path, 2)
+    world.begin(0, worker=1)
+    assert world.take_all(0, 1) == [1, 0]
+    assert world.slept * POLL_S == pytest.approx(10.0, abs=POLL_S)
+
+
+def test_patience_grows_with_the_usual_duration(tmp_path: Path) -> None:
+    world = World(tmp_path, 3)
+    world.begin(0, worker=1)
+    for unit in world.taker(0, 1):
+        world.commit(unit.index)
+        world.now += 100.0  # units take that long, so 10 s of waiting say nothing
+    assert world.slept * POLL_S == pytest.approx(300.0, abs=POLL_S)
+
+
+def test_two_idle_workers_do_not_back_up_the_same_straggler_at_once(tmp_path: Path) -> None:
+    world = World(tmp_path, 2)
+    world.begin(0, worker=1)
+    world.begin(1, worker=2)
+    helper = iter(world.taker(3, 4))
+    first = next(helper)
+    world.begin(first.index, worker=3)
+    second = next(iter(world.taker(4, 4)))
+    assert {first.index, second.index} == {0, 1}
+
+
+def test_straggler_that_was_just_backed_up_gets_new_patience(tmp_path: Path) -> None:
+    world = World(tmp_path, 1)
+    world.begin(0, worker=1)
+    world.later = {15: lambda: world.begin(0, worker=2)}
+    assert world.take_all(0, 1) == [0]
+    assert world.slept == pytest.approx(15 + 10.0 / POLL_S, abs=1)
+
+
+def test_quarantined_units_are_skipped(tmp_path: Path) -> None:
+    world = World(tmp_path, 4)
+    for _ in range(2):
+        record_failure(world.stage_dir, Unit(2, {}), ValueError(), submission=1)
+    record_failure(world.stage_dir, Unit(1, {}), ValueError(), submission=1)
+    assert world.take_all(0, 1) == [0, 1, 3]
+
+
+def test_failing_unit_is_offered_again_until_its_attempts_are_used(tmp_path: Path) -> None:
+    world, taken = World(tmp_path, 3, max_attempts=3), []
+    for unit in world.taker(0, 1):
+        taken.append(unit.index)
+        if unit.index == 1:
+            record_failure(world.stage_dir, unit, ValueError(), submission=1)
+        else:
+            world.commit(unit.index)
+    assert taken == [0, 1, 1, 1, 2]
+
+
+def test_unit_that_ends_while_we_look_is_not_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(tmp_path, 1)
+    world.begin(0, worker=1)
+    real = commit.drafts
+
+    def drafts(units_dir: Path) -> dict[str, int]:
+        found = real(units_dir)
+        if found:
+            world.commit(0)
+        return found
+
+    monkeypatch.setattr("rag_hpc.core.take.drafts", drafts)
+    assert list(world.taker(0, 1)) == []
+
+
+def test_worker_beyond_the_last_stripe_still_helps(tmp_path: Path) -> None:
+    assert World(tmp_path, 3).take_all(7, 8) == [2, 1, 0]

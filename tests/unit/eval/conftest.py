@@ -1,0 +1,36 @@
+"""A finished baseline and a finished distributed run, built once and only read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from unit.eval import fake_run
+
+from rag_hpc.eval.results import Results
+
+PREDICTED = {
+    "min_recall_at_10": 0.98,
+    "min_answer_f1": 0.3,
+    "min_duplicates": 3,
+    "min_efficiency_crawl": 0.9,
+    "min_efficiency_encode": 0.9,
+}
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    fake_run.build(folder, fake_run.baseline())
+    fake_run.build(folder, fake_run.Shape(milestones=PREDICTED, queue_s=12.0, ann_flaws=0))
+    return folder
+
+
+@pytest.fixture
+def run(root: Path) -> Results:
+    return Results(root / "demo-cluster")
+
+
+@pytest.fixture
+def base(root: Path) -> Results:
+    return Results(root / "demo-baseline")

@@ -1,0 +1,119 @@
+"""Predictions against results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from unit.eval import fake_run
+
+from rag_hpc import cli
+from rag_hpc.eval.milestones import COUNTS_FROM, Milestone, judge, lost_items
+from rag_hpc.eval.results import Results
+from rag_hpc.stages.registry import STAGES, stage_class
+
+
+def by_name(run: Results, base: Results | None) -> dict[str, Milestone]:
+    return {row.name: row for row in judge(run, base)}
+
+
+def call(root: Path, *words: str) -> int:
+    return cli.main(["milestones", *words, f"cluster.root={root}"])
+
+
+def test_a_run_that_keeps_its_promises_exits_with_0(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(root, "demo-cluster") == 0
+    printed = capsys.readouterr().out
+    assert "baseline  demo-baseline" in printed
+    assert "0 missed" in printed
+
+
+def test_rows_carry_prediction_result_and_verdict(run: Results, base: Results) -> None:
+    found = by_name(run, base)
+    assert found["same output as the baseline"].result == "11 of 11 same"
+    assert found["counts add up"].verdict == "hit"
+    assert (found["duplicates found"].value, found["duplicates found"].bound) == (3, 3)
+    assert found["vector index, recall@10"].predicted == ">= 0.9800"
+    assert found["answer F1, 2 held-out questions"].verdict == "hit"
+    assert found["citation precision"].verdict == "not judged"
+    assert found["T(2) of dedup"].verdict == "not judged"
+
+
+def test_efficiency_is_judged_with_queue_setup_and_contention_beside_it(run: Results, base: Results) -> None:
+    row = by_name(run, base)["E(2) of encode"]
+    assert row.verdict == "hit"
+    assert row.value == pytest.approx(1 / 1.04, rel=1e-3)
+    for part in ("S = 1.92", "queue 12.5 s", "setup 4.10 s", "CPU pressure 4 % and 4 %"):
+        assert part in row.note
+
+
+@pytest.mark.parametrize(
+    ("key", "bound", "name"),
+    [
+        ("min_recall_at_10", 1.01, "vector index, recall@10"),
+        ("min_duplicates", 4, "duplicates found"),
+        ("min_answer_f1", 0.99, "answer F1, all questions"),
+        ("min_efficiency_crawl", 0.99, "E(2) of crawl"),
+    ],
+)
+def test_a_prediction_that_is_not_reached_is_missed(
+    run: Results, base: Results, monkeypatch: pytest.MonkeyPatch, key: str, bound: float, name: str
+) -> None:
+    monkeypatch.setitem(run.config["milestones"], key, bound)
+    assert by_name(run, base)[name].verdict == "missed"
+
+
+def test_one_miss_makes_the_exit_code_1(tmp_path: Path, base: Results, capsys: pytest.CaptureFixture[str]) -> None:
+    fake_run.build(tmp_path, fake_run.Shape(milestones={"min_duplicates": 1000}))
+    assert call(tmp_path, "demo-cluster", "--baseline", str(base.run_dir)) == 1
+    assert "1 missed" in capsys.readouterr().out
+
+
+def test_without_a_baseline_identity_and_speed_are_not_judged(run: Results) -> None:
+    found = by_name(run, None)
+    assert found["same output as the baseline"].verdict == "not judged"
+    assert found["E of crawl"].verdict == "not judged"
+    assert found["E of crawl"].predicted == ">= 0.900"
+
+
+def test_other_rankings_than_the_baseline_s_are_a_miss(tmp_path: Path, base: Results) -> None:
+    row = by_name(Results(fake_run.build(tmp_path, fake_run.Shape(seed=8))), base)["same output as the baseline"]
+    assert row.verdict == "missed"
+    assert row.note == "differs: retrieve.search, generate, evaluate"
+
+
+def test_pages_lost_between_two_stages_are_found(tmp_path: Path) -> None:
+    run = Results(fake_run.build(tmp_path, fake_run.Shape(dropped_in_silence=2)))
+    assert lost_items(run) == [
+        "clean: took in 22 of 24",
+        "dedup.sign: took in 24 of 22",
+        "dedup.drop: took in 24 of 22",
+    ]
+    assert by_name(run, None)["counts add up"].verdict == "missed"
+
+
+def test_quarantined_units_do_not_add_up(run: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run.manifests["encode"], "quarantined", [3])
+    assert lost_items(run) == ["encode: 1 units quarantined"]
+
+
+def test_an_unfinished_run_without_a_miss_exits_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake_run.build(tmp_path, fake_run.Shape(finish=4))
+    assert call(tmp_path, "demo-cluster") == 3
+    assert "unfinished: dedup.drop" in capsys.readouterr().out
+
+
+def test_json_holds_values_and_bounds(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(root, "demo-cluster", "--json") == 0
+    value: dict[str, Any] = json.loads(capsys.readouterr().out)
+    rows = {row["name"]: row for row in value["milestones"]}
+    assert value["baseline"] == "demo-baseline"
+    assert rows["E(2) of crawl"]["bound"] == 0.9
+    assert rows["E(2) of crawl"]["value"] > 0.9
+
+
+def test_handovers_cover_what_the_stages_themselves_declare() -> None:
+    declared = {name: source for name in STAGES if (source := stage_class(name).counts_from)}
+    assert declared.items() <= COUNTS_FROM.items()
