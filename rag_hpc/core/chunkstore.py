@@ -59,11 +59,12 @@ class ChunkStore:
                 found.append(RowRange(path, low - first, high - first, low))
         return found
 
-    def texts(self, start: int, stop: int) -> list[str]:
-        """Return the texts of the ordinals [start, stop)."""
-        texts: list[Any] = []
+    def indexed_texts(self, start: int, stop: int) -> list[str]:
+        """Return what Lucene and the encoder read of the ordinals [start, stop): the heading, then the text."""
+        texts: list[str] = []
         for part in self.ranges(start, stop):
-            texts += read_table(part.path, ["text"]).column(0).slice(part.start, part.stop - part.start).to_pylist()
+            table = read_table(part.path, ["heading", "text"]).slice(part.start, part.stop - part.start)
+            texts += [f"{row['heading']}\n{row['text']}" if row["heading"] else row["text"] for row in table.to_pylist()]
         return texts
 
     def _row(self, ordinal: int, columns: Sequence[str]) -> dict[str, Any]:

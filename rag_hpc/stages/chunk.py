@@ -21,12 +21,15 @@ class ChunkConfig:
     """Settings of the chunk stage."""
 
     model: str = "minilm"  # whose tokenizer counts, and whose limit holds
-    max_tokens: int = 254  # of a passage's own text; the encoder adds two
+    max_tokens: int = 254  # of a passage with its heading; the encoder adds two
     overlap_tokens: int = 25
+    heading_tokens: int = 24  # of the document's title, indexed before each of its passages; 0 = none
 
     def __post_init__(self) -> None:
         if self.max_tokens < 16:
             raise ConfigError(f"stage.chunk.max_tokens={self.max_tokens}: at least 16; try 254")
+        if not 0 <= self.heading_tokens <= self.max_tokens // 2:
+            raise ConfigError(f"stage.chunk.heading_tokens={self.heading_tokens}: between 0 and half of max_tokens")
         if not 0 <= self.overlap_tokens <= self.max_tokens // 2:
             raise ConfigError(f"stage.chunk.overlap_tokens={self.overlap_tokens}: between 0 and half of max_tokens")
 
@@ -80,10 +83,20 @@ class Chunk(Stage):
         return counts
 
     def _cut(self, document: dict[str, Any], chunks: TableWriter) -> int:
-        text = document["text"]
+        text, title = document["text"], document["title"]
+        heading, room = ("", self.config.max_tokens) if text.startswith(title) else self._heading(title)
         offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
-        spans = chunk_spans(text, offsets, max_tokens=self.config.max_tokens, overlap_tokens=self.config.overlap_tokens)
+        overlap = min(self.config.overlap_tokens, room // 2)
+        spans = chunk_spans(text, offsets, max_tokens=room, overlap_tokens=overlap)
         for chunk_id, span in zip(chunk_ids(document["doc_id"], spans), spans, strict=True):
-            chunks.add(chunk_id, document["doc_id"], document["url"], document["title"], "", text[span.start : span.end],
+            chunks.add(chunk_id, document["doc_id"], document["url"], title, heading, text[span.start : span.end],
                        span.start, span.end, span.num_tokens)
         return len(spans)
+
+    def _heading(self, title: str) -> tuple[str, int]:
+        """Return the part of the title that is indexed before each passage, and the tokens left for the passage."""
+        line = " ".join(title.split())
+        offsets = self._tokenizer.encode(line, add_special_tokens=False).offsets[: self.config.heading_tokens]
+        if not offsets:
+            return "", self.config.max_tokens
+        return line[: offsets[-1][1]], self.config.max_tokens - len(offsets)

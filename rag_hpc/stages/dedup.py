@@ -69,29 +69,34 @@ class Group(Stage):
     needs = ("dedup.sign",)
 
     def plan(self, inputs: Inputs, shared: Path) -> list[Unit]:
-        """Return one unit per range of bands; the exact hash counts as one band more, in the first unit."""
-        bands, _ = minhash.optimal_bands(self.config.num_perm, self.config.threshold)
+        """Return one unit per range of bands; the first unit pairs exact copies too."""
+        bands, _ = self._bands()
         ranges = [r for r in np.array_split(np.arange(bands), self.config.num_groups) if len(r)]
         return [Unit(i, {"bands": [int(r[0]), int(r[-1]) + 1], "exact": i == 0}) for i, r in enumerate(ranges)]
 
     def run(self, unit: Unit, out: Path, ctx: Context) -> Counts:
         """Write pairs.npy [pairs, 2] int64, sorted, smaller document number first."""
         signed = ctx.inputs["dedup.sign"]
-        signatures = _stack(signed.files(SIGNATURES))
-        bands, rows = minhash.optimal_bands(self.config.num_perm, self.config.threshold)
-        keys = minhash.band_keys(signatures, bands, rows)
-        ids = np.arange(len(signatures), dtype=np.int64)
+        signatures, exact = _stack(signed.files(SIGNATURES)), _stack(signed.files(EXACT))
+        # copies of one text would make buckets of their number; the first stands for all. No word means no likeness.
+        singles = np.sort(np.unique(exact, return_index=True)[1])
+        singles = singles[(signatures[singles] != np.iinfo(signatures.dtype).max).any(axis=1)]
+        keys = minhash.band_keys(signatures[singles], *self._bands())
         found = [np.zeros((0, 2), dtype=np.int64)]
         for band in range(*unit.inputs["bands"]):
             ctx.check_stop()
-            pairs = minhash.pairs_from_bands(keys[:, band], ids)
+            pairs = minhash.pairs_from_bands(keys[:, band], singles.astype(np.int64))
             found.append(pairs[minhash.estimate_pairs(signatures, pairs) >= self.config.threshold])
         if unit.inputs["exact"]:
-            pairs = minhash.pairs_from_bands(_stack(signed.files(EXACT)), ids)
-            found.append(pairs[minhash.estimate_pairs(signatures, pairs) == 1.0])  # equal hashes of unequal texts differ here
+            pairs = minhash.pairs_from_bands(exact, np.arange(len(exact), dtype=np.int64))
+            found.append(pairs[minhash.estimate_pairs(signatures, pairs) == 1.0])  # unequal texts of equal hash differ here
         pairs = minhash.unique_pairs(np.concatenate(found))
         np.save(out / PAIRS, pairs, allow_pickle=False)
         return Counts(items_in=len(pairs), items_out=len(pairs))
+
+    def _bands(self) -> tuple[int, int]:
+        """Return (bands, rows of a band); a missed pair weighs four times a needless one, which the estimate drops."""
+        return minhash.optimal_bands(self.config.num_perm, self.config.threshold, 0.2, 0.8)
 
 
 class Drop(Stage):

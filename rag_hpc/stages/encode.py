@@ -65,7 +65,7 @@ class Encode(Stage):
 
     def run(self, unit: Unit, out: Path, ctx: Context) -> Counts:
         """Write vectors.npy [rows, dimensions] float16."""
-        texts = self._chunks.texts(unit.inputs["start"], unit.inputs["stop"])
+        texts = self._chunks.indexed_texts(unit.inputs["start"], unit.inputs["stop"])
         vectors_ND = self._encoder.encode(texts, tokens_per_batch=self.config.tokens_per_batch)
         np.save(out / VECTORS, vectors_ND.astype(np.float16), allow_pickle=False)
         return Counts(items_in=len(texts), items_out=len(vectors_ND))

@@ -44,7 +44,7 @@ class Lexical(Stage):
         from rag_hpc import lucene
 
         start, stop = unit.inputs["start"], unit.inputs["stop"]
-        texts = ChunkStore(ctx.inputs["chunk"]).texts(start, stop)
+        texts = ChunkStore(ctx.inputs["chunk"]).indexed_texts(start, stop)
         folder = ctx.scratch / f"lucene-{unit.index}"
         documents = ((str(ordinal), text) for ordinal, text in enumerate(texts, start=start))
         stats = lucene.build_index(documents, folder, heap_mib=self.config.heap_mib)

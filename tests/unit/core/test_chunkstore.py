@@ -41,7 +41,7 @@ def test_ordinals_count_rows_over_units_with_empty_files_between(store: ChunkSto
 def test_texts_of_every_range(store: ChunkStore) -> None:
     for start in range(7):
         for stop in range(start, 7):
-            assert store.texts(start, stop) == [f"text {i}" for i in range(start, stop)]
+            assert store.indexed_texts(start, stop) == [f"text {i}" for i in range(start, stop)]
 
 
 def test_ranges_say_where_rows_lie(store: ChunkStore) -> None:
