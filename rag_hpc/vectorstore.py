@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rag_hpc.core.fs import read_json
 from rag_hpc.core.manifest import Manifest
 
 VECTORS = "vectors.npy"
 INDEX = "index.faiss"
+PROBES = "probes.json"
 Array = npt.NDArray[Any]
 
 
@@ -47,3 +49,8 @@ def load_shards(manifest: Manifest, positions: list[int]) -> list[Any]:
 
     faiss.omp_set_num_threads(1)
     return [faiss.read_index(str(manifest.checked(position, INDEX))) for position in positions]
+
+
+def probes_of(trained: Manifest) -> int:
+    """Return how many lists a query probes, as the training found."""
+    return int(read_json(trained.files(PROBES)[0])["num_probes"])

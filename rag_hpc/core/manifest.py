@@ -25,7 +25,7 @@ class Manifest:
     stage: str
     version: int
     fingerprint: str
-    config: dict[str, Any]
+    config: dict[str, Any]  # the settings that affect output
     inputs: dict[str, str]  # stage name -> output hash
     units: list[dict[str, Any]]  # index, files, items_in, items_out, dropped, extra
     quarantined: list[int]
@@ -96,7 +96,7 @@ def build(plan: Plan, stage_dir: Path) -> Manifest:
     quarantined = check_complete(plan, stage_dir)
     units = [_verified(stage_dir, unit.index) for unit in plan.units if unit.index not in quarantined]
     return Manifest(
-        stage=plan.stage, version=plan.version, fingerprint=plan.fingerprint, config=plan.config,
+        stage=plan.stage, version=plan.version, fingerprint=plan.fingerprint, config=plan.output_config,
         inputs=plan.input_hashes, units=units, quarantined=quarantined, output_hash=_hash_of(units), folder=stage_dir,
     )
 
@@ -123,14 +123,12 @@ def check_complete(plan: Plan, stage_dir: Path) -> list[int]:
 
 
 def publish(manifest: Manifest) -> None:
-    """Write the manifest; a second writer finds the same there (but for settings that do not touch the output)."""
+    """Write the manifest; a second writer finds the same bytes there."""
     value = dataclasses.asdict(manifest)
     del value["folder"]
+    data = canonical_json(value)
     path = manifest.folder / MANIFEST
-    if publish_file(path, canonical_json(value)):
-        return
-    there = load(manifest.folder)
-    if dataclasses.replace(manifest, config=there.config) != there:
+    if not publish_file(path, data) and path.read_bytes() != data:
         raise CorruptOutput(f"{path}: another manifest is there; two different outputs claim the fingerprint "
                             f"{manifest.fingerprint[:12]}. Remove {manifest.folder} and run again")
 

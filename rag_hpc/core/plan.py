@@ -29,6 +29,7 @@ class Plan:
     allow_failed_units: int = 0
     backup_after_s: float = 60.0  # a begun unit older than this (and 3 x the median) is backed up by an idle worker
     input_hashes: dict[str, str] = field(default_factory=dict)
+    output_config: dict[str, Any] = field(default_factory=dict)  # the part of config that is in the fingerprint
 
     @property
     def folder(self) -> str:

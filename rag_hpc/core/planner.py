@@ -44,6 +44,7 @@ def make_plan(stage: Stage, settings: dict[str, Any], inputs: Mapping[str, Manif
         version=stage.version,
         fingerprint=fingerprint(stage.name, stage.version, output_config(stage.config), named),
         config=settings,
+        output_config=output_config(stage.config),
         inputs={name: found.folder.name for name, found in sorted(inputs.items())},
         input_hashes=hashes,
         units=units,

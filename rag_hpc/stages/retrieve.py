@@ -15,6 +15,7 @@ from rag_hpc.core.tables import read_table, write_table
 from rag_hpc.errors import ConfigError
 from rag_hpc.hits import ANN, HITS, hits_table
 from rag_hpc.search import Searcher, SearchSettings
+from rag_hpc.vectorstore import probes_of
 
 
 
@@ -96,5 +97,5 @@ def search_settings(config: RetrieveConfig, inputs: Inputs) -> SearchSettings:
     """Return the settings of a search; lists are probed as many as the index's recall was checked with."""
     probes = config.num_probes
     if not probes and "vectors.build" in inputs:
-        probes = int(inputs["vectors.train"].extra()["num_probes"])
+        probes = probes_of(inputs["vectors.train"])
     return SearchSettings(depth=config.depth, k1=config.k1, b=config.b, rrf_k=config.rrf_k, num_probes=probes)

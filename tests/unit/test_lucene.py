@@ -184,6 +184,23 @@ def _open(folder: Path, docs: list[tuple[str, str]]) -> lucene.ShardSearcher:
     return lucene.ShardSearcher(folder)
 
 
+def test_proposal_grows_until_no_tie_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lucene's rounding may put equal documents in any order, here the worst: highest numbers first."""
+    searcher = _open(tmp_path / "same", [(str(i), "fox and dog") for i in range(60)] + [("x", "cat")])
+    honest, asked = searcher.search, []
+
+    def adverse(boosts: dict[str, float], k: int, k1: float, b: float) -> tuple[bm25.I64, bm25.F32]:
+        asked.append(k)
+        docs, scores = honest(boosts, 61, k1, b)
+        order = np.lexsort((-docs, -scores))[:k]
+        return docs[order], scores[order]
+
+    monkeypatch.setattr(searcher, "search", adverse)
+    docs, scores = searcher.top(bm25.make_query(["fox"], searcher.collection(["fox"])), 2)
+    assert docs.tolist() == [0, 1] and scores[0] == scores[1] and asked == [10, 20, 40, 80]
+    searcher.close()
+
+
 def test_signals_stay_with_python() -> None:
     script = (
         "import os, signal; from rag_hpc import lucene; got = []\n"

@@ -142,7 +142,7 @@ def test_setup_that_raises_exits_1_with_a_traceback(ledger: Ledger, monkeypatch:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_signal_drops_the_open_unit_and_exits_3(ledger: Ledger, tmp_path: Path, number: signal.Signals) -> None:
-    plan = open_plan(ledger, trouble=make_trouble(tmp_path, unit_00001="hang"))
+    plan = open_plan(ledger, workers=1, trouble=make_trouble(tmp_path, unit_00001="hang"))
     child = start(ledger, plan)
     wait_for_draft(units_of(ledger, plan), 1)
     child.send_signal(number)
@@ -155,12 +155,10 @@ def test_signal_drops_the_open_unit_and_exits_3(ledger: Ledger, tmp_path: Path, 
 
 def test_walltime_minus_margin_stops_the_worker_with_exit_3(ledger: Ledger, tmp_path: Path) -> None:
     plan = open_plan(ledger, trouble=make_trouble(tmp_path, unit_00000="hang"))
-    begun = time.monotonic()
-    child = start(ledger, plan, RAG_HPC_WALLTIME_S="61.2", RAG_HPC_WALLTIME_MARGIN_S="60.2")
+    child = start(ledger, plan, RAG_HPC_WALLTIME_S="3", RAG_HPC_WALLTIME_MARGIN_S="60")
     wait_for_draft(units_of(ledger, plan), 0)
     _, text = child.communicate(timeout=30)
     assert child.returncode == 3, text
-    assert time.monotonic() - begun < 30
     assert os.listdir(units_of(ledger, plan)) == []
 
 

@@ -98,6 +98,11 @@ def test_empty_cluster_takes_half_of_the_largest() -> None:
     assert np.allclose((got[1] + got[2]) / 2, 5.0) and not np.array_equal(got[1], got[2])
 
 
+def test_second_empty_cluster_takes_from_the_one_that_is_largest_by_then() -> None:
+    got = kmeans._split_for_empty(np.array([[1.0], [5.0], [0.0], [0.0]]), np.array([5.0, 8.0, 0.0, 0.0]))
+    np.testing.assert_allclose(got[:, 0], [1, 5, 5, 1], rtol=0.01)
+
+
 def test_spherical_centroids_have_length_one() -> None:
     centroids = train_on(1, sample(), KMeansConfig(num_centroids=7, num_iters=3, spherical=True))[0]
     np.testing.assert_allclose(np.linalg.norm(centroids, axis=1), 1, rtol=1e-6)

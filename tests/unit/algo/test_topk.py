@@ -86,6 +86,17 @@ def test_scores_that_fp32_cannot_tell_apart_are_ranked_by_the_float64_sum() -> N
     assert scores[0, 0] > scores[0, 1] == scores[0, 2]
 
 
+@pytest.mark.parametrize("block", [40, 65536])
+@pytest.mark.parametrize("k", [1, 3])
+def test_best_row_is_kept_where_fp32_errors_exceed_the_differences(k: int, block: int) -> None:
+    rng = np.random.default_rng(7)
+    rows = np.repeat(rng.standard_normal((1, 700)).astype(np.float32), 400, axis=0)
+    flips = rng.random(rows.shape) < 0.02
+    rows[flips] = np.nextafter(rows[flips], np.float32(np.inf))
+    queries = rng.standard_normal((8, 700)).astype(np.float32)
+    assert same_bits(exact_topk(queries, rows, k, block=block), slow_topk(queries, rows, k))
+
+
 def test_memory_map_gives_the_same_bits_as_memory(tmp_path: Any) -> None:
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((500, 16)).astype(np.float16)

@@ -177,7 +177,6 @@ def test_second_writer_of_the_same_manifest_is_content(finished: Finished) -> No
     manifest.publish(built)
     data = (finished[1] / manifest.MANIFEST).read_bytes()
     manifest.publish(built)
-    manifest.publish(dataclasses.replace(built, config={"threads": 9}))  # settings that are no part of the fingerprint
     assert (finished[1] / manifest.MANIFEST).read_bytes() == data
 
 
@@ -229,6 +228,11 @@ def test_manifest_names_no_host_time_place_or_worker(ledger: Ledger) -> None:
     assert all(set(unit) == {"index", "items_in", "items_out", "dropped", "extra", "files"} for unit in value["units"])
     for word in (socket.gethostname() + '"', str(ledger.run_dir), "unix", "_s\"", "attempt", "rank"):
         assert word not in text
+
+
+def test_settings_without_effect_on_output_are_not_in_the_manifest(ledger: Ledger, tmp_path: Path) -> None:
+    found = toystages.run_inline(ledger, ledger.submit(toystages.toy_request("run", ("toy.source",), trouble="/x")))
+    assert found["toy.source"].config == {"num_units": 5, "rows": 20, "scale": 2}
 
 
 def test_interrupted_close_is_repeated_with_equal_bytes(ledger: Ledger) -> None:

@@ -1,0 +1,212 @@
+"""The texts of batch scripts: complete, quoted, and without a flag that nobody set."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rag_hpc.config import ClusterConfig, Launcher
+from rag_hpc.core.stage import Launch
+from rag_hpc.errors import ConfigError
+from rag_hpc.launchers import array, ports
+from rag_hpc.slurm import scripts
+from rag_hpc.slurm.scripts import StageJob
+
+HOSTILE = "a'; echo foo"
+BARE = ClusterConfig(name="site", launcher=Launcher.slurm)
+FULL = ClusterConfig(
+    name="site", launcher=Launcher.slurm, account="acct", partition="cpu", qos="long", constraint="amd",
+    reservation="class", gres="gpu:a100:1", exclude="n7", time_min=90, mem_gib=2.5, cpus_per_task=3, interface="ib0",
+    prologue=["module load python/3.11"], env={"MY_VAR": "two words"}, secrets_file="/home/me/keys", scratch="/local/me")
+
+
+def job(launch: Launch = Launch.mpi, world: int = 4, folder: str = "/runs/r/submissions/0003", **more: object) -> StageJob:
+    base = StageJob(run="r", stage="encode", launch=launch, world=world, num_nodes=world,
+                    plan=Path(folder) / "encode.plan.json", python="/venv/bin/python", submitted_unix=12.5)
+    return dataclasses.replace(base, **more)  # type: ignore[arg-type]
+
+
+def flags(text: str) -> list[str]:
+    return [line.removeprefix("#SBATCH --") for line in text.splitlines() if line.startswith("#SBATCH")]
+
+
+def test_mpi_script_is_this_text() -> None:
+    assert scripts.mpi_script(job(environment={"MY_VAR": "two words"}), FULL) == """#!/bin/bash
+#SBATCH --account=acct
+#SBATCH --partition=cpu
+#SBATCH --qos=long
+#SBATCH --constraint=amd
+#SBATCH --reservation=class
+#SBATCH --exclude=n7
+#SBATCH --job-name=rh-r-encode
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/r/submissions/0003/jobs/encode.%j.log
+#SBATCH --time=90
+#SBATCH --mem=2560M
+#SBATCH --cpus-per-task=3
+#SBATCH --ntasks=4
+#SBATCH --nodes=4
+#SBATCH --ntasks-per-node=1
+
+umask 077
+module load python/3.11
+export OMP_NUM_THREADS=1
+export PYTHONUNBUFFERED=1
+export TOKENIZERS_PARALLELISM=false
+export MY_VAR='two words'
+export RAG_HPC_LAUNCH=mpi
+export RAG_HPC_WORLD_SIZE=4
+export RAG_HPC_WALLTIME_S=5400
+export RAG_HPC_WALLTIME_MARGIN_S=120
+export RAG_HPC_SUBMITTED_UNIX="$(stat -c %.3Y /runs/r/submissions/0003/encode.plan.json 2>/dev/null || echo 12.500)"
+export RAG_HPC_SCRATCH=/local/me
+set -a; . /home/me/keys; set +a
+exec srun --kill-on-bad-exit=1 --cpus-per-task=3 --mpi=pmix -n 4 /venv/bin/python -m rag_hpc.worker \
+/runs/r/submissions/0003/encode.plan.json rank
+"""
+
+
+def test_torchrun_script_meets_at_a_tested_port_of_the_batch_host() -> None:
+    text = scripts.torchrun_script(job(Launch.torchrun, world=2, wants_gpu=True), FULL)
+    assert 'head="$(hostname)"\nport="$(/venv/bin/python -m rag_hpc.launchers.ports)" || exit 1\nexec srun ' in text
+    assert '--rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$head:$port" --no-python /venv' in text
+    assert {"nodes=2", "ntasks-per-node=1", "gres=gpu:a100:1"} <= set(flags(text))
+    assert "export GLOO_SOCKET_IFNAME=ib0\nexport NCCL_SOCKET_IFNAME=ib0\n" in text
+
+
+def test_nobody_set_a_flag_so_none_is_sent() -> None:
+    expected = {"job-name", "open-mode", "output"}
+    assert {flag.split("=")[0] for flag in flags(scripts.gate_script(job(), BARE))} == expected | {"ntasks"}
+    text = scripts.mpi_script(job(num_nodes=None), BARE)
+    assert {flag.split("=")[0] for flag in flags(text)} == expected | {"ntasks"}
+    assert "WALLTIME" not in text and "SCRATCH" not in text and "SOCKET_IFNAME" not in text
+    [text] = array.array_texts(job(Launch.array), BARE, max_size=10)
+    assert {flag.split("=")[0] for flag in flags(text)} == expected | {"array", "nodes", "signal"}
+
+
+def test_gate_is_small_and_needs_no_gpu_and_no_secrets() -> None:
+    text = scripts.gate_script(job(Launch.torchrun, wants_gpu=True), FULL)
+    assert {"time=60", "mem=2560M", "ntasks=1", "output=/runs/r/submissions/0003/gates.log"} <= set(flags(text))
+    assert "gres" not in text and "/home/me/keys" not in text and "exclude=n7" in flags(text)
+    assert text.endswith("exec /venv/bin/python -m rag_hpc.launchers.gate /runs/r 3 encode\n")
+
+
+def test_mpirun_takes_the_place_of_srun_where_the_site_says_so() -> None:
+    text = scripts.mpi_script(job(), dataclasses.replace(FULL, mpi="mpirun"))
+    assert "\nexec mpirun -n 4 /venv/bin/python -m rag_hpc.worker " in text and "srun" not in text
+
+
+def run_script(text: str, folder: Path) -> list[str]:
+    """Run a script by bash where srun and mpirun print their words, one a line."""
+    for name in ("srun", "mpirun"):
+        program = folder / name
+        program.write_text('#!/bin/sh\nprintf "%s\\n" "$@" "MY=$MY_VAR" "SECRET=$TOKEN" "UMASK=$(umask)"\n')
+        program.chmod(0o755)
+    env = {"PATH": f"{folder}:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_NNODES": "2", "HOME": str(folder)}
+    done = subprocess.run(["bash"], input=text, capture_output=True, text=True, env=env, cwd=folder, check=False)
+    assert done.stderr == "" and done.returncode == 0
+    return done.stdout.split("\n")
+
+
+def test_hostile_values_reach_the_worker_as_they_are(tmp_path: Path) -> None:
+    folder = tmp_path / HOSTILE / "r" / "submissions" / "0001"
+    folder.mkdir(parents=True)
+    (tmp_path / HOSTILE / "keys").write_text("TOKEN='from the file'\n")
+    cluster = dataclasses.replace(FULL, prologue=[], account=HOSTILE, mpi=HOSTILE, interface=HOSTILE, scratch=HOSTILE,
+                                  secrets_file=str(tmp_path / HOSTILE / "keys"))
+    made = job(folder=str(folder), environment={"MY_VAR": HOSTILE}, python=f"/bin/{HOSTILE}")
+    said = run_script(scripts.mpi_script(made, cluster), tmp_path)
+    assert said[2:8] == [f"--mpi={HOSTILE}", "-n", "4", f"/bin/{HOSTILE}", "-m", "rag_hpc.worker"]
+    assert said[8:] == [str(folder / "encode.plan.json"), "rank", f"MY={HOSTILE}", "SECRET=from the file", "UMASK=0077", ""]
+
+
+def test_array_script_of_submitit_quotes_hostile_values_too(tmp_path: Path) -> None:
+    folder = tmp_path / HOSTILE / "r" / "submissions" / "0001"
+    made = job(Launch.array, folder=str(folder), python=f"/bin/{HOSTILE}")
+    [text] = array.array_texts(made, dataclasses.replace(BARE, account=HOSTILE), max_size=10)
+    said = run_script(text, tmp_path)
+    logs = folder / "jobs" / "encode"
+    assert said[:8] == ["--unbuffered", "--output", str(logs / "%A_%a_%t_log.out"), "--open-mode=append",
+                        f"/bin/{HOSTILE}", "-u", "-m", "submitit.core._submit"]
+    assert said[8] == str(logs)
+
+
+@pytest.mark.parametrize("value", ["x\n#SBATCH --uid=0", "x\rfoo", "x\0y"])
+def test_line_break_is_refused_everywhere(value: str) -> None:
+    for made, cluster in [
+        (job(environment={"A": value}), BARE),
+        (job(python=value), BARE),
+        (job(folder=f"/runs/{value}/submissions/0001"), BARE),
+        (job(), dataclasses.replace(BARE, prologue=[f"module load {value}"])),
+    ]:
+        for make in (scripts.mpi_script, scripts.gate_script):
+            with pytest.raises(ConfigError, match="line break"):
+                make(made, cluster)
+    with pytest.raises(ConfigError, match="line break"):
+        array.array_texts(job(Launch.array, folder=f"/runs/{value}/submissions/0001"), BARE, max_size=4)
+
+
+def test_name_that_is_no_variable_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no name of a variable"):
+        scripts.mpi_script(job(environment={"A B": "1"}), BARE)
+
+
+@pytest.mark.parametrize(("given", "line"), [
+    ("$TMPDIR", 'export RAG_HPC_SCRATCH="${TMPDIR}"'), ("${SLURM_TMPDIR}/rh", 'export RAG_HPC_SCRATCH="${SLURM_TMPDIR}"/rh'),
+    ("$(rm -rf x)", "export RAG_HPC_SCRATCH='$(rm -rf x)'"), ("$A;B", "export RAG_HPC_SCRATCH='$A;B'")])
+def test_scratch_may_name_a_variable_of_the_job_and_nothing_else(given: str, line: str) -> None:
+    assert line in scripts.mpi_script(job(), dataclasses.replace(BARE, scratch=given)).splitlines()
+
+
+def test_percent_in_a_path_is_no_pattern() -> None:
+    text = scripts.mpi_script(job(folder="/runs/50%j/submissions/0001"), BARE)
+    assert "output=/runs/50%%j/submissions/0001/jobs/encode.%j.log" in flags(text)
+    with pytest.raises(ConfigError, match="patterns"):
+        array.array_texts(job(Launch.array, folder="/runs/50%j/submissions/0001"), BARE, max_size=4)
+
+
+def test_job_name_needs_no_quotes() -> None:
+    assert scripts.job_name("my run; rm", "dedup.sign") == "rh-my-run--rm-dedup.sign"
+
+
+@given(num_workers=st.integers(1, 3000), max_size=st.integers(1, 1200))
+@settings(max_examples=50, deadline=None)
+def test_blocks_hold_each_worker_once_and_none_is_too_large(num_workers: int, max_size: int) -> None:
+    found = array.blocks(num_workers, max_size)
+    assert [index for block in found for index in block] == list(range(num_workers))
+    assert max(map(len, found)) <= max_size
+
+
+def test_array_is_throttled_and_told_in_time() -> None:
+    cluster = dataclasses.replace(FULL, array_parallelism=3, time_min=2)
+    [text] = array.array_texts(job(Launch.array, world=8), cluster, max_size=10, dependency="afterok:4")
+    assert {"array=0-7%3", "signal=USR2@60", "dependency=afterok:4", "reservation=class", "mem=2560M"} <= set(flags(text))
+    assert "--cpus-per-task=3" in text.splitlines()[-1]
+
+
+def test_port_lies_below_the_ephemeral_range_and_is_free() -> None:
+    taken = {ports.FIRST + 37 * 5 % 100, ports.FIRST + 37 * 5 % 100 + 1}
+    assert ports.find_port(5, last=ports.FIRST + 100, free=lambda port: port not in taken) == max(taken) + 1
+    found = ports.find_port(9, last=ports.ephemeral_start(), free=ports.can_bind)
+    assert ports.FIRST <= found < ports.ephemeral_start()
+
+
+def test_port_wraps_around_and_gives_up_when_all_are_taken() -> None:
+    last = ports.FIRST + 10
+    assert ports.find_port(0, last=last, free=lambda port: port == ports.FIRST + 9) == ports.FIRST + 9
+    with pytest.raises(Exception, match="no free port"):
+        ports.find_port(0, last=last, free=lambda port: False)
+
+
+def test_bound_port_is_not_free() -> None:
+    import socket
+
+    with socket.socket() as holder:
+        holder.bind(("", 0))
+        holder.listen(1)
+        assert not ports.can_bind(holder.getsockname()[1])

@@ -1,0 +1,117 @@
+"""Imports point one way: algo < core < sources, generators, shared modules < stages < launchers; eval reads results."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = {"rag_hpc": "rag_hpc", "launchers": "rag_hpc.launchers", "eval": "rag_hpc.eval", "slurm": "rag_hpc.slurm"}
+SHARED = {f"rag_hpc.{name}" for name in ("encoder", "lucene", "search", "vectorstore", "hits", "passages", "questions")}
+BASE = {"rag_hpc", "rag_hpc.errors"}
+LOW = BASE | {"rag_hpc.algo", "rag_hpc.core"}
+MAY_IMPORT = {  # package -> what of ours it may import, besides itself; stages are held apart below
+    "rag_hpc.algo": BASE,
+    "rag_hpc.core": BASE,
+    "rag_hpc.sources": LOW,
+    "rag_hpc.generators": LOW,
+    "rag_hpc.stages": LOW | SHARED | {"rag_hpc.sources", "rag_hpc.generators"},
+    "rag_hpc.stages.registry": LOW | {"rag_hpc.schema"},
+    "rag_hpc.eval": LOW,
+    "rag_hpc.slurm": LOW | {"rag_hpc.config"},
+    "rag_hpc.launchers": LOW | {"rag_hpc.config", "rag_hpc.schema", "rag_hpc.slurm", "rag_hpc.stages.registry"},
+    **{name: LOW | SHARED | {"rag_hpc.sources", "rag_hpc.generators"} for name in SHARED},
+}
+ALGO_LIBRARIES = {"numpy", "xxhash", "resiliparse", "trafilatura"}  # without state or network; the last two parse HTML
+HEAVY = ("torch", "faiss", "pandas", "pyarrow", "hydra", "omegaconf", "transformers", "numpy", "submitit", "wandb")
+
+
+def our_modules() -> Iterator[tuple[str, ast.Module]]:
+    for folder, package in FOLDERS.items():
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT / folder).with_suffix("").parts
+            name = ".".join([package, *parts]).removesuffix(".__init__")
+            yield name, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports(module: str, tree: ast.AST) -> Iterator[str]:
+    """Yield the dotted names that a module imports anywhere in it, except for type checkers only."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parent = module.rsplit(".", node.level)[0] if node.level else ""
+            base = ".".join(part for part in (parent, node.module) if part)
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+        else:
+            yield from imports(module, node)
+
+
+def is_within(name: str, packages: set[str]) -> bool:
+    """Return whether the name is of a package; of `rag_hpc` itself only its own names, such as __version__."""
+    return any(name == p or name.startswith(f"{p}.") for p in packages - {"rag_hpc"}) or name == "rag_hpc.__version__"
+
+
+def violations(module: str, tree: ast.Module) -> list[str]:
+    package = max((p for p in MAY_IMPORT if is_within(module, {p})), key=len, default=None)
+    if package is None:
+        return []  # cli, worker, config and the like sit on top of all
+    own = {module} if package == "rag_hpc.stages" else {package}
+    ours = [name for name in imports(module, tree) if name.split(".")[0] == "rag_hpc"]
+    return [f"{module} -> {name}" for name in ours if not is_within(name, MAY_IMPORT[package] | own)]
+
+
+def test_imports_point_one_way() -> None:
+    assert [line for module, tree in our_modules() for line in violations(module, tree)] == []
+
+
+def test_algorithms_need_numpy_and_the_like_only() -> None:
+    allowed = ALGO_LIBRARIES | set(sys.stdlib_module_names) | {"rag_hpc"}
+    found = {f"{module} -> {name}" for module, tree in our_modules() if module.startswith("rag_hpc.algo")
+             for name in imports(module, tree) if name.split(".")[0] not in allowed}
+    assert found == set()
+
+
+@pytest.mark.parametrize(("module", "source", "bad"), [
+    ("rag_hpc.core.plan", "from rag_hpc.stages import crawl", True),
+    ("rag_hpc.core.plan", "def f():\n    import rag_hpc.launchers.local", True),
+    ("rag_hpc.core.plan", "if TYPE_CHECKING:\n    from rag_hpc.stages import crawl", False),
+    ("rag_hpc.stages.clean", "from rag_hpc.stages.crawl import PAGES", True),
+    ("rag_hpc.stages.clean", "from .crawl import PAGES", True),
+    ("rag_hpc.stages.clean", "from rag_hpc.core import tables", False),
+    ("rag_hpc.eval.report", "from rag_hpc.launchers.ledger import Ledger", True),
+    ("rag_hpc.launchers.local", "from rag_hpc.stages.registry import make_stage", False),
+    ("rag_hpc.launchers.local", "from rag_hpc.stages.encode import Encode", True),
+    ("rag_hpc.slurm.client", "import rag_hpc.stages.registry", True),
+])
+def test_this_test_sees_what_it_should(module: str, source: str, bad: bool) -> None:
+    assert bool(violations(module, ast.parse(source))) is bad
+
+
+def best_of_three(*command: str) -> float:
+    code = ("import subprocess, sys, time\nt = time.perf_counter()\n"
+            f"subprocess.run({[sys.executable, *command]!r}, check=True, stdout=subprocess.DEVNULL)\n"
+            "print(time.perf_counter() - t)")
+    return min(float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+               for _ in range(3))
+
+
+def test_importing_the_command_line_is_quick() -> None:
+    assert best_of_three("-c", "import rag_hpc.cli") < 0.6  # design: 0.3 s; machines are noisy
+
+
+def test_help_is_quick() -> None:
+    assert best_of_three("-m", "rag_hpc.cli", "--help") < 0.9  # design: 0.5 s
+
+
+def test_the_command_line_imports_nothing_heavy() -> None:
+    code = f"import sys, rag_hpc.cli; rag_hpc.cli.main(['--help']); print([m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
