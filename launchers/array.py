@@ -11,12 +11,13 @@ import io
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rag_hpc.errors import ClusterError, ConfigError
 from rag_hpc.slurm import scripts
-from rag_hpc.slurm.client import explain
+from rag_hpc.slurm.client import RETRY_S, explain, is_transient
 from rag_hpc.slurm.scripts import StageJob
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def submit_array(job: StageJob, cluster: ClusterConfig, env: Mapping[str, str], 
                  dependency: str | None = None, hold: bool = False) -> list[str]:
     """Return the ids of the queued arrays: one for each `max_size` workers. `env`: what sbatch and the jobs inherit.
 
-    Raises ClusterError with Slurm's words; arrays that were queued before the error are named in it as `.ids`.
+    Raises PartlyQueued with Slurm's words and the ids of the arrays that were queued before.
     """
     ids: list[str] = []
     with environment(env), contextlib.redirect_stderr(io.StringIO()):
@@ -42,10 +43,9 @@ def submit_array(job: StageJob, cluster: ClusterConfig, env: Mapping[str, str], 
         executor.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for indices in blocks(job.world, max_size):
             try:
-                tasks = executor.map_array(run_worker, [str(job.plan)] * len(indices), indices)
-            except _submission_errors() as error:
-                raise PartlyQueued(explain("sbatch", str(error)), ids) from error
-            ids.append(str(tasks[0].job_id).split("_")[0])
+                ids.append(_map_array(executor, str(job.plan), indices))
+            except ClusterError as error:
+                raise PartlyQueued(str(error), ids) from error
     return ids
 
 
@@ -99,13 +99,12 @@ def signal_delay_s(cluster: ClusterConfig) -> int:
 @contextlib.contextmanager
 def environment(values: Mapping[str, str]) -> Iterator[None]:
     """Replace this process's environment for a while: submitit finds sbatch and SLURM_CONF nowhere else."""
-    saved, mask = dict(os.environ), os.umask(0o077)
+    saved = dict(os.environ)
     os.environ.clear()
     os.environ.update(values)
     try:
         yield
     finally:
-        os.umask(mask)
         os.environ.clear()
         os.environ.update(saved)
 
@@ -129,7 +128,17 @@ def _executor(job: StageJob, cluster: ClusterConfig, dependency: str | None, hol
     return executor
 
 
-def _submission_errors() -> tuple[type[Exception], ...]:
+def _map_array(executor: Any, plan: str, indices: list[int], sleep: Callable[[float], None] = time.sleep) -> str:
+    """Return the id of the array; a controller that cannot be reached is asked again after each pause."""
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    return FailedJobError, FailedSubmissionError
+    for pause_s in (*RETRY_S, None):
+        try:
+            tasks = executor.map_array(run_worker, [plan] * len(indices), indices)
+        except (FailedJobError, FailedSubmissionError) as error:
+            if pause_s is None or not is_transient(str(error)):
+                raise ClusterError(explain("sbatch", str(error))) from error
+            sleep(pause_s)
+        else:
+            return str(tasks[0].job_id).split("_")[0]
+    raise AssertionError("unreachable: the last try returns or raises")

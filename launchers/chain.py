@@ -8,10 +8,11 @@ workers are held until all is queued, so that a failed submit leaves nothing beh
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,16 +47,27 @@ def submit(ledger: Ledger, request: Request, *, slurm: Slurm | None = None) -> R
     check_places(ledger, cluster)
     num_nodes = slurm.check_partition(cluster.partition)
     cancel_leftovers(ledger, slurm)
-    request = ledger.submit(request)
-    progress = advance(ledger, request)
-    if progress.open_plan is None:
-        log.info("%s: every stage is finished already, nothing is queued", ledger.name)
-        return request
-    begun = time.monotonic()
-    chain = Chain(ledger, request, cluster, slurm)
-    chain.lay_out(stage_jobs(ledger, request, cluster, num_nodes, progress.open_plan))
-    log.info("%s: %d jobs queued in %.2f s", ledger.name, len(chain.ids), time.monotonic() - begun)
+    with private_files():
+        request = ledger.submit(request)
+        progress = advance(ledger, request)
+        if progress.open_plan is None:
+            log.info("%s: every stage is finished already, nothing is queued", ledger.name)
+            return request
+        begun = time.monotonic()
+        chain = Chain(ledger, request, cluster, slurm)
+        chain.lay_out(stage_jobs(ledger, request, num_nodes, progress.open_plan))
+        log.info("%s: %d jobs queued in %.2f s", ledger.name, len(chain.ids), time.monotonic() - begun)
     return request
+
+
+@contextlib.contextmanager
+def private_files() -> Iterator[None]:
+    """Make what is written meanwhile the owner's alone, as the jobs' `umask 077` does."""
+    mask = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(mask)
 
 
 class Chain:
@@ -105,8 +117,7 @@ class Chain:
         return min(self._cluster.max_array_size, limit or self._cluster.max_array_size)
 
 
-def stage_jobs(ledger: Ledger, request: Request, cluster: ClusterConfig, num_nodes: int | None,
-               open_plan: Plan | None) -> list[StageJob]:
+def stage_jobs(ledger: Ledger, request: Request, num_nodes: int | None, open_plan: Plan | None) -> list[StageJob]:
     """Return the jobs of the stages that are not finished; `open_plan` is of the first of them.
 
     `num_nodes`: of the partition, None when it is not known.

@@ -42,8 +42,9 @@ def show(ledger: Ledger, request: Request, config: RunConfig) -> str:
 def _scripts(ledger: Ledger, request: Request) -> list[str]:
     cluster = cluster_of(request)
     check_places(ledger, cluster)
-    parts, gate = [], None
-    for job in stage_jobs(ledger, request, cluster, None, None):
+    parts: list[str] = []
+    gate: str | None = None
+    for job in stage_jobs(ledger, request, None, None):
         after = f"afterok:{gate}" if gate else None
         for text in _worker_texts(job, cluster, after):
             flag = "--hold" if after is None else f"--dependency={after}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import re
 import shutil
 import signal
@@ -50,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the gate; return the process's exit code."""
     run_dir, number, stage = (argv or sys.argv[1:])[:3]
     configure(prefix=f"gate({stage})")
+    os.umask(0o077)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(3))  # so that half a chain is cleared away
     ledger = Ledger(Path(run_dir))
     request = ledger.request(int(number))
@@ -120,8 +122,10 @@ class Gate:
         stage_dir = self._ledger.run_dir / plan.folder
         recorded = any(attempt["submission"] == plan.submission for attempts in failures(stage_dir).values()
                        for attempt in attempts)
-        verdict = judge(self._stage, states, recorded=recorded or made_progress(self._ledger.run_dir, plan),
-                        mem_gib=self._request.cluster["mem_gib"])
+        # torchrun and srun make 1 of the ranks' exit codes, so a 1 of theirs says little
+        together = stage_class(self._stage).launch is not Launch.array
+        begun = recorded or together or made_progress(self._ledger.run_dir, plan)
+        verdict = judge(self._stage, states, begun=begun, mem_gib=self._request.cluster["mem_gib"])
         if verdict.cause == "NODE_FAIL":
             return exclude_broken(verdict, states, self._request.cluster["exclude"], self._slurm)
         return verdict
@@ -147,10 +151,10 @@ def outcome_path(ledger: Ledger, number: int, stage: str) -> Path:
     return ledger.folder(number) / f"{stage}.outcome.json"
 
 
-def judge(stage: str, states: list[State], *, recorded: bool, mem_gib: float | None) -> Verdict:
+def judge(stage: str, states: list[State], *, begun: bool, mem_gib: float | None) -> Verdict:
     """Return what to do about units that are left, by cause.
 
-    `recorded`: whether the workers got as far as a unit, committed or failed. `mem_gib`: what the jobs asked for.
+    `begun`: whether the workers may have got as far as a unit. `mem_gib`: what their jobs asked for.
     """
     words = [state.state for state in states]
     if "OUT_OF_MEMORY" in words:
@@ -167,10 +171,10 @@ def judge(stage: str, states: list[State], *, recorded: bool, mem_gib: float | N
     for word in ("TIMEOUT", "PREEMPTED", "DEADLINE", "BOOT_FAIL", "REVOKED"):
         if word in words:
             return Verdict(again=True, cause=word, reason=f"{stage}: {word.lower()}, again from where it stood")
-    return _judge_exit_codes(stage, [state for state in states if state.state == "FAILED"], recorded)
+    return _judge_exit_codes(stage, [state for state in states if state.state == "FAILED"], begun)
 
 
-def _judge_exit_codes(stage: str, failed: list[State], recorded: bool) -> Verdict:
+def _judge_exit_codes(stage: str, failed: list[State], begun: bool) -> Verdict:
     codes = {state.exit_code for state in failed}
     if codes & set(MISCONFIGURED):
         return Verdict(again=False, cause="MISCONFIGURED", reason=(
@@ -180,12 +184,12 @@ def _judge_exit_codes(stage: str, failed: list[State], recorded: bool) -> Verdic
         return Verdict(again=True, cause="STOPPED",
                        reason=f"{stage}: stopped by a signal or before the walltime, again from where it stood")
     killed = [state for state in failed if state.signal or (state.exit_code or 0) > 128]
-    together = stage_class(stage).launch is not Launch.array  # torchrun and srun turn every exit code into 1
-    if failed and not recorded and not killed and not together:
+    if failed and not begun and not killed:
         return Verdict(again=False, cause="FAILED",
                        reason=f"{stage}: workers failed before their first unit; their log says why: rag-hpc why")
-    word = "FAILED" if failed else "UNFINISHED"
-    return Verdict(again=True, cause=word, reason=f"{stage}: workers ended with units left, again")
+    ends = ", ".join(sorted({f"exit {state.exit_code}:{state.signal} on {state.node}" for state in failed})[:3])
+    return Verdict(again=True, cause="FAILED" if failed else "UNFINISHED",
+                   reason=f"{stage}: workers ended with units left{f' ({ends})' if ends else ''}, again")
 
 
 def exclude_broken(verdict: Verdict, states: list[State], exclude: str | None, slurm: Slurm) -> Verdict:

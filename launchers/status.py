@@ -13,28 +13,31 @@ from rag_hpc.core.manifest import MANIFEST
 from rag_hpc.core.plan import plan_path
 from rag_hpc.errors import ConfigError
 from rag_hpc.launchers.ledger import Ledger, Request, find_run
-from rag_hpc.launchers.verbs import as_json, name_of, root_of
+from rag_hpc.launchers.verbs import as_json, name_of, root_of, whole_number
 
 if TYPE_CHECKING:
     from rag_hpc.cli import Arguments
 
 TAIL_LINES = 15
+NUM_ERRORS = 5
 
 
 def status(arguments: Arguments) -> int:
-    """Print one line a stage; exit 0 when the run is finished, 3 when work is left, 1 when it is stopped by failures."""
+    """Print one line a stage; exit 0 when the run is finished, 3 when work is left, 1 when failures stopped it."""
     ledger = find_run(root_of(arguments), name_of(arguments))
     request = ledger.request()
     rows = stage_rows(ledger, request)
     state = overall(rows)
     queue = scheduler_states(ledger, request)
     if "--json" in arguments.flags:
-        print(as_json({"run": ledger.name, "state": state, "submission": request.number, "stages": rows, "jobs": queue}))
+        print(as_json({"run": ledger.name, "state": state, "submission": request.number, "stages": rows,
+                       "jobs": queue}))
     else:
         print(f"run {ledger.name}  submission {request.number}  workers {request.workers}  {state}")
         print(f"{'stage':<18}{'units':>12}{'open':>6}{'failed':>8}  state")
         for row in rows:
-            print(f"{row['stage']:<18}{row['done']:>6}/{row['units'] or '?':<5}{row['open']:>6}{row['failed']:>8}  {row['state']}")
+            units = f"{row['done']:>6}/{row['units'] or '?':<5}"
+            print(f"{row['stage']:<18}{units}{row['open']:>6}{row['failed']:>8}  {row['state']}")
         for line in queue:
             print(f"job {line['job']}: {line['stage']} {line['kind']} {line['state']} {line['reason']}")
     return {"finished": 0, "failed": 1}.get(state, 3)
@@ -42,12 +45,12 @@ def status(arguments: Arguments) -> int:
 
 def logs(arguments: Arguments) -> int:
     """Print the log of a stage (the latest one that has a log by default); `--lines N` prints the end only."""
-    words = [word for word in arguments.words]
+    words = arguments.words
     ledger = find_run(root_of(arguments), arguments.override("run"))
     found = log_files(ledger, words[0] if words else None)
     if not found:
         raise ConfigError(f"run={ledger.name}: no log{' of ' + words[0] if words else ''} yet; see: rag-hpc status")
-    limit = int(arguments.values.get("--lines", "0"))
+    limit = whole_number("--lines", arguments.values.get("--lines"), 0, least=1)
     for path in found:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         print(f"==> {path} <==", *lines[-limit:], sep="\n")
@@ -64,7 +67,8 @@ def why(arguments: Arguments) -> int:
     if state == "finished":
         return 0
     row = next((r for r in rows if r["state"] == "failed"), None) or next(r for r in rows if r["state"] != "finished")
-    print(f"stage {row['stage']}: {row['done']} of {row['units'] or '?'} units, {row['open']} open, {row['failed']} failed")
+    units = f"{row['done']} of {row['units'] or '?'} units"
+    print(f"stage {row['stage']}: {units}, {row['open']} open, {row['failed']} failed")
     outcome = ledger.folder(request.number) / f"{row['stage']}.outcome.json"
     if outcome.exists():
         value = read_json(outcome)
@@ -75,7 +79,7 @@ def why(arguments: Arguments) -> int:
         _print_failure(ledger.run_dir / row["folder"])
     for path in log_files(ledger, row["stage"])[-1:]:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        print(f"-- end of {path}", *lines[-TAIL_LINES:], sep="\n")
+        print(*error_lines(lines[:-TAIL_LINES]), f"-- end of {path}", *lines[-TAIL_LINES:], sep="\n")
     print(f"go on: rag-hpc retry run={ledger.name}")
     return 1 if state == "failed" else 3
 
@@ -108,6 +112,11 @@ def log_files(ledger: Ledger, stage: str | None) -> list[Path]:
               *folder.glob(f"*/jobs/{stage or '*'}*/*.out")]
     ordered = sorted(set(packed), key=lambda p: p.stat().st_mtime)
     return ordered if stage else ordered[-1:]
+
+
+def error_lines(lines: list[str]) -> list[str]:
+    """Return the last lines of a log that workers wrote as errors: MPI's own last words are many and say little."""
+    return [line for line in lines if " ERROR " in line][-NUM_ERRORS:]
 
 
 def scheduler_states(ledger: Ledger, request: Request) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rag_hpc.core import commit, failures
 from rag_hpc.core.hashing import hash_value
 from rag_hpc.core.log import configure
-from rag_hpc.errors import ConfigError
+from rag_hpc.errors import ConfigError, IncompleteError, Interrupted
 from rag_hpc.launchers import local
 from rag_hpc.launchers.ledger import Ledger, Request, find_run, runs_root
 
@@ -37,12 +37,13 @@ def run(arguments: Arguments) -> int:
                                 resolve="--resolve" in arguments.flags), end="")
         return 0
     points = sweep_points(arguments.overrides) if arguments.multirun else [arguments.overrides]
+    configs = [compose(overrides, arguments.config_dir) for overrides in points]
+    by_workers = len({config.workers for config in configs}) > 1  # the name of a run does not tell them apart
     codes = []
-    for overrides in points:
-        config = compose(overrides, arguments.config_dir)
+    for overrides, config in zip(points, configs, strict=True):
         if len(points) > 1:
-            print(f"-- {' '.join(overrides)}")
-        codes.append(run_one(config, arguments))
+            print(f"-- {' '.join(overrides)}", flush=True)
+        codes.append(run_one(config, arguments, suffix=f"-w{config.num_workers}" if by_workers else ""))
     return max(codes)
 
 
@@ -52,28 +53,31 @@ def plan(arguments: Arguments) -> int:
     return run(arguments)
 
 
-def run_one(config: RunConfig, arguments: Arguments) -> int:
-    """Start or resume one run; on a cluster return as soon as its chain is queued."""
-    from rag_hpc.config import Launcher
+def run_one(config: RunConfig, arguments: Arguments, suffix: str = "") -> int:
+    """Start or resume one run; on a cluster return as soon as its chain is queued. `suffix` is added to its name."""
+    from rag_hpc.config import Launcher, check
     from rag_hpc.schema import to_plain
 
     configure(level="WARNING")
+    check(config)
     request = make_request(config)
+    request = dataclasses.replace(request, run=request.run + suffix)
     dry = config.dry_run or "--dry-run" in arguments.flags
     ledger = Ledger((runs_root(config.cluster.root) / request.run).resolve())
-    check(config)
     if dry:
         from rag_hpc.launchers.dryrun import show
 
         print(show(ledger, request, config))
         return 0
+    check_cluster(ledger, config)
     ledger.create(to_plain(config))
     if config.cluster.launcher is Launcher.slurm:
         from rag_hpc.launchers.chain import submit
         from rag_hpc.launchers.watch import watch
 
         request = submit(ledger, request)
-        print(f"submitted run={ledger.name} as submission {request.number}; follow it: rag-hpc status run={ledger.name}")
+        print(f"submitted run={ledger.name} as submission {request.number}; "
+              f"follow it: rag-hpc status run={ledger.name}")
         return watch(ledger) if config.watch or "--watch" in arguments.flags else 0
     return run_here(ledger, ledger.submit(request))
 
@@ -82,8 +86,13 @@ def run_here(ledger: Ledger, request: Request) -> int:
     """Run a submission in processes of this machine, with progress bars."""
     from rag_hpc.launchers.progress import Bars
 
-    with Bars(request) as bars:
-        finished = local.run_all(ledger, request, on_poll=bars.poll(ledger))
+    try:
+        with Bars(request) as bars:
+            finished = local.run_all(ledger, request, on_poll=bars.poll(ledger))
+    except Interrupted:
+        raise
+    except IncompleteError as error:
+        raise IncompleteError("\n".join([str(error), *_last_errors(ledger)])) from error
     print(f"run={ledger.name}: {len(finished)} stages finished; see: rag-hpc report run={ledger.name}")
     return 0
 
@@ -92,10 +101,11 @@ def retry(arguments: Arguments) -> int:
     """Go on with a run; `workers=N` may differ from before, since units do not depend on it."""
     ledger = find_run(root_of(arguments), name_of(arguments))
     last = ledger.request()
+    given = {key: arguments.override(key) for key in ("workers", "allow_failed_units")}
+    workers = whole_number("workers", given["workers"], last.workers, least=1)
+    allow = whole_number("allow_failed_units", given["allow_failed_units"], last.allow_failed_units, least=0)
     for folder in ledger.run_dir.glob("*-*/failures"):
         failures.forgive(folder.parent)
-    workers = int(arguments.override("workers") or last.workers)
-    allow = int(arguments.override("allow_failed_units") or last.allow_failed_units)
     request = dataclasses.replace(last, workers=workers, allow_failed_units=allow, resubmits=0, reason="retry",
                                   python=sys.executable)
     if request.cluster["launcher"] == "slurm":
@@ -118,8 +128,9 @@ def cancel(arguments: Arguments) -> int:
 
 
 def clean(arguments: Arguments) -> int:
-    """Remove drafts and stage folders that the latest submission does not use; `--all` removes the run."""
+    """Remove drafts and the stage folders of other settings than the latest; `--all` removes the run."""
     ledger = find_run(root_of(arguments), name_of(arguments))
+    refuse_while_busy(ledger)
     if "--all" in arguments.flags:
         shutil.rmtree(ledger.run_dir)
         print(f"removed {ledger.run_dir}")
@@ -127,7 +138,8 @@ def clean(arguments: Arguments) -> int:
     from rag_hpc.launchers.status import stage_rows
 
     last = ledger.request()
-    used = {row["folder"] for row in stage_rows(ledger, last) if row["folder"]}
+    alike = [r for r in map(ledger.request, ledger.submissions()) if r.settings == last.settings]  # each may be cut short
+    used = {row["folder"] for request in alike for row in stage_rows(ledger, request) if row["folder"]}
     stale = [p for p in ledger.run_dir.iterdir() if p.is_dir() and _is_stage_folder(p) and p.name not in used]
     for folder in stale:
         shutil.rmtree(folder)
@@ -135,6 +147,22 @@ def clean(arguments: Arguments) -> int:
         commit.sweep(ledger.run_dir / name / commit.UNITS, submission=last.number + 1)
     print(f"run={ledger.name}: removed {len(stale)} stale stage folders and all drafts")
     return 0
+
+
+def refuse_while_busy(ledger: Ledger) -> None:
+    """Raise ConfigError while workers of the run are at work or queued."""
+    from rag_hpc.launchers.cancel import is_ours
+
+    last = ledger.request()
+    busy: list[Any] = [p for job in ledger.jobs() for p in job.get("pids", []) if is_ours(p, ledger.run_dir)]
+    if last.cluster["launcher"] == "slurm":
+        from rag_hpc.launchers.chain import live_ids
+        from rag_hpc.slurm.client import connect
+
+        busy = live_ids(ledger, connect(last.cluster["name"], last.cluster["slurm_conf"]), last.number)
+    if busy:
+        raise ConfigError(f"run={ledger.name}: {len(busy)} workers or jobs of it are still there; "
+                          f"first: rag-hpc cancel run={ledger.name}")
 
 
 def make_request(config: RunConfig) -> Request:
@@ -156,30 +184,24 @@ def default_name(config: RunConfig, settings: dict[str, dict[str, Any]]) -> str:
     return f"{config.corpus.name}-{config.pipeline.name}-{hash_value(settings)[:8]}"
 
 
-def check(config: RunConfig) -> None:
-    """Raise ConfigError, before anything is queued, for what would fail in a job."""
-    from rag_hpc.stages.chunk import check_limit
-    from rag_hpc.stages.evaluate import check_measures
-    from rag_hpc.stages.registry import stage_class
+def check_cluster(ledger: Ledger, config: RunConfig) -> None:
+    """Raise ConfigError, before the run's folder is made, where no job can be submitted or none would find the run."""
+    if config.cluster.launcher.value != "slurm":
+        return
+    from rag_hpc.launchers.chain import check_places
+    from rag_hpc.slurm.client import connect
 
-    seen: set[str] = set()
-    for stage in config.pipeline.stages:
-        missing = [need for need in stage_class(stage).needs if need not in seen]
-        if missing:
-            raise ConfigError(f"pipeline.stages: {stage} needs {', '.join(missing)} before it")
-        seen.add(stage)
-    if not seen:
-        raise ConfigError("pipeline.stages is empty; try pipeline=cluster or pipeline=baseline")
-    if "chunk" in seen:
-        check_limit(config.stage.chunk)
-    if "lexical" in seen:
-        from rag_hpc.lucene import require_java
+    connect(config.cluster.name, config.cluster.slurm_conf).require()
+    check_places(ledger, config.cluster)
 
-        require_java()
-    if "evaluate" in seen:
-        check_measures(config.stage.evaluate.measures)
-    if "rerank" in seen and not config.stage.rerank.model:
-        raise ConfigError("pipeline=rerank: set stage.rerank.model to the folder of a cross-encoder")
+
+def whole_number(name: str, given: str | None, default: int, *, least: int) -> int:
+    """Return the number given, or the default. Raises ConfigError for what is none, or less than `least`."""
+    if given is None:
+        return default
+    if not given.isdecimal() or int(given) < least:
+        raise ConfigError(f"{name}={given}: a whole number is needed, at least {least}")
+    return int(given)
 
 
 def sweep_points(overrides: list[str]) -> list[list[str]]:
@@ -211,6 +233,14 @@ def name_of(arguments: Arguments) -> str | None:
 def as_json(value: Any) -> str:
     """Return what a script reads."""
     return json.dumps(value, indent=2, sort_keys=True)
+
+
+def _last_errors(ledger: Ledger) -> list[str]:
+    """Return what the log written last holds of errors."""
+    from rag_hpc.launchers.status import error_lines, log_files
+
+    return [line for path in log_files(ledger, None)
+            for line in error_lines(path.read_text(encoding="utf-8", errors="replace").splitlines())]
 
 
 def _is_stage_folder(path: Path) -> bool:

@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from rag_hpc.algo.cite import verify_citations
 from rag_hpc.core import manifest
 from rag_hpc.core.chunkstore import ChunkStore
@@ -35,6 +37,8 @@ def ask(arguments: Arguments) -> int:
     if "--json" in arguments.flags:
         print(json.dumps(found, indent=2, sort_keys=True, ensure_ascii=False))
         return 0
+    if found["found"]:
+        print(f"{found['short']}:")
     print(found["answer"])
     for passage in found["passages"]:
         if passage["cited"]:
@@ -56,17 +60,19 @@ def manifests(run_dir: Path, submission: int) -> dict[str, Manifest]:
 
 def answer(run_dir: Path, question: str, inputs: dict[str, Manifest], settings: dict[str, Any]) -> dict[str, Any]:
     """Return the answer, its passages and whether each citation is supported, as plain values."""
-    from rag_hpc.schema import from_plain
     from rag_hpc.encoder import Encoder
     from rag_hpc.generators.registry import get_generator
     from rag_hpc.passages import read_passages
+    from rag_hpc.schema import from_plain
     from rag_hpc.search import Searcher
     from rag_hpc.stages.generate import GenerateConfig
+    from rag_hpc.stages.queries import QueriesConfig
     from rag_hpc.stages.retrieve import RetrieveConfig, search_settings
 
     retrieve = from_plain(RetrieveConfig, settings["retrieve.search"])
     generate = from_plain(GenerateConfig, settings["generate"])
-    vector = Encoder(settings["encode"]["model"], threads=1).encode([question], allow_truncate=True)
+    asked = from_plain(QueriesConfig, settings["retrieve.queries"])
+    vector = Encoder(asked.model, threads=1).encode([asked.prefix + question], out=np.float16, allow_truncate=True)
     with tempfile.TemporaryDirectory(prefix="rag-hpc-") as scratch:
         searcher = Searcher(inputs["lexical"], inputs["encode"], None, search_settings(retrieve, inputs), SerialComm(),
                             Path(scratch))

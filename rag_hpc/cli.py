@@ -24,7 +24,6 @@ VERBS = {  # verb -> (module:function, what it does)
     "milestones": ("rag_hpc.eval.milestones:milestones", "predictions against results; the exit code is the verdict"),
     "report": ("rag_hpc.eval.report:report", "write a run's report.html"),
     "ask": ("rag_hpc.ask:ask", 'answer a question from a finished run: rag-hpc ask "QUESTION"'),
-    "bench": ("rag_hpc.eval.bench.registry:bench", "time a part beside its peers: rag-hpc bench NAME [--json]"),
     "devcluster": ("rag_hpc.slurm.devcluster.verbs:devcluster", "a four-node Slurm on this machine: up | down | status"),
     "clean": ("rag_hpc.launchers.verbs:clean", "remove a run's drafts and stale stages, or all of it with --all"),
     "completion": ("rag_hpc.completion:completion", "print shell completion: eval \"$(rag-hpc completion bash)\""),

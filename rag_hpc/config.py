@@ -6,21 +6,25 @@ Each stage's dataclass lives beside the stage; here they are put together, regis
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import enum
+import glob
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rag_hpc import questions
 from rag_hpc.errors import ConfigError
 from rag_hpc.generators.config import GeneratorConfig
-from rag_hpc.schema import explain
-from rag_hpc.sources.base import CorpusConfig
-from rag_hpc.stages.chunk import ChunkConfig
+from rag_hpc.schema import explain, to_plain
+from rag_hpc.sources.base import CorpusConfig, SourceName
+from rag_hpc.sources.paths import corpus_root
+from rag_hpc.stages.chunk import ChunkConfig, check_limit
 from rag_hpc.stages.clean import CleanConfig
 from rag_hpc.stages.dedup import DedupConfig
 from rag_hpc.stages.encode import EncodeConfig
-from rag_hpc.stages.evaluate import EvaluateConfig
+from rag_hpc.stages.evaluate import EvaluateConfig, check_measures
 from rag_hpc.stages.generate import GenerateConfig
 from rag_hpc.stages.lexical import LexicalConfig
 from rag_hpc.stages.queries import QueriesConfig
@@ -187,7 +191,70 @@ def compose_plain(overrides: Sequence[str], config_dir: Path | None = None) -> A
         with initialize_config_module("rag_hpc.conf", version_base="1.3", job_name="rag-hpc"):
             return hydra_compose("config", overrides=[*overrides, *extra])
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explain(error)) from error
+        raise ConfigError(unknown_key(overrides) or explain(error)) from error
+
+
+def unknown_key(overrides: Sequence[str]) -> str | None:
+    """Return what to say of the first override whose key does not exist (Hydra lists none), None when all do."""
+    for override in overrides:
+        name = override.split("=", 1)[0]
+        here: Any = to_plain(RunConfig())
+        path: list[str] = []
+        for part in [] if name.startswith(("+", "~", "hydra")) else name.split("@")[0].split("."):
+            if not isinstance(here, dict) or not here:  # a list's item, or a mapping with keys of the user's own
+                break
+            if part not in here:
+                close = difflib.get_close_matches(part, here, n=1)
+                meant = f"; did you mean {'.'.join([*path, *close])}?" if close else "."
+                where = f"in {'.'.join(path)}" if path else "at the top"
+                return f"no setting {name!r}{meant} Known {where}: {', '.join(here)}. All: rag-hpc run --cfg job"
+            path, here = [*path, part], here[part]
+    return None
+
+
+def check(config: RunConfig) -> None:
+    """Raise ConfigError or InputError, before anything is made or queued, for what would fail in a job."""
+    stages = config.pipeline.stages
+    check_stages(stages)
+    if "crawl" in stages:
+        check_corpus(config.corpus)
+    if "chunk" in stages:
+        check_limit(config.stage.chunk)
+    if "lexical" in stages:
+        from rag_hpc.lucene import require_java
+
+        require_java()
+    if "retrieve.queries" in stages:
+        asked = config.stage.queries
+        questions.load(asked.source, asked.path, asked.questions, asked.num_hosts)
+    if "evaluate" in stages:
+        check_measures(config.stage.evaluate.measures)
+    if "rerank" in stages and not config.stage.rerank.model:
+        raise ConfigError("pipeline=rerank: set stage.rerank.model to the folder of a cross-encoder")
+
+
+def check_stages(stages: Sequence[str]) -> None:
+    """Raise ConfigError for a pipeline without stages, or with one before those that it needs."""
+    from rag_hpc.stages.registry import stage_class
+
+    seen: set[str] = set()
+    for stage in stages:
+        missing = [need for need in stage_class(stage).needs if need not in seen]
+        if missing:
+            raise ConfigError(f"pipeline.stages: {stage} needs {', '.join(missing)} before it")
+        seen.add(stage)
+    if not seen:
+        raise ConfigError("pipeline.stages is empty; try pipeline=cluster or pipeline=baseline")
+
+
+def check_corpus(corpus: CorpusConfig) -> None:
+    """Raise ConfigError for a corpus whose path is not set or not there; what it holds shows when it is planned."""
+    if corpus.source not in (SourceName.files, SourceName.warc, SourceName.beir):
+        return
+    corpus_root(corpus.path)
+    path = str(corpus.path)
+    if not Path(path).expanduser().exists() and not glob.has_magic(path):
+        raise ConfigError(f"corpus.path={path}: nothing is there; name an existing file, folder or glob")
 
 
 def _plain_name(name: str) -> bool:

@@ -74,8 +74,7 @@ def start(heap_mib: int = 1024, *, seeded: bool = False) -> None:
     if seeded:
         jnius_config.add_options(_SEED_OPTION)
     # the first class asked for starts the JVM; Lucene then tells standard error how it maps files, once a process
-    logging_root = _java("java.util.logging.Logger").getLogger("")
-    logging_root.setLevel(_java("java.util.logging.Level").WARNING)
+    _java("java.util.logging.LogManager").getLogManager().reset()
 
 
 def build_index(docs: Iterable[tuple[str, str]], out_dir: Path, *, heap_mib: int = 1024) -> dict[str, int]:

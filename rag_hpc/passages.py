@@ -9,6 +9,7 @@ from rag_hpc.core.chunkstore import ChunkStore
 from rag_hpc.core.stage import Inputs
 from rag_hpc.core.tables import read_table
 from rag_hpc.generators.base import Passage
+from rag_hpc.hits import HITS
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,14 @@ class Asked:
 
 
 def ranked(inputs: Inputs, position: int, k: int) -> list[Asked]:
-    """Return the questions of one unit of the last ranking stage (rerank if it ran, else retrieve), k hits each."""
-    reranked = "rerank" in inputs
-    manifest = inputs["rerank" if reranked else "retrieve.search"]
-    path = manifest.unit_dir(manifest.units[position]["index"]) / "hits.parquet"
+    """Return the questions of one block in the order of the last ranking stage, k hits each.
+
+    position: of the block among retrieve's units. Blocks that rerank has quarantined keep retrieve's fused order.
+    """
+    reranked = "rerank" in inputs and position in {unit["index"] for unit in inputs["rerank"].units}
+    found = inputs["retrieve.search"]
+    unit_dir = inputs["rerank"].unit_dir(position) if reranked else found.unit_dir(found.units[position]["index"])
+    path = unit_dir / HITS
     method = "reranked" if reranked else "fused"
     by_query: dict[str, list[tuple[int, int]]] = {}
     for row in read_table(path, ["query_id", "method", "rank", "ordinal"]).to_pylist():

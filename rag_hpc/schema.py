@@ -26,8 +26,9 @@ def to_plain(config: Any) -> dict[str, Any]:
     """Return a config dataclass as plain JSON-able values, complete (unlike the part that names output)."""
     from omegaconf import OmegaConf
 
-    plain = OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True)
-    return plain  # type: ignore[return-value]
+    return OmegaConf.to_container(  # type: ignore[return-value]
+        OmegaConf.structured(config), resolve=True, enum_to_str=True
+    )
 
 
 def explain(error: Exception) -> str:

@@ -7,7 +7,7 @@ shard; missing hits are (-inf, -1). With one rank it is the baseline's search.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ class Searcher:
         """Return the hits of all methods for the queries (same on every rank)."""
         found = Found()
         vectors_QD = np.ascontiguousarray(vectors_QD, dtype=np.float32)
-        steps = {"bm25": lambda: self._bm25(texts), "dense": lambda: self._dense(vectors_QD)}
+        steps: dict[str, Callable[[], Hits]] = {"bm25": lambda: self._bm25(texts), "dense": lambda: self._dense(vectors_QD)}
         if self._inverted is not None:
             steps["ann"] = lambda: self._ann(vectors_QD)
         for method, step in steps.items():
@@ -91,7 +91,7 @@ class Searcher:
         return first, searcher
 
     def _bm25(self, texts: Sequence[str]) -> Hits:
-        analyzed = [self._analyze(text) for text in texts]
+        analyzed = [lucene.analyze(text) for text in texts]
         terms = sorted({term for words in analyzed for term in words})
         local = np.zeros(len(terms), dtype=np.int64)
         for _, shard in self._lexical:
@@ -102,9 +102,6 @@ class Searcher:
         queries = [bm25.make_query(words, whole, self._settings.k1, self._settings.b) for words in analyzed]
         parts = [self._shard_hits(first, shard, queries) for first, shard in self._lexical]
         return merge_topk(parts, self._settings.depth) if parts else self._nothing(len(texts))
-
-    def _analyze(self, text: str) -> list[str]:
-        return lucene.analyze(text)
 
     def _shard_hits(self, first: int, shard: lucene.ShardSearcher, queries: Sequence[bm25.Query]) -> Hits:
         scores, ids = self._nothing(len(queries))

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from rag_hpc.core.fs import read_json
 from rag_hpc.core.manifest import Manifest
+from rag_hpc.errors import IncompleteError
 
 VECTORS = "vectors.npy"
 INDEX = "index.faiss"
@@ -20,6 +21,12 @@ class VectorStore:
     """The encode stage's rows as if they were one array [N, D] float16."""
 
     def __init__(self, manifest: Manifest) -> None:
+        """Raises IncompleteError when units are quarantined: the rows after a gap would pass for other passages."""
+        if manifest.quarantined:
+            raise IncompleteError(
+                f"encode: {len(manifest.quarantined)} units are quarantined, and vectors are numbered by position "
+                f"across all of them; remove {manifest.folder}/manifest.json and run: rag-hpc retry"
+            )
         self._parts = [np.load(path, mmap_mode="r", allow_pickle=False) for path in manifest.files(VECTORS)]
         self._first = np.concatenate([[0], np.cumsum([len(part) for part in self._parts])]).astype(np.int64)
 

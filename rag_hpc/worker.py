@@ -31,7 +31,7 @@ from rag_hpc.core.plan import Plan, read_plan, run_dir_of
 from rag_hpc.core.record import Meter, where
 from rag_hpc.core.stage import Context, Stage, Unit
 from rag_hpc.core.take import Taker
-from rag_hpc.errors import ConfigError, Interrupted, RagHpcError
+from rag_hpc.errors import ConfigError, DiskError, Interrupted, RagHpcError
 from rag_hpc.stages.registry import make_stage
 
 log = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ class Worker:
             drop_dir(draft)
             raise
         except Exception as error:  # whatever a stage or its libraries raise is this unit's failure
-            if opened and not draft.exists() and unit.index not in commit.committed(draft.parent):
+            if opened and not draft.exists() and not isinstance(error, DiskError):
                 raise Interrupted(f"{unit.name}: its draft was removed, a later submission took over") from error
             self._failed(unit, draft, error)
         else:

@@ -35,7 +35,8 @@ FOREIGN_NAMES = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK
                  "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ZE_AFFINITY_MASK")
 KEPT = ("RAG_HPC_LOG", "RAG_HPC_DATA", "RAG_HPC_CONFIG_DIR", "RAG_HPC_DEVCLUSTER")
 SECRET = re.compile(r"(^|_)(KEY|APIKEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(_|$)")
-REMEDIES = {  # words of sbatch, any case -> what to do about them
+REMEDIES = {  # words of sbatch, any case -> what to do about them; the first that fits
+    "job violates": "the site's limit is reached: lower workers or wait until jobs have ended",
     "account or account/partition": "set cluster.account; yours are in: sacctmgr show assoc user=$USER",
     "invalid partition": "set cluster.partition to one that sinfo lists",
     "invalid qos": "set cluster.qos; yours are in: sacctmgr show assoc user=$USER format=qos",
@@ -198,7 +199,9 @@ class Slurm:
         if missing and shutil.which("sacct", path=self.env.get("PATH")):
             try:
                 text = self._call(["sacct", "-n", "-P", "-X", "-j", ",".join(missing), "-o", texts.SACCT_FORMAT])
-                found.update(texts.parse_sacct(text))
+                told = texts.parse_sacct(text)
+                # while the controller is away, accounting knows who has ended, but not who still runs
+                found.update({key: state for key, state in told.items() if state.ended or not trouble})
             except ClusterError as error:
                 log.debug("sacct: %s", error)  # many sites have none
         return found, trouble
@@ -220,7 +223,7 @@ class Slurm:
             code, output, complaint = self._once(argv, stdin)
             if code == 0 or any(words in complaint.lower() for words in accept):
                 return output
-            if pause_s is None or not any(words in complaint.lower() for words in _TRANSIENT):
+            if pause_s is None or not is_transient(complaint):
                 break
             self._sleep(pause_s)
         raise ClusterError(explain(argv[0], complaint or f"exit code {code}"))
@@ -261,6 +264,11 @@ def clean_environment(env: Mapping[str, str], slurm_conf: str | None = None) -> 
         kept.pop("TMPDIR", None)  # the enclosing job's own, gone by the time that the new job runs
     conf = slurm_conf or env.get("SLURM_CONF")
     return {**kept, "SLURM_CONF": conf} if conf else kept
+
+
+def is_transient(complaint: str) -> bool:
+    """Return whether the controller was not reached at all, so that asking again cannot do a thing twice."""
+    return any(words in complaint.lower() for words in _TRANSIENT)
 
 
 def explain(command: str, complaint: str) -> str:

@@ -63,8 +63,8 @@ class FakeSlurm:
         """Return the submitted jobs: id, name, dependency, held, script, env."""
         found = []
         for number, call in enumerate(self.calls("sbatch"), start=1):
-            flags = [line.removeprefix("#SBATCH ") for line in call["script"].splitlines() if line.startswith("#SBATCH")]
-            flags += call["argv"]
+            lines = [line for line in call["script"].splitlines() if line.startswith("#SBATCH ")]
+            flags = [line.removeprefix("#SBATCH ") for line in lines] + call["argv"]
             values = dict(flag.lstrip("-").split("=", 1) for flag in flags if flag.startswith("--") and "=" in flag)
             found.append({"id": str(number), "name": values["job-name"], "dependency": values.get("dependency"),
                           "held": "--hold" in flags, "flags": values, "script": call["script"], "env": call["env"]})

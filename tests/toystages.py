@@ -164,7 +164,7 @@ def toy_request(run: str, stages: tuple[str, ...] = ("toy.source", "toy.double")
     """Return a request over toy stages; `settings` are ToyConfig's or, with the same name, Request's own."""
     own = {f.name for f in dataclasses.fields(Request)} & set(settings)
     plain = dataclasses.asdict(ToyConfig(**{k: v for k, v in settings.items() if k not in own}))
-    return Request(run=run, number=0, stages=list(stages), settings={stage: plain for stage in stages}, workers=workers,
+    return Request(run=run, number=0, stages=list(stages), settings=dict.fromkeys(stages, plain), workers=workers,
                    cluster={"launcher": "local"}, **{name: settings[name] for name in own})
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rag_hpc.core.manifest import Manifest
-from rag_hpc.core.tables import read_table
+from rag_hpc.core.tables import read_column, read_table
 
 CHUNKS = "chunks.parquet"
 COLUMNS = {"chunk_id": "string", "doc_id": "string", "url": "string", "title": "string", "heading": "string",
@@ -47,7 +47,7 @@ class ChunkStore:
 
     def column(self, name: str) -> list[Any]:
         """Return one column of all chunks, in ordinal order."""
-        return [value for path in self._paths for value in read_table(path, [name]).column(0).to_pylist()]
+        return [value for path in self._paths for value in read_column(path, name)]
 
     def ranges(self, start: int, stop: int) -> list[RowRange]:
         """Return the file ranges that hold the ordinals [start, stop)."""
@@ -64,7 +64,8 @@ class ChunkStore:
         texts: list[str] = []
         for part in self.ranges(start, stop):
             table = read_table(part.path, ["heading", "text"]).slice(part.start, part.stop - part.start)
-            texts += [f"{row['heading']}\n{row['text']}" if row["heading"] else row["text"] for row in table.to_pylist()]
+            for row in table.to_pylist():
+                texts.append(f"{row['heading']}\n{row['text']}" if row["heading"] else row["text"])
         return texts
 
     def _row(self, ordinal: int, columns: Sequence[str]) -> dict[str, Any]:

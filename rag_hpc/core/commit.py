@@ -23,7 +23,7 @@ RECORD = "record.json"
 UNITS = "units"
 MAX_FILES = 3
 COMMITTED = re.compile(r"unit-(\d{5,})")
-DRAFT = re.compile(r"\.draft-unit-(\d{5,})\.s(\d+)\.w(\d+)\.r\d+")  # unit, submission, worker; see draft_name
+DRAFT = re.compile(r"\.draft-unit-(\d{5,})\.s(\d+)\.w(\d+)\.r\d+-\d+")  # unit, submission, worker; see draft_name
 
 
 class UnbalancedCounts(RagHpcError):
@@ -31,8 +31,11 @@ class UnbalancedCounts(RagHpcError):
 
 
 def draft_name(unit: Unit, submission: int, worker: int, restarts: int) -> str:
-    """Return the name of an attempt's private folder; the dot keeps it out of listings of committed units."""
-    return f".draft-{unit.name}.s{submission:04d}.w{worker:04d}.r{restarts}"
+    """Return the name of an attempt's private folder; the dot keeps it out of listings of committed units.
+
+    With the process id, since a worker that was started twice by mistake must not write into its twin's draft.
+    """
+    return f".draft-{unit.name}.s{submission:04d}.w{worker:04d}.r{restarts}-{os.getpid()}"
 
 
 def open_draft(units_dir: Path, name: str) -> Path:

@@ -29,6 +29,17 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     return pq.ParquetFile(path).read(columns=columns, use_threads=False)
 
 
+def read_column(path: Path, name: str) -> list[Any]:
+    """Return one column of the Parquet file at `path`, in row order."""
+    return as_list(read_table(path, [name]), name)
+
+
+def as_list(table: pa.Table, name: str) -> list[Any]:
+    """Return one column of a table as Python values."""
+    values: list[Any] = table.column(name).to_pylist()
+    return values
+
+
 def reject_rows(rows: list[tuple[str, str, str]]) -> pa.Table:
     """Return a table of (id, reason, detail), the schema of every rejects.parquet."""
     import pyarrow as pa

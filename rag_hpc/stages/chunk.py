@@ -39,8 +39,9 @@ def check_limit(config: ChunkConfig) -> None:
     limit = model_limit(config.model)
     if config.max_tokens + SPECIAL_TOKENS > limit:
         raise ConfigError(
-            f"stage.chunk.max_tokens={config.max_tokens} and {SPECIAL_TOKENS} special tokens exceed the {limit} tokens that "
-            f"{config.model} reads; set stage.chunk.max_tokens={limit - SPECIAL_TOKENS} or another stage.encode.model"
+            f"stage.chunk.max_tokens={config.max_tokens} and {SPECIAL_TOKENS} special tokens exceed the {limit} "
+            f"tokens that {config.model} reads; set stage.chunk.max_tokens={limit - SPECIAL_TOKENS} or another "
+            "stage.encode.model"
         )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rag_hpc.algo.extract import ExtractError, Extracted, Extractor, extract
+from rag_hpc.algo.extract import Extracted, ExtractError, Extractor, extract
 from rag_hpc.algo.filters import language, reject_reason
 from rag_hpc.core.stage import Context, Counts, Inputs, Stage, Unit
 from rag_hpc.core.tables import Rejects, TableWriter, read_table
@@ -27,7 +27,8 @@ class CleanConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_chars <= self.max_chars:
-            raise ConfigError(f"stage.clean: min_chars={self.min_chars} must lie between 0 and max_chars={self.max_chars}")
+            raise ConfigError(f"stage.clean: min_chars={self.min_chars} must lie between 0 and "
+                              f"max_chars={self.max_chars}; try min_chars=50")
 
 
 class Clean(Stage):

@@ -13,11 +13,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from rag_hpc.algo import components, minhash, shingle
+from rag_hpc.core.manifest import Manifest
 from rag_hpc.core.stage import Context, Counts, Inputs, Stage, Unit
-from rag_hpc.core.tables import Rejects, TableWriter, read_table
-from rag_hpc.errors import ConfigError
+from rag_hpc.core.tables import Rejects, TableWriter, read_column, read_table
+from rag_hpc.errors import ConfigError, IncompleteError
 
 SIGNATURES, EXACT, PAIRS, DOCUMENTS = "signatures.npy", "exact.npy", "pairs.npy", "documents.parquet"
+HIGHEST = 0.99
 
 
 @dataclass(kw_only=True)
@@ -52,7 +54,7 @@ class Sign(Stage):
     def run(self, unit: Unit, out: Path, ctx: Context) -> Counts:
         """Write signatures.npy [documents, num_perm] and exact.npy [documents] uint64."""
         path = ctx.inputs["clean"].unit_dir(unit.inputs["clean_unit"]) / DOCUMENTS
-        texts = read_table(path, ["text"]).column("text").to_pylist()
+        texts = read_column(path, "text")
         perms = minhash.permutations(self.config.num_perm)
         signatures = minhash.signatures([shingle.shingles(text, self.config.ngram) for text in texts], perms)
         np.save(out / SIGNATURES, signatures, allow_pickle=False)
@@ -70,6 +72,7 @@ class Group(Stage):
 
     def plan(self, inputs: Inputs, shared: Path) -> list[Unit]:
         """Return one unit per range of bands; the first unit pairs exact copies too."""
+        check_whole(inputs["dedup.sign"])
         bands, _ = self._bands()
         ranges = [r for r in np.array_split(np.arange(bands), self.config.num_groups) if len(r)]
         return [Unit(i, {"bands": [int(r[0]), int(r[-1]) + 1], "exact": i == 0}) for i, r in enumerate(ranges)]
@@ -89,14 +92,15 @@ class Group(Stage):
             found.append(pairs[minhash.estimate_pairs(signatures, pairs) >= self.config.threshold])
         if unit.inputs["exact"]:
             pairs = minhash.pairs_from_bands(exact, np.arange(len(exact), dtype=np.int64))
-            found.append(pairs[minhash.estimate_pairs(signatures, pairs) == 1.0])  # unequal texts of equal hash differ here
+            found.append(pairs[minhash.estimate_pairs(signatures, pairs) == 1.0])  # unlike texts of equal hash differ
         pairs = minhash.unique_pairs(np.concatenate(found))
         np.save(out / PAIRS, pairs, allow_pickle=False)
         return Counts(items_in=len(pairs), items_out=len(pairs))
 
     def _bands(self) -> tuple[int, int]:
         """Return (bands, rows of a band); a missed pair weighs four times a needless one, which the estimate drops."""
-        return minhash.optimal_bands(self.config.num_perm, self.config.threshold, 0.2, 0.8)
+        threshold = min(self.config.threshold, HIGHEST)  # bands are undefined at 1; the estimate decides
+        return minhash.optimal_bands(self.config.num_perm, threshold, 0.2, 0.8)
 
 
 class Drop(Stage):
@@ -116,6 +120,7 @@ class Drop(Stage):
         self._labels = components.components(pairs, int(self._first[-1]))
         self._exact = _stack(ctx.inputs["dedup.sign"].files(EXACT))
         self._clean = clean
+        self._ids: dict[int, list[str]] = {}
 
     def plan(self, inputs: Inputs, shared: Path) -> list[Unit]:
         """Return one unit per clean unit."""
@@ -139,8 +144,19 @@ class Drop(Stage):
 
     def _doc_id(self, number: int) -> str:
         position = int(np.searchsorted(self._first, number, side="right")) - 1
-        path = self._clean.unit_dir(self._clean.units[position]["index"]) / DOCUMENTS
-        return str(read_table(path, ["doc_id"]).column(0)[number - int(self._first[position])].as_py())
+        if position not in self._ids:
+            path = self._clean.unit_dir(self._clean.units[position]["index"]) / DOCUMENTS
+            self._ids[position] = read_table(path, ["doc_id"]).column(0).to_pylist()
+        return self._ids[position][number - int(self._first[position])]
+
+
+def check_whole(signed: Manifest) -> None:
+    """Raise IncompleteError when units are quarantined: rows are documents by position, later ones would be others."""
+    if signed.quarantined:
+        raise IncompleteError(
+            f"dedup.sign: {len(signed.quarantined)} units are quarantined, and documents are numbered by position "
+            f"across all of them; remove {signed.folder}/manifest.json and run: rag-hpc retry"
+        )
 
 
 def text_hash(text: str) -> int:

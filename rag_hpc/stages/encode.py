@@ -35,7 +35,8 @@ class EncodeConfig:
 
     def __post_init__(self) -> None:
         if self.tokens_per_batch < 512:
-            raise ConfigError(f"stage.encode.tokens_per_batch={self.tokens_per_batch}: at least 512 (one passage); try 2048")
+            raise ConfigError(f"stage.encode.tokens_per_batch={self.tokens_per_batch}: at least 512 (one passage); "
+                              "try 2048")
         if self.threads < 1 or self.rows_per_unit < 1:
             raise ConfigError("stage.encode: threads >= 1 and rows_per_unit >= 1 are needed")
 

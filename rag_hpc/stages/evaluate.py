@@ -70,15 +70,16 @@ class Evaluate(Stage):
 
 
 def check_measures(names: Iterable[str]) -> list[Any]:
-    """Return the parsed measures; raises ConfigError naming the one that ir_measures does not know."""
+    """Return the parsed measures; raises ConfigError naming the one that ir_measures cannot compute."""
     import ir_measures
 
     found = []
     for name in names:
         try:
             found.append(ir_measures.parse_measure(name))
-        except (NameError, ValueError) as error:
-            raise ConfigError(f"stage.evaluate.measures: {name!r} is no measure of ir_measures ({error}); "
+            found[-1].validate_params()
+        except (NameError, ValueError, AssertionError) as error:  # the last: a measure that needs a cutoff, as P and R
+            raise ConfigError(f"stage.evaluate.measures: {name!r} is no whole measure of ir_measures ({error}); "
                               "try nDCG@10, RR@10, R@100 or AP") from error
     return found
 

@@ -14,7 +14,7 @@ from rag_hpc import questions as sets
 from rag_hpc.core.hashing import hash_value
 from rag_hpc.core.stage import Context, Counts, Inputs, Stage, Unit
 from rag_hpc.core.tables import read_table, write_table
-from rag_hpc.errors import InputError
+from rag_hpc.errors import ConfigError, InputError
 from rag_hpc.sources.base import SourceName
 
 QUERIES, VECTORS = "queries.parquet", "vectors.npy"
@@ -31,6 +31,10 @@ class QueriesConfig:
     num_known_items: int = 100  # queries made from titles when the corpus has no questions
     model: str = "minilm"
     prefix: str = ""  # text put before each query, for encoders that were trained with one
+
+    def __post_init__(self) -> None:
+        if self.num_known_items < 1:
+            raise ConfigError(f"stage.queries.num_known_items={self.num_known_items}: at least 1; try 100")
 
 
 class Queries(Stage):
@@ -51,10 +55,12 @@ class Queries(Stage):
 
         found = self._given()
         if hash_value(found) != unit.inputs["questions"]:
-            raise InputError(f"questions {self.config.questions} changed since the plan was made; run again")
+            where = self.config.questions or self.config.path
+            raise InputError(f"questions of {where} changed since the plan was made; run again")
         found = found or self._known_items(ctx)
         if not found:
-            raise InputError("no questions, and no document has a title of its own to make one from; set corpus.questions")
+            raise InputError("no questions, and no document has a title of its own, of two words or more, to make one "
+                             "from; set corpus.questions")
         counts = Counts(items_in=len(found), items_out=len(found))
         write_table(out / QUERIES, as_table(found))
         encoder = Encoder(self.config.model, threads=1)

@@ -12,7 +12,7 @@ from rag_hpc.core.stage import Context, Counts, Inputs, Launch, Stage, Unit
 from rag_hpc.core.tables import write_table
 from rag_hpc.errors import ConfigError
 from rag_hpc.hits import HITS, hits_table
-from rag_hpc.passages import Asked, ranked, read_passages
+from rag_hpc.passages import Asked, ranked
 
 
 @dataclass(kw_only=True)
@@ -22,6 +22,10 @@ class RerankConfig:
     model: str = ""  # folder or hub id of a cross-encoder with one output; needed when the stage runs
     depth: int = 20  # hits of the fused list that are scored
     threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.depth < 1 or self.threads < 1:
+            raise ConfigError("stage.rerank: depth >= 1 and threads >= 1 are needed; try depth=20 threads=1")
 
 
 class Rerank(Stage):
@@ -37,7 +41,7 @@ class Rerank(Stage):
     def plan(self, inputs: Inputs, shared: Path) -> list[Unit]:
         """Return one unit per block of queries."""
         if not self.config.model:
-            raise ConfigError("rerank: no model; set stage.rerank.model=FOLDER, or leave the stage out of pipeline.stages")
+            raise ConfigError("rerank: no model; set stage.rerank.model=FOLDER, or leave rerank out of pipeline.stages")
         return [Unit(i, {"position": i}) for i in range(len(inputs["retrieve.search"].units))]
 
     def setup(self, ctx: Context) -> None:
@@ -58,7 +62,8 @@ class Rerank(Stage):
 
     def _rerank(self, question: Asked) -> list[tuple[Any, ...]]:
         chunks = self._chunks.rows(question.ordinals, ["chunk_id", "doc_id", "text"])
-        scores = self._model.score([(question.text, chunk["text"]) for chunk in chunks])
+        # where both exceed the model's window the passage loses its end; the question is read whole
+        scores = self._model.score([(question.text, chunk["text"]) for chunk in chunks], allow_truncate=True)
         order = sorted(range(len(chunks)), key=lambda i: (-float(scores[i]), question.ordinals[i]))
         return [(question.query_id, "reranked", rank, question.ordinals[i], chunks[i]["chunk_id"], chunks[i]["doc_id"],
                  float(scores[i])) for rank, i in enumerate(order, 1)]

@@ -11,12 +11,11 @@ import pyarrow as pa
 
 from rag_hpc.core.chunkstore import ChunkStore, split_evenly
 from rag_hpc.core.stage import Context, Counts, Inputs, Launch, Stage, Unit
-from rag_hpc.core.tables import read_table, write_table
+from rag_hpc.core.tables import as_list, read_table, write_table
 from rag_hpc.errors import ConfigError
 from rag_hpc.hits import ANN, HITS, hits_table
 from rag_hpc.search import Searcher, SearchSettings
 from rag_hpc.vectorstore import probes_of
-
 
 
 @dataclass(kw_only=True)
@@ -36,6 +35,8 @@ class RetrieveConfig:
             raise ConfigError(f"stage.retrieve: k={self.k} must lie between 1 and depth={self.depth}")
         if self.k1 < 0 or not 0 <= self.b <= 1 or self.queries_per_unit < 1:
             raise ConfigError("stage.retrieve: k1 >= 0, 0 <= b <= 1 and queries_per_unit >= 1 are needed")
+        if self.num_probes < 0 or self.rrf_k < 0:
+            raise ConfigError("stage.retrieve: num_probes >= 0 and rrf_k >= 0 are needed; try num_probes=0 rrf_k=60")
 
 
 class Retrieve(Stage):
@@ -72,10 +73,10 @@ class Retrieve(Stage):
     def run(self, unit: Unit, out: Path, ctx: Context) -> Counts:
         """Write hits.parquet (bm25, dense, fused) and, with a vector index, ann.parquet."""
         start, stop = unit.inputs["start"], unit.inputs["stop"]
-        texts = self._queries.column("text").slice(start, stop - start).to_pylist()
+        texts = as_list(self._queries, "text")[start:stop]
         found = self._searcher.search(texts, self._vectors[start:stop])
         if ctx.rank == 0:
-            query_ids = self._queries.column("query_id").slice(start, stop - start).to_pylist()
+            query_ids = as_list(self._queries, "query_id")[start:stop]
             exact = ("bm25", "dense", "fused")
             write_table(out / HITS, self._table(query_ids, {m: found.hits[m] for m in exact}))
             if "ann" in found.hits:

@@ -1,13 +1,15 @@
-"""A small corpus with duplicates and questions, and a function that runs the command line in a child process."""
+"""A small corpus with duplicates and questions, two finished runs over it, and the command line in a child process."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +22,36 @@ TOPICS = [
     ("Threads", "A Lock guards shared data. A thread waits in acquire until another calls release."),
 ]
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+Copy = Callable[..., Path]
+SMALL = ("corpus.pages_per_unit=8", "stage.dedup.num_groups=3", "stage.encode.rows_per_unit=16",
+         "stage.vectors.num_lists=4", "stage.vectors.num_probes=4", "stage.retrieve.queries_per_unit=2",
+         "stage.retrieve.depth=20", "backup_after_s=5")
+TEXT_STAGES = "pipeline.stages=[crawl,clean]"
+
+
+def hashes(run_dir: Path) -> dict[str, str]:
+    """Return the output hash of every finished stage folder of a run."""
+    return {p.parent.name: json.loads(p.read_bytes())["output_hash"] for p in sorted(run_dir.glob("*/manifest.json"))}
+
+
+def by_stage(run_dir: Path) -> dict[str, str]:
+    """Return the output hashes by stage: the same data under another path has other fingerprints."""
+    return {folder.rsplit("-", 1)[0]: value for folder, value in hashes(run_dir).items()}
+
+
+def units(run_dir: Path, stage: str) -> list[dict[str, Any]]:
+    """Return the units of a finished stage as its manifest lists them."""
+    found: list[dict[str, Any]] = json.loads(next(run_dir.glob(f"{stage}-*/manifest.json")).read_bytes())["units"]
+    return found
+
+
+def dropped(run_dir: Path, stage: str) -> dict[str, int]:
+    """Return how many items a finished stage dropped for each reason."""
+    total: dict[str, int] = {}
+    for unit in units(run_dir, stage):
+        for reason, count in unit["dropped"].items():
+            total[reason] = total.get(reason, 0) + count
+    return total
 
 
 @pytest.fixture(scope="session")
@@ -29,8 +61,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     documents = []
     for number in range(60):
         title, text = TOPICS[number % len(TOPICS)]
-        body = [f"{text} Example {number} shows case {number * 7 % 61} of {title.lower()} in detail number {j * number}."
-                for j in range(1 + number % 5)]
+        case = f"{text} Example {number} shows case {number * 7 % 61} of {title.lower()} in detail number"
+        body = [f"{case} {j * number}." for j in range(1 + number % 5)]
         documents.append({"_id": f"d{number:02d}", "title": f"{title} {number}", "text": "\n\n".join(body)})
     long = " ".join(f"word{n} of the long document" for n in range(300))
     documents += [{"_id": "copy", "title": "", "text": documents[3]["text"]},
@@ -62,3 +94,33 @@ def cli(workdir: Path) -> Cli:
                               text=True, timeout=timeout, check=False)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def baseline(cli: Cli, corpus: Path, workdir: Path) -> Path:
+    """The folder of a finished run of the single-machine baseline."""
+    done = cli("run", "pipeline=baseline", "run=base", "corpus=beir", f"corpus.path={corpus}", *SMALL)
+    assert done.returncode == 0, done.stderr
+    return workdir / "results/runs/base"
+
+
+@pytest.fixture(scope="session")
+def cluster(cli: Cli, corpus: Path, workdir: Path) -> Path:
+    """The folder of a finished run of the distributed pipeline with two workers; tests change copies of it only."""
+    done = cli("run", "run=p2", "workers=2", "corpus=beir", f"corpus.path={corpus}", *SMALL)
+    assert done.returncode == 0, done.stderr
+    return workdir / "results/runs/p2"
+
+
+@pytest.fixture(scope="session")
+def copy(cluster: Path) -> Copy:
+    """Return a function that copies the finished run under a new name, as if the named stages had not begun."""
+    def make(name: str, *without: str) -> Path:
+        folder = cluster.parent / name
+        shutil.copytree(cluster, folder)
+        for stage in without:
+            for found in folder.glob(f"{stage}-*"):
+                shutil.rmtree(found)
+        return folder
+
+    return make

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from rag_hpc.config import ClusterConfig, compose
+from rag_hpc.config import ClusterConfig, check, compose
 from rag_hpc.errors import ConfigError
-from rag_hpc.launchers.verbs import check, default_name, make_request, sweep_points
+from rag_hpc.launchers.verbs import default_name, make_request, sweep_points
 from rag_hpc.schema import from_plain, to_plain
 from rag_hpc.sources.base import CorpusConfig, SourceName
 from rag_hpc.stages.encode import EncodeConfig, Precision

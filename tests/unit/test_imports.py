@@ -24,7 +24,8 @@ MAY_IMPORT = {  # package -> what of ours it may import, besides itself; stages 
     "rag_hpc.stages.registry": LOW | {"rag_hpc.schema"},
     "rag_hpc.eval": LOW,
     "rag_hpc.slurm": LOW | {"rag_hpc.config"},
-    "rag_hpc.launchers": LOW | {"rag_hpc.config", "rag_hpc.schema", "rag_hpc.slurm", "rag_hpc.stages.registry"},
+    "rag_hpc.launchers": LOW | {"rag_hpc.config", "rag_hpc.schema", "rag_hpc.slurm", "rag_hpc.stages.registry",
+                                "rag_hpc.worker"},
     **{name: LOW | SHARED | {"rag_hpc.sources", "rag_hpc.generators"} for name in SHARED},
 }
 ALGO_LIBRARIES = {"numpy", "xxhash", "resiliparse", "trafilatura"}  # without state or network; the last two parse HTML

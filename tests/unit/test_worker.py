@@ -179,18 +179,22 @@ def test_worker_that_waits_for_others_hears_the_stop(ledger: Ledger, monkeypatch
     assert commit.drafts(units_of(ledger, plan)) != {}
 
 
-def test_fenced_worker_stops_and_counts_no_failure(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("done_by_other", [False, True])
+def test_fenced_worker_stops_and_counts_no_failure(ledger: Ledger, monkeypatch: pytest.MonkeyPatch,
+                                                   done_by_other: bool) -> None:
     """A later submission swept its draft: that is no fault of the unit, and the later one does the rest."""
     plan, real = open_plan(ledger), toystages.Source.run
 
     def run(self: toystages.Source, unit: object, out: Path, ctx: object) -> object:
         counts = real(self, unit, out, ctx)  # type: ignore[arg-type]
         commit.sweep(out.parent, submission=2)
+        if done_by_other:
+            (out.parent / "unit-00000").mkdir()
         return counts
 
     monkeypatch.setattr(toystages.Source, "run", run)
     assert toystages.work(plan, ledger.run_dir) == 3
-    assert os.listdir(units_of(ledger, plan)) == []
+    assert os.listdir(units_of(ledger, plan)) == (["unit-00000"] if done_by_other else [])
     assert failures(ledger.run_dir / plan.folder) == {}
 
 

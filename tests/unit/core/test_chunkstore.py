@@ -23,7 +23,9 @@ def store(tmp_path: Path) -> ChunkStore:
         files = {} if size is None else {CHUNKS: {"rows": size, "bytes": 0, "sha256": ""}}
         texts = [f"text {total + row}" for row in range(size or 0)]
         if size is not None:
+            headings = [f"title of {text}" if text.endswith("3") else "" for text in texts]
             write_table(folder / CHUNKS, pa.table({"text": pa.array(texts, pa.string()),
+                                                   "heading": pa.array(headings, pa.string()),
                                                    "start": pa.array(range(size), pa.int64())}))
         total += size or 0
         units.append({"index": index, "files": files})
@@ -38,10 +40,11 @@ def test_ordinals_count_rows_over_units_with_empty_files_between(store: ChunkSto
     assert store.column("text") == [f"text {i}" for i in range(6)]
 
 
-def test_texts_of_every_range(store: ChunkStore) -> None:
+def test_indexed_texts_of_every_range_begin_with_their_heading(store: ChunkStore) -> None:
+    wanted = ["text 0", "text 1", "text 2", "title of text 3\ntext 3", "text 4", "text 5"]
     for start in range(7):
         for stop in range(start, 7):
-            assert store.indexed_texts(start, stop) == [f"text {i}" for i in range(start, stop)]
+            assert store.indexed_texts(start, stop) == wanted[start:stop]
 
 
 def test_ranges_say_where_rows_lie(store: ChunkStore) -> None:

@@ -165,8 +165,9 @@ def test_quarantined_units_fail_the_stage_unless_allowed(finished: Finished) -> 
     shutil.rmtree(stage_dir / "units/unit-00001")
     for _ in range(2):
         record_failure(stage_dir, plan.units[1], ValueError("odd page."), submission=1)
-    with pytest.raises(UnitFailed, match=r"1 of 2 units failed 2 times \(unit-00001\); the first: ValueError: odd page\. "
-                                         r"Mend .*rag-hpc retry run=run, or allow it with allow_failed_units=1"):
+    said = (r"1 of 2 units failed 2 times \(unit-00001\); the first: ValueError: odd page\. "
+            r"Mend .*rag-hpc retry run=run, or allow it with allow_failed_units=1")
+    with pytest.raises(UnitFailed, match=said):
         manifest.build(plan, stage_dir)
     found = manifest.build(dataclasses.replace(plan, allow_failed_units=1), stage_dir)
     assert found.quarantined == [1] and [u["index"] for u in found.units] == [0]

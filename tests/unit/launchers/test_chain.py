@@ -94,7 +94,8 @@ def test_nothing_is_queued_when_all_is_finished(ledger: Ledger, slurm: FakeSlurm
 
 
 @pytest.mark.parametrize("first_refused", [1, 2, 3, 4])
-def test_refused_job_takes_the_whole_chain_with_it(ledger: Ledger, slurm: FakeSlurm, ask: Ask, first_refused: int) -> None:
+def test_refused_job_takes_the_whole_chain_with_it(ledger: Ledger, slurm: FakeSlurm, ask: Ask,
+                                                   first_refused: int) -> None:
     slurm.says("refuse-sbatch", "sbatch: error: Batch job submission failed: Invalid qos specification")
     slurm.says("refuse-from", str(first_refused))
     with pytest.raises(ClusterError, match=r"Invalid qos specification.*set cluster\.qos"):
@@ -113,6 +114,22 @@ def test_second_array_refused_cancels_the_first(ledger: Ledger, slurm: FakeSlurm
     assert [call["argv"] for call in slurm.calls("scancel")] == [["--quiet", "1"]]
 
 
+def test_controller_that_restarts_is_waited_for(ledger: Ledger, slurm: FakeSlurm, ask: Ask,
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    from rag_hpc.launchers import array
+
+    slurm.says("refuse-sbatch", "sbatch: error: Unable to contact slurm controller (connect failure)")
+    slept: list[float] = []
+
+    def back_again(seconds: float) -> None:
+        slept.append(seconds)
+        (slurm.folder / "refuse-sbatch").unlink()
+
+    monkeypatch.setattr(array._map_array, "__defaults__", (back_again,))
+    chain.submit(ledger, ask("toy.source"))
+    assert slept == [5.0] and len(slurm.jobs()) == 3
+
+
 @pytest.mark.parametrize(("partition", "said"), [
     ("fast", "partition 'fast' does not exist; known: cpu, gpu, old (closed)"), ("cpu,fast", "'fast' does not exist"),
     ("old", "'old' is closed")])
@@ -124,7 +141,8 @@ def test_partition_is_checked_before_anything_is_recorded(ledger: Ledger, slurm:
     assert slurm.jobs() == [] and ledger.submissions() == []
 
 
-def test_jobs_left_by_the_submission_before_are_cancelled_in_one_call(ledger: Ledger, slurm: FakeSlurm, ask: Ask) -> None:
+def test_jobs_left_by_the_submission_before_are_cancelled_in_one_call(ledger: Ledger, slurm: FakeSlurm,
+                                                                      ask: Ask) -> None:
     chain.submit(ledger, ask())
     slurm.says("squeue", "1_0|RUNNING|1:00|n1|None|rh-run-toy.source\n1_1|PENDING|0:00||Resources|rh-run-toy.source\n"
                          "2|PENDING|0:00||Dependency|rh-run-toy.source.gate\n3|COMPLETED|0:05|n1|None|rh-run-toy.double\n"
@@ -136,7 +154,8 @@ def test_jobs_left_by_the_submission_before_are_cancelled_in_one_call(ledger: Le
 def test_gate_that_resubmits_does_not_cancel_itself(ledger: Ledger, slurm: FakeSlurm, ask: Ask,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     chain.submit(ledger, ask())
-    slurm.says("squeue", "2|RUNNING|0:01|n1|None|rh-run-toy.source.gate\n3|PENDING|0:00||Dependency|rh-run-toy.double\n")
+    slurm.says("squeue", "2|RUNNING|0:01|n1|None|rh-run-toy.source.gate\n"
+                         "3|PENDING|0:00||Dependency|rh-run-toy.double\n")
     monkeypatch.setenv("SLURM_JOB_ID", "2")
     chain.submit(ledger, ask())
     assert [call["argv"] for call in slurm.calls("scancel")] == [["--quiet", "3"]]
@@ -180,7 +199,8 @@ def test_run_under_tmp_is_refused(ledger: Ledger, slurm: FakeSlurm, ask: Ask, tm
     assert ledger.submissions() == []
 
 
-def test_machine_without_slurm_is_told_so(ledger: Ledger, ask: Ask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_machine_without_slurm_is_told_so(ledger: Ledger, ask: Ask, monkeypatch: pytest.MonkeyPatch,
+                                          tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MissingDependency, match=r"no sbatch.* on PATH.*cluster=local"):
         chain.submit(ledger, ask())
@@ -188,7 +208,7 @@ def test_machine_without_slurm_is_told_so(ledger: Ledger, ask: Ask, monkeypatch:
 
 def test_fourteen_stages_are_queued_within_five_seconds(ledger: Ledger, slurm: FakeSlurm, ask: Ask) -> None:
     request = ask(*["toy.each", "toy.gather"], workers=4)
-    jobs = chain.stage_jobs(ledger, ledger.submit(request), chain.cluster_of(request), 4, None) * 7
+    jobs = chain.stage_jobs(ledger, ledger.submit(request), 4, None) * 7
     begun = time.monotonic()
     chain.Chain(ledger, ledger.request(), chain.cluster_of(request), Slurm()).lay_out(jobs)
     assert len(slurm.jobs()) == 28 and time.monotonic() - begun < 5

@@ -1,0 +1,289 @@
+"""Chains on a real Slurm of four nodes: toy stages that misbehave on demand, and the pipeline itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toystages import new_ledger, run_inline, stage_bytes, toy_request
+
+from rag_hpc.config import ClusterConfig, Launcher
+from rag_hpc.core.commit import UNITS, committed, drafts, read_record
+from rag_hpc.core.manifest import MANIFEST
+from rag_hpc.core.plan import plan_path, read_plan
+from rag_hpc.launchers import cancel, chain, watch
+from rag_hpc.launchers.gate import outcome_path
+from rag_hpc.launchers.ledger import Ledger, Request
+from rag_hpc.schema import to_plain
+from rag_hpc.slurm import devcluster as dc
+from rag_hpc.slurm.devcluster.processes import wait_for
+
+TESTS = Path(__file__).parents[1]
+LIBMPI = Path("/usr/lib/x86_64-linux-gnu/libmpi.so.40")
+pytestmark = pytest.mark.timeout(240)
+Ask = Callable[..., Request]
+Sh = Callable[..., str]
+
+
+@pytest.fixture
+def run(slurm_env: dc.DevCluster, toys: dict[str, str], shared_tmp: Path) -> Ledger:
+    """Return the ledger of a run that all nodes see."""
+    return new_ledger(shared_tmp / "run")
+
+
+@pytest.fixture
+def ask(slurm_env: dc.DevCluster, shared_tmp: Path) -> Ask:
+    """Return a function that makes a request of toy stages; `cluster` holds ClusterConfig's settings."""
+    trouble = shared_tmp / "trouble"
+    trouble.mkdir()
+
+    def make(*stages: str, workers: int = 4, cluster: dict[str, Any] | None = None, **more: Any) -> Request:
+        conf = str(slurm_env.slurm_conf)
+        given = {"partition": "cpu", "time_min": 10, "interface": "eth0", "slurm_conf": conf, **(cluster or {})}
+        env = {"PYTHONPATH": f"{TESTS / 'slurm' / 'toysite'}:{TESTS}", "MPI4PY_LIBMPI": "libmpi.so.40"}
+        site = ClusterConfig(name="test", launcher=Launcher.slurm, env=env, **given)
+        request = toy_request("run", stages or ("toy.source", "toy.double"), workers, trouble=str(trouble), **more)
+        return dataclasses.replace(request, cluster=to_plain(site), python=sys.executable, environment=env)
+    return make
+
+
+def finish(ledger: Ledger, timeout_s: float = 120) -> int:
+    """Follow the run to its end; return watch's exit code."""
+    end = time.monotonic() + timeout_s
+
+    def sleep(seconds: float) -> None:
+        assert time.monotonic() < end, f"{ledger.jobs()}\n{gate_logs(ledger)}"
+        time.sleep(min(seconds, 0.2))
+    return watch.watch(ledger, sleep=sleep)
+
+
+def gate_logs(ledger: Ledger) -> str:
+    return "".join(path.read_text() for path in sorted(ledger.run_dir.glob("submissions/*/gates.log")))
+
+
+def outcome(ledger: Ledger, number: int, stage: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(outcome_path(ledger, number, stage).read_text())
+    return found
+
+
+def stage_dir(ledger: Ledger, stage: str) -> Path:
+    return ledger.run_dir / read_plan(plan_path(ledger.run_dir, ledger.request().number, stage)).folder
+
+
+def same_bytes_as_inline(ledger: Ledger, tmp_path: Path) -> None:
+    """Compare every stage with the same stages run by one worker in this process."""
+    other, request = new_ledger(tmp_path / ledger.name), ledger.request()
+    calm = {stage: {**values, "trouble": "", "max_ms": 0} for stage, values in request.settings.items()}
+    run_inline(other, other.submit(dataclasses.replace(request, settings=calm)))
+    for stage in request.stages:
+        found, expected = stage_bytes(stage_dir(ledger, stage)), stage_bytes(stage_dir(other, stage))
+        for files in (found, expected):
+            files[MANIFEST] = json.dumps({**json.loads(files[MANIFEST]), "config": None}).encode()
+        assert found == expected
+
+
+def test_chain_of_arrays_gives_the_bytes_of_one_worker(run: Ledger, ask: Ask, sh: Sh, tmp_path: Path) -> None:
+    begun = time.monotonic()
+    chain.submit(run, ask(num_units=9, max_ms=200))
+    assert time.monotonic() - begun < 5
+    assert finish(run) == 0
+    same_bytes_as_inline(run, tmp_path)
+    hosts = {read_record(p)["host"] for p in (stage_dir(run, "toy.source") / UNITS).iterdir()}
+    assert len(hosts) > 1 and hosts <= {"n1", "n2", "n3", "n4"}
+    assert sh("squeue", "-h") == ""
+
+
+def test_nothing_but_few_small_files_is_left(run: Ledger, ask: Ask) -> None:
+    chain.submit(run, ask(num_units=12, workers=8))
+    assert finish(run) == 0
+    wait_for(lambda: outcome_path(run, 1, "toy.double").exists(), "the last gate", timeout_s=20)
+    entries = list(run.run_dir.rglob("*"))
+    units = [p for p in entries if UNITS in p.parts and p.name != UNITS]
+    assert len(units) == 2 * 12 * 4  # each a folder of two files and a record
+    assert len(entries) - len(units) <= 2 * 20
+    assert not list(run.run_dir.rglob("*.pkl")) and not list(run.run_dir.rglob("*.out"))
+    packed = (run.folder(1) / "toy.source.log").read_text()
+    assert packed.count("==> ") == 8 and "toy.source unit-00011 committed" in packed
+    assert all(p.stat().st_mode & 0o077 == 0 for p in entries), [p for p in entries if p.stat().st_mode & 0o077]
+
+
+def test_queue_time_of_a_later_stage_begins_with_its_plan(run: Ledger, ask: Ask) -> None:
+    chain.submit(run, ask(max_ms=3000, num_units=4))
+    assert finish(run) == 0
+    found = [read_record(p) for p in (stage_dir(run, "toy.double") / UNITS).iterdir()]
+    earlier = [read_record(p)["ended_unix"] for p in (stage_dir(run, "toy.source") / UNITS).iterdir()]
+    for one in found:
+        waited_since = one["started_unix"] - one["setup_s"] - one["queue_s"]
+        assert waited_since >= max(earlier) - 0.5
+
+
+def test_failing_unit_stops_the_chain_and_leaves_no_dead_dependency(run: Ledger, ask: Ask, sh: Sh, shared_tmp: Path,
+                                                                   capsys: pytest.CaptureFixture[str]) -> None:
+    (shared_tmp / "trouble" / "unit-00002").write_text("fail")
+    chain.submit(run, ask("toy.source", "toy.double", max_attempts=2))
+    assert finish(run) == 1
+    assert "no luck with unit-00002" in capsys.readouterr().err
+    wait_for(lambda: sh("squeue", "-h") == "", "the chain to be cleared", timeout_s=20)
+    assert outcome(run, 1, "toy.source")["cause"] == "UnitFailed"
+    assert committed(stage_dir(run, "toy.source") / UNITS) == {0, 1, 3, 4}
+
+
+def test_killed_workers_are_made_up_for_by_a_resubmission(run: Ledger, ask: Ask, shared_tmp: Path,
+                                                          tmp_path: Path) -> None:
+    for index in range(5):
+        (shared_tmp / "trouble" / f"unit-{index:05d}").write_text("kill-once")
+    chain.submit(run, ask(workers=2, backup_after_s=2.0))
+    assert finish(run) == 0
+    assert run.submissions()[:2] == [1, 2] and outcome(run, 1, "toy.source")["outcome"] == "resubmitted"
+    same_bytes_as_inline(run, tmp_path)
+
+
+def test_worker_that_cannot_start_stops_the_chain_at_once(run: Ledger, ask: Ask, sh: Sh) -> None:
+    request = ask()
+    environment = {**request.environment, "PYTHONPATH": str(TESTS)}  # the toy stages are no longer known to workers
+    chain.submit(run, dataclasses.replace(request, environment=environment))
+    wait_for(lambda: sh("squeue", "-h", "-t", "R,PD", "-o", "%j") == "", "the chain to end", timeout_s=60, step_s=0.3)
+    assert run.submissions() == [1]
+
+
+def test_preempted_stage_goes_on_where_it_stood(run: Ledger, ask: Ask, sh: Sh, shared_tmp: Path,
+                                                tmp_path: Path) -> None:
+    chain.submit(run, ask("toy.source", num_units=40, max_ms=2500, cluster={"partition": "preempt"}))
+    units = stage_dir(run, "toy.source") / UNITS
+    wait_for(lambda: len(committed(units)) >= 3, "some units", timeout_s=60)
+    before = committed(units)
+    sh("sbatch", "-p", "cpu", "-N4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
+    wait_for(lambda: "Restarts=1" in sh("scontrol", "show", "job", run.jobs(1)[0]["ids"][0]) or
+             outcome_path(run, 1, "toy.source").exists(), "the requeue", timeout_s=90, step_s=0.3)
+    for line in sh("squeue", "-h", "-r", "-t", "PD", "-n", "rh-run-toy.source", "-o", "%i").split():
+        subprocess.run(["scontrol", "update", f"JobId={line}", "StartTime=now"], check=False)
+    assert finish(run, 200) == 0
+    assert before <= committed(units) and drafts(units) == {}
+    restarts = {read_record(p)["restarts"] for p in units.iterdir()}
+    assert len(run.submissions()) > 1 or max(restarts) > 0
+    same_bytes_as_inline(run, tmp_path)
+
+
+def test_walltime_ends_a_worker_in_time_and_the_rest_is_resubmitted(run: Ledger, ask: Ask, shared_tmp: Path) -> None:
+    (shared_tmp / "trouble" / "unit-00003").write_text("hang-once")
+    chain.submit(run, ask("toy.source", cluster={"time_min": 1}))
+    assert finish(run) == 0
+    found = outcome(run, 1, "toy.source")
+    assert (found["outcome"], found["cause"]) == ("resubmitted", "STOPPED") and run.submissions() == [1, 2]
+    submissions = [read_record(p)["submission"] for p in sorted((stage_dir(run, "toy.source") / UNITS).iterdir())]
+    assert submissions == [1, 1, 1, 2, 1]
+
+
+def test_dead_node_costs_its_open_units_only(run: Ledger, ask: Ask, faulty: dc.DevCluster, tmp_path: Path) -> None:
+    chain.submit(run, ask("toy.source", num_units=24, max_ms=4000, workers=8, backup_after_s=3.0))
+    units = stage_dir(run, "toy.source") / UNITS
+    wait_for(lambda: len(committed(units)) >= 4, "some units", timeout_s=60)
+    faulty.kill_slurmd("n1", steps=True)
+    wait_for(lambda: len(committed(units)) == 24, "the others to do the dead node's units", timeout_s=60)
+    faulty.start_slurmd("n1")
+    assert finish(run, 150) == 0
+    same_bytes_as_inline(run, tmp_path)
+
+
+def test_chain_outlives_its_controller(run: Ledger, ask: Ask, faulty: dc.DevCluster, tmp_path: Path) -> None:
+    chain.submit(run, ask(num_units=8, max_ms=1500))
+    units = stage_dir(run, "toy.source") / UNITS
+    wait_for(lambda: len(committed(units)) >= 2, "some units", timeout_s=60)
+    faulty.kill_slurmctld()
+    wait_for(lambda: len(committed(units)) == 8, "the workers to go on", timeout_s=60)
+    assert {line["state"] for line in chain.job_lines(run, run.request())} == {"UNKNOWN"}
+    faulty.start_slurmctld()
+    assert finish(run, 150) == 0
+    same_bytes_as_inline(run, tmp_path)
+
+
+def test_cancelled_run_stops_and_a_later_submission_finishes_it(run: Ledger, ask: Ask, sh: Sh,
+                                                                shared_tmp: Path) -> None:
+    (shared_tmp / "trouble" / "unit-00001").write_text("hang")
+    chain.submit(run, ask(num_units=4))
+    units = stage_dir(run, "toy.source") / UNITS
+    wait_for(lambda: committed(units) == {0, 2, 3}, "the units that do not hang", timeout_s=60)
+    assert cancel.cancel_run(run).startswith("cancelled 4 jobs")
+    assert finish(run) == 3
+    wait_for(lambda: sh("squeue", "-h") == "", "the queue to be empty", timeout_s=30)
+    shutil.rmtree(shared_tmp / "trouble")
+    chain.submit(run, dataclasses.replace(run.request(), resubmits=0))
+    assert finish(run) == 0
+
+
+def test_new_submission_takes_the_place_of_a_chain_at_work(run: Ledger, ask: Ask, sh: Sh, shared_tmp: Path) -> None:
+    (shared_tmp / "trouble" / "unit-00001").write_text("hang")
+    chain.submit(run, ask(num_units=4))
+    units = stage_dir(run, "toy.source") / UNITS
+    wait_for(lambda: committed(units) == {0, 2, 3}, "the units that do not hang", timeout_s=60)
+    (shared_tmp / "trouble" / "unit-00001").unlink()
+    chain.submit(run, dataclasses.replace(run.request(), workers=2))
+    assert finish(run) == 0
+    first = {i for job in run.jobs(1) for i in job["ids"]}
+    assert not first & set(sh("squeue", "-h", "-o", "%A").split())
+    assert {read_record(p)["submission"] for p in units.iterdir()} == {1, 2}
+
+
+def test_hostile_run_folder_is_only_a_name(slurm_env: dc.DevCluster, toys: dict[str, str], ask: Ask,
+                                           shared_tmp: Path) -> None:
+    ledger = new_ledger(shared_tmp / "a'; touch foo" / "my run")
+    chain.submit(ledger, ask("toy.source", "toy.gather", workers=2))
+    assert finish(ledger) == 0
+    assert not list(shared_tmp.rglob("foo"))
+
+
+def test_refused_chain_leaves_the_queue_empty(run: Ledger, ask: Ask, sh: Sh) -> None:
+    with pytest.raises(Exception, match="not available"):
+        chain.submit(run, ask(cluster={"cpus_per_task": 99}))
+    with pytest.raises(Exception, match="partition 'x' does not exist; known: cpu, gpu, preempt"):
+        chain.submit(run, ask(cluster={"partition": "x"}))
+    assert sh("squeue", "-h") == ""
+
+
+def test_ranks_of_mpi_and_torchrun_meet_on_four_hosts(run: Ledger, ask: Ask, tmp_path: Path) -> None:
+    if not LIBMPI.exists():
+        pytest.skip(f"{LIBMPI} is absent: apt-get install libopenmpi-dev")
+    chain.submit(run, ask("toy.gather", "toy.each", num_units=8, max_ms=500))
+    assert finish(run, 200) == 0, gate_logs(run)
+    assert run.submissions() == [1], gate_logs(run)
+    gathered = {read_record(p)["p"] for p in (stage_dir(run, "toy.gather") / UNITS).iterdir()}
+    each = [read_record(p) for p in (stage_dir(run, "toy.each") / UNITS).iterdir()]
+    assert gathered == {4} and {r["p"] for r in each} == {4} and {r["launch"] for r in each} == {"torchrun"}
+    assert len({r["host"] for r in each}) > 1
+    same_bytes_as_inline(run, tmp_path)
+
+
+def test_dead_rank_ends_its_job_and_the_stage_is_tried_again(run: Ledger, ask: Ask, shared_tmp: Path) -> None:
+    if not LIBMPI.exists():
+        pytest.skip(f"{LIBMPI} is absent: apt-get install libopenmpi-dev")
+    (shared_tmp / "trouble" / "unit-00001").write_text("kill-once")
+    chain.submit(run, ask("toy.gather", num_units=3))
+    assert finish(run) == 0
+    assert run.submissions() == [1, 2]
+
+
+def test_pipeline_on_slurm_equals_the_pipeline_here(slurm_env: dc.DevCluster, shared_tmp: Path) -> None:
+    texts = shared_tmp / "texts"
+    texts.mkdir()
+    for number in range(40):
+        words = " ".join(f"w{(number % 13) * 31 + i * (number % 5 + 1)}" for i in range(200))
+        (texts / f"doc{number:02d}.txt").write_text(f"Title {number}\n\n{words}.\n")
+    common = ["corpus=files", f"corpus.path={texts}", "corpus.pages_per_unit=8", "workers=4",
+              "pipeline.stages=[crawl,clean,dedup.sign,dedup.group,dedup.drop]"]
+    hashes = []
+    for name, more in (("here", []), ("there", ["cluster=devcluster", f"cluster.slurm_conf={slurm_env.slurm_conf}",
+                                                "--watch"])):
+        command = [sys.executable, "-m", "rag_hpc.cli", "run", f"run={name}", *common, *more]
+        done = subprocess.run(command, cwd=shared_tmp, capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        manifests = (shared_tmp / "results" / "runs" / name).glob("*/manifest.json")
+        hashes.append({p.parent.name: json.loads(p.read_text())["output_hash"] for p in manifests})
+    assert hashes[0] == hashes[1] and len(hashes[0]) == 5

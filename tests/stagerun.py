@@ -1,0 +1,427 @@
+"""Real stages in this process, with the contract's own steps: plan, drafts, commits, manifest.
+
+`run_stage` plays p workers: each has a stage object of its own, takes its stripe of the units, and a seed says in which
+order the workers get their turns. `on_ranks` plays the ranks of a collective job with threads. The corpus is fixed and
+written here, so that golden hashes can be held against it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import json
+import random
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from rag_hpc.core import commit, manifest
+from rag_hpc.core.comm import Comm, SerialComm
+from rag_hpc.core.failures import record_failure
+from rag_hpc.core.hashing import seed_of
+from rag_hpc.core.manifest import Manifest
+from rag_hpc.core.plan import Plan
+from rag_hpc.core.planner import Submission, check_conservation, make_plan
+from rag_hpc.core.record import Meter, where
+from rag_hpc.core.stage import Context, Stage, Unit
+from rag_hpc.errors import MissingDependency
+from rag_hpc.stages.registry import make_stage
+
+T = TypeVar("T")
+Array = npt.NDArray[Any]
+STAGES = ("crawl", "clean", "dedup.sign", "dedup.group", "dedup.drop", "chunk", "lexical", "encode", "vectors.train",
+          "vectors.build", "retrieve.queries", "retrieve.search", "generate", "evaluate")
+TO_CHUNK = STAGES[:6]
+
+
+# ---- running stages
+
+def run_stage(run_dir: Path, name: str, settings: Mapping[str, Any], inputs: Mapping[str, Manifest], *, p: int = 1,
+              seed: int = 0, fail: Iterable[int] = ()) -> Manifest:
+    """Return the published manifest of a stage after p workers ran its units.
+
+    fail: indices of units that are quarantined instead of run; as many are allowed.
+    """
+    stage = make_stage(name, dict(settings))
+    wanted = {n: found for n, found in inputs.items() if n in (*stage.needs, *stage.wants)}
+    failing = sorted(fail)
+    shared = Submission(run=run_dir.name, number=1, workers=p, max_attempts=1, allow_failed_units=len(failing))
+    plan = make_plan(stage, dict(settings), wanted, run_dir, shared)
+    (run_dir / plan.folder / commit.UNITS).mkdir(parents=True, exist_ok=True)
+    for index in failing:
+        record_failure(run_dir / plan.folder, plan.units[index], RuntimeError("made to fail"), submission=1)
+    units = [unit for unit in plan.units if unit.index not in failing]
+    with tempfile.TemporaryDirectory(prefix="stagerun-") as scratch:
+        _take_turns(plan, units, wanted, run_dir, Path(scratch), (p, seed))
+    built = manifest.build(plan, run_dir / plan.folder)
+    check_conservation(stage, built, wanted)
+    manifest.publish(built)
+    return manifest.load(run_dir / plan.folder)
+
+
+def _take_turns(plan: Plan, units: list[Unit], inputs: Mapping[str, Manifest], run_dir: Path, scratch: Path,
+                turns: tuple[int, int]) -> None:
+    p, seed = turns
+    stripes = [[unit for unit in units if unit.index % p == worker] for worker in range(p)]
+    order = random.Random(seed)
+    workers: dict[int, tuple[Stage, Context]] = {}
+    while any(stripes):
+        worker = order.choice([w for w in range(p) if stripes[w]]) if seed else next(w for w in range(p) if stripes[w])
+        unit = stripes[worker].pop(order.randrange(len(stripes[worker])) if seed else 0)
+        if worker not in workers:
+            own = scratch / str(worker)
+            own.mkdir()
+            ctx = Context(inputs=inputs, shared=run_dir, scratch=own)
+            workers[worker] = make_stage(plan.stage, plan.config), ctx
+            workers[worker][0].setup(ctx)
+        stage, ctx = workers[worker]
+        ctx.seed = seed_of(plan.fingerprint, unit.name)
+        draft = commit.open_draft(run_dir / plan.folder / commit.UNITS, commit.draft_name(unit, 1, worker, 0))
+        meter = Meter()
+        counts = stage.run(unit, draft, ctx)
+        identity = {"run": plan.run, "stage": plan.stage, "attempt": 1, "rank": 0, "submission": 1, "p": p,
+                    "setup_s": 0.0, **where()}
+        if commit.commit(draft, unit, counts, meter, identity) is None:
+            raise RuntimeError(f"{unit.name} was there already: two runs share {run_dir}")
+
+
+@dataclass
+class Chain:
+    """A run of stages one after another, and what they put out."""
+
+    run_dir: Path
+    settings: dict[str, dict[str, Any]]
+    out: dict[str, Manifest] = field(default_factory=dict)
+
+    def run(self, *stages: str, p: int = 1, seed: int = 0) -> Chain:
+        """Run the named stages and return this chain."""
+        for name in stages:
+            self.out[name] = run_stage(self.run_dir, name, self.settings.get(name, {}), self.out, p=p, seed=seed)
+        return self
+
+    def again(self, name: str, run_dir: Path, *, fail: Iterable[int] = (), **changes: Any) -> Manifest:
+        """Return the output of one stage over this chain's inputs with other settings, in a run of its own."""
+        inputs = {n: found for n, found in self.out.items() if n != name}
+        return run_stage(run_dir, name, {**self.settings.get(name, {}), **changes}, inputs, fail=fail)
+
+    def hashes(self) -> dict[str, str]:
+        """Return the output hash of each stage that ran."""
+        return {name: found.output_hash for name, found in self.out.items()}
+
+    def fork(self, run_dir: Path, upto: tuple[str, ...]) -> Chain:
+        """Return a chain that goes on from the first stages of this one in another folder."""
+        return Chain(run_dir, self.settings, {name: self.out[name] for name in upto})
+
+    def table(self, stage: str, name: str) -> list[dict[str, Any]]:
+        """Return the rows of all units' Parquet file `name`, in unit order."""
+        return rows_of(self.out[stage], name)
+
+    def rejects(self, stage: str) -> dict[str, str]:
+        """Return id -> reason of what a stage dropped."""
+        return {row["id"]: row["reason"] for row in self.table(stage, "rejects.parquet")}
+
+
+def rows_of(found: Manifest, name: str) -> list[dict[str, Any]]:
+    """Return the rows of all units' Parquet file `name`, in unit order."""
+    from rag_hpc.core.tables import read_table
+
+    return [row for path in found.files(name) for row in read_table(path).to_pylist()]
+
+
+def context(inputs: Mapping[str, Manifest], folder: Path, comm: Comm | None = None) -> Context:
+    """Return the context of a lone worker, or of one rank, with a scratch folder of its own below `folder`."""
+    comm = comm or SerialComm()
+    scratch = folder / f"scratch-{comm.rank}"
+    scratch.mkdir(parents=True, exist_ok=True)
+    return Context(inputs=inputs, rank=comm.rank, world_size=comm.world_size, comm=comm, shared=folder, scratch=scratch)
+
+
+def run_alone(name: str, settings: Mapping[str, Any], inputs: Mapping[str, Manifest], folder: Path,
+              index: int = 0) -> Path:
+    """Run one unit of a stage without committing it; return the folder with its files."""
+    stage = make_stage(name, dict(settings))
+    ctx = context(inputs, folder)
+    unit = stage.plan(inputs, folder)[index]
+    stage.setup(ctx)
+    out = folder / f"out-{index}"
+    out.mkdir()
+    stage.run(unit, out, ctx)
+    return out
+
+
+# ---- ranks
+
+class Group:
+    """What the threads of a group share. One rank works at a time: pyjnius calls of two threads would mix."""
+
+    def __init__(self, world_size: int) -> None:
+        self.turn, self.door = threading.Lock(), threading.Barrier(world_size)
+        self.slots: list[Any] = [None] * world_size
+
+    def wait(self) -> None:
+        """Give the turn away and return once every rank has arrived, with the turn taken again."""
+        self.turn.release()
+        try:
+            self.door.wait(timeout=60)
+        finally:
+            self.turn.acquire()
+
+
+class ThreadComm:
+    """One rank of a group of threads, with MpiComm's meaning: rows join in rank order, rank 0 holds the result."""
+
+    def __init__(self, rank: int, world_size: int, group: Group) -> None:
+        self.rank, self.world_size, self._group = rank, world_size, group
+
+    def _exchange(self, value: Any) -> list[Any]:
+        self._group.wait()
+        self._group.slots[self.rank] = value
+        self._group.wait()
+        return list(self._group.slots)
+
+    def broadcast(self, array: Array | None) -> Array:
+        """Return a copy of rank 0's array on every rank."""
+        return np.array(self._exchange(array)[0], copy=True)
+
+    def gather_rows(self, array: Array) -> Array | None:
+        """Return the ranks' rows joined on rank 0, None elsewhere."""
+        parts = self._exchange(np.array(array, copy=True))
+        if len({(part.dtype.str, part.shape[1:]) for part in parts}) > 1:
+            raise ValueError(f"ranks gave rows of different kinds: {[(p.dtype.str, p.shape) for p in parts]}")
+        return np.concatenate(parts) if self.rank == 0 else None
+
+    def sum(self, array: Array) -> Array:
+        """Return the sum over ranks; the last rank is added first, so that float sums betray an order they rely on."""
+        parts = self._exchange(np.array(array, copy=True))
+        total = parts[-1]
+        for part in parts[-2::-1]:
+            total = total + part
+        return np.asarray(total)
+
+    def barrier(self) -> None:
+        """Return once every rank has arrived."""
+        self._group.wait()
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def abort(self, exit_code: int) -> None:
+        """Break the barrier that others wait at."""
+        self._group.door.abort()
+
+
+def on_ranks(world_size: int, work: Callable[[Comm], T]) -> list[T]:
+    """Return what `work` gives on each rank; the first rank's error is raised when any fails."""
+    group = Group(world_size)
+    results: dict[int, T] = {}
+    errors: dict[int, BaseException] = {}
+
+    def body(rank: int) -> None:
+        with group.turn:
+            try:
+                results[rank] = work(ThreadComm(rank, world_size, group))
+            except BaseException as error:  # noqa: BLE001  (raised again by the caller's thread)
+                errors[rank] = error
+                group.door.abort()
+
+    threads = [threading.Thread(target=body, args=(rank,)) for rank in range(world_size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    real = [error for error in errors.values() if not isinstance(error, threading.BrokenBarrierError)]
+    for error in [*real, *errors.values()]:
+        raise error
+    return [results[rank] for rank in range(world_size)]
+
+
+def run_on_ranks(name: str, settings: Mapping[str, Any], inputs: Mapping[str, Manifest], folder: Path,
+                 world_size: int) -> Path:
+    """Run all units of a collective stage on threads; return the folder of rank 0's files, a subfolder a unit."""
+    fingerprint = make_plan(make_stage(name, dict(settings)), dict(settings), inputs, folder,
+                            Submission(run="ranks", number=1, workers=world_size)).fingerprint
+
+    def rank(comm: Comm) -> Path:
+        stage, ctx = make_stage(name, dict(settings)), context(inputs, folder, comm)
+        stage.setup(ctx)
+        for unit in stage.plan(inputs, folder):
+            ctx.seed = seed_of(fingerprint, unit.name)
+            out = folder / f"rank-{comm.rank}" / unit.name
+            out.mkdir(parents=True)
+            stage.run(unit, out, ctx)
+        return folder / f"rank-{comm.rank}"
+
+    return on_ranks(world_size, rank)[0]
+
+
+# ---- the fixed corpus
+
+TOPICS = {
+    "queues": ["a deque", "the maxlen argument", "both ends", "older items", "a bounded queue", "the rotate method"],
+    "copying": ["the copytree function", "a whole folder", "file times", "the copy2 function", "symbolic links"],
+    "caching": ["the lru_cache decorator", "results of calls", "the maxsize argument", "cached values", "a hit ratio"],
+    "paths": ["a Path object", "the glob method", "a file pattern", "the parent folder", "a relative path"],
+    "sorting": ["the sorted function", "a key function", "equal items", "a stable sort", "reverse order"],
+    "threads": ["a Lock object", "shared data", "the acquire method", "a waiting thread", "a thread pool"],
+    "sockets": ["a listening socket", "the bind method", "a remote address", "a timeout", "non blocking mode"],
+    "hashing": ["a digest", "the sha256 function", "a block of bytes", "a checksum", "the update method"],
+}
+VERBS = ["keeps", "returns", "guards", "replaces", "describes", "limits", "follows", "needs", "copies", "counts"]
+TAILS = ["in most programs", "when the program ends", "on every platform", "without an extra copy",
+         "for large inputs", "before the next call", "as the manual says", "unless it is told otherwise",
+         "in the same order", "at any time"]
+ASKED = {
+    "queues": "Which argument of a deque drops older items?", "copying": "How do I copy a whole folder?",
+    "caching": "Which decorator remembers results of calls?", "paths": "Which method finds files by a pattern?",
+    "sorting": "Does the sorted function keep equal items in order?", "threads": "How do I guard shared data?",
+    "sockets": "How do I bind a listening socket?", "hashing": "How do I compute the sha256 digest of a block?",
+}
+
+
+def pick(options: list[str], *place: object) -> str:
+    """Return one option, chosen by a hash of the place: the same on every machine and Python."""
+    digest = hashlib.sha256("/".join(map(str, place)).encode()).digest()
+    return options[int.from_bytes(digest[:4], "big") % len(options)]
+
+
+def prose(topic: str, number: int, num_sentences: int) -> str:
+    """Return sentences about a topic; the first names a gold fact, so that questions have an answer."""
+    facts = TOPICS[topic]
+    verb, tail = pick(VERBS, topic, number), pick(TAILS, topic, number)
+    lines = [f"Note {number} on {topic}: {facts[0]} {verb} {facts[1]} {tail}."]
+    for at in range(1, num_sentences):
+        one, two = pick(facts, topic, number, at, "a"), pick(facts, topic, number, at, "b")
+        lines.append(f"{one.capitalize()} {pick(VERBS, number, at)} {two} {pick(TAILS, number, at)}.")
+    return " ".join(lines)
+
+
+def records() -> list[dict[str, str]]:
+    """Return 64 documents, and those that some stage has a reason to drop."""
+    names = list(TOPICS)
+    docs = []
+    for number in range(64):
+        topic = names[number % len(names)]
+        text = prose(topic, number, 3 + number % 4)
+        docs.append({"id": f"d{number:02d}", "title": f"{topic.capitalize()} note {number}", "text": text})
+    long = prose("paths", 900, 40)
+    last = long.split()[-1]
+    docs += [
+        {"id": "exact", "title": "", "text": "  " + docs[5]["text"].upper()},
+        {"id": "long", "title": "A long note", "text": long},
+        {"id": "near", "title": "A long note again", "text": long[: -len(last)] + "always."},
+        {"id": "nearer", "title": "", "text": "Preface. " + long[: -len(last)] + "always."},
+        {"id": "short", "title": "Short", "text": "Too short to keep."},
+        {"id": "digits", "title": "Digits", "text": "0123456789 " * 12},
+        {"id": "lines", "title": "Lines", "text": "the same line again\n" * 20},
+        {"id": "marks", "title": "Marks", "text": "\u0301" * 60},
+        {"id": "empty", "title": "Empty", "text": "   "},
+        {"id": "bell", "title": "Control characters", "text": "ring " * 20 + "\x07" * 40},
+    ]
+    docs.insert(7, {"id": "d03", "title": "A second d03", "text": prose("queues", 901, 4)})
+    return docs
+
+
+def write_files(folder: Path) -> Path:
+    """Write the fixed corpus as a folder of HTML, Markdown, text and JSON Lines; return it."""
+    folder.mkdir(parents=True)
+    lines = [json.dumps(record) for record in records()]
+    lines.insert(4, '{"id": "broken", "text": ')
+    lines.insert(9, '{"id": "silent", "title": "No text"}')
+    (folder / "notes.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    body = "".join(f"<p>{prose('sockets', 700 + n, 4)}</p>" for n in range(3))
+    page = ("<!doctype html><html lang='en'><head><title>Sockets  guide</title><script>var x = 1;</script></head>"
+            f"<body><nav><a href='/'>Home</a></nav><main><h1>Sockets</h1>{body}<pre>s = socket()\n    s.bind(a)</pre>"
+            "</main><footer>Imprint</footer></body></html>")
+    (folder / "guide.html").write_text(page, encoding="utf-8")
+    (folder / "nothing.html").write_text("<html><body><script>1</script></body></html>", encoding="utf-8")
+    (folder / "readme.md").write_text(f"---\ntitle: Read me first\n---\n# Read me\n\n{prose('hashing', 800, 5)}\n\n"
+                                      "```python\nsha256(b'')\n```\n", encoding="utf-8")
+    (folder / "plain.txt").write_text(f"{prose('caching', 801, 5)}\n", encoding="utf-8")
+    (folder / "latin.txt").write_bytes(b"caf\xe9 " * 20)
+    return folder
+
+
+def write_questions(path: Path) -> Path:
+    """Write the corpus's questions as JSON Lines; return the path."""
+    names = list(TOPICS)
+    asked = [{"id": f"q{at}", "text": ASKED[topic], "answers": [TOPICS[topic][1], TOPICS[topic][0]],
+              "relevant": {f"d{at + 8 * n:02d}": 2 if n == 0 else 1 for n in range(8)}}
+             for at, topic in enumerate(names)]
+    asked.append({"id": "nobody", "text": "Zyxwv qpomn?", "answers": [], "relevant": {}})
+    path.write_text("".join(json.dumps(q) + "\n" for q in asked), encoding="utf-8")
+    return path
+
+
+def write_beir(folder: Path) -> Path:
+    """Write the records as a BEIR folder with the same questions; return it."""
+    (folder / "qrels").mkdir(parents=True)
+    lines = [json.dumps({"_id": r["id"], "title": r["title"], "text": r["text"]}) for r in records()]
+    (folder / "corpus.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    names = list(TOPICS)
+    asked = [json.dumps({"_id": f"q{at}", "text": ASKED[topic]}) for at, topic in enumerate(names)]
+    (folder / "queries.jsonl").write_text("\n".join(asked) + "\n", encoding="utf-8")
+    judged = [f"q{at}\td{at + 8 * n:02d}\t{1 + (n == 0)}" for at in range(len(names)) for n in range(8)]
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "\n".join(judged) + "\n")
+    return folder
+
+
+def settings_for(corpus: Path, questions: Path) -> dict[str, dict[str, Any]]:
+    """Return the whole settings of every stage of the fixed chain, small enough for several units each."""
+    from rag_hpc.schema import to_plain
+
+    dedup = {"num_groups": 3}
+    vectors = {"num_shards": 3, "num_lists": 4}
+    small: dict[str, dict[str, Any]] = {
+        "crawl": {"name": "fixed", "source": "files", "path": str(corpus), "pages_per_unit": 12},
+        "dedup.sign": dedup, "dedup.group": dedup, "dedup.drop": dedup,
+        "chunk": {"max_tokens": 48, "overlap_tokens": 8, "heading_tokens": 8},
+        "encode": {"rows_per_unit": 24},
+        "vectors.train": vectors, "vectors.build": vectors,
+        "retrieve.queries": {"source": "files", "questions": str(questions)},
+        "retrieve.search": {"k": 5, "depth": 20, "queries_per_unit": 4},
+        "generate": {"k": 3},
+    }
+    whole = {}
+    for name in STAGES:
+        whole[name] = to_plain(make_stage(name, small.get(name, {})).config)
+    return whole
+
+
+def new_chain(folder: Path) -> Chain:
+    """Return a chain over the fixed corpus, written below `folder`, with no stage run yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = settings_for(write_files(folder / "corpus"), write_questions(folder / "questions.jsonl"))
+    return Chain(folder / "run", settings)
+
+
+@lru_cache(maxsize=1)
+def front_chain() -> Chain:
+    """Return the fixed corpus as far as its chunks, run once a process by one worker."""
+    folder = Path(tempfile.mkdtemp(prefix="stagerun-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return new_chain(folder).run(*TO_CHUNK)
+
+
+@lru_cache(maxsize=1)
+def whole_chain() -> Chain:
+    """Return the front chain and all stages after it, run once a process by one worker."""
+    front = front_chain()
+    return front.fork(front.run_dir, TO_CHUNK).run(*STAGES[len(TO_CHUNK) :])
+
+
+def chain_or_skip(make: Callable[[], Chain] = whole_chain) -> Chain:
+    """Return the chain, or skip the test where Java or the model is not installed."""
+    import pytest
+
+    try:
+        return make()
+    except MissingDependency as error:
+        pytest.skip(str(error))

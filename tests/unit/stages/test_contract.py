@@ -1,0 +1,156 @@
+"""What every stage owes the contract: same bytes for every p and order, counts that add up, nothing of the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stagerun
+
+from rag_hpc.core.plan import stage_folder
+from rag_hpc.core.planner import Submission, make_plan
+from rag_hpc.core.tables import read_table
+from rag_hpc.errors import ConfigError, Interrupted
+from rag_hpc.stages.registry import STAGES, make_stage, stage_class
+
+RUN = stagerun.STAGES
+
+WRONG = [  # stage, settings, what the message must say
+    ("crawl", {"pages_per_unit": 0}, "pages_per_unit >= 1"),
+    ("crawl", {"num_hosts": 999}, "between 1 and 200"),
+    ("crawl", {"source": "ftp"}, "site"),
+    ("crawl", {"pathh": "x"}, "pathh"),
+    ("clean", {"min_chars": 9, "max_chars": 8}, "try min_chars=50"),
+    ("clean", {"extractor": "lynx"}, "resiliparse"),
+    ("dedup.sign", {"threshold": 0.0}, "try 0.8"),
+    ("dedup.group", {"threshold": 1.01}, "try 0.8"),
+    ("dedup.drop", {"num_perm": 15}, "num_perm >= 16"),
+    ("dedup.drop", {"num_groups": 0}, "num_groups >= 1"),
+    ("chunk", {"max_tokens": 15}, "at least 16; try 254"),
+    ("chunk", {"heading_tokens": 128}, "between 0 and half"),
+    ("chunk", {"overlap_tokens": -1}, "between 0 and half"),
+    ("lexical", {"num_shards": 0}, "num_shards >= 1"),
+    ("lexical", {"heap_mib": 8}, "heap_mib >= 64"),
+    ("encode", {"tokens_per_batch": 511}, "try 2048"),
+    ("encode", {"rows_per_unit": 0}, "rows_per_unit >= 1"),
+    ("encode", {"precision": "int8"}, "float32"),
+    ("vectors.train", {"num_shards": 0}, "num_shards"),
+    ("vectors.train", {"iterations": 0}, "at least 1; try 10"),
+    ("vectors.build", {"min_recall": 1.5}, "try 0.99"),
+    ("retrieve.queries", {"num_known_items": 0}, "at least 1; try 100"),
+    ("retrieve.search", {"k": 101}, "between 1 and depth=100"),
+    ("retrieve.search", {"b": 1.1}, "0 <= b <= 1"),
+    ("retrieve.search", {"num_probes": -1}, "num_probes >= 0"),
+    ("retrieve.search", {"rrf_k": -1}, "try num_probes=0 rrf_k=60"),
+    ("rerank", {"depth": 0}, "try depth=20"),
+    ("generate", {"k": 0}, "at least 1 passage"),
+    ("generate", {"generator": {"name": "openai"}}, "set generator.base_url"),
+    ("evaluate", {"measures": []}, "measures="),
+    ("evaluate", {"k": 0}, "k >= 1"),
+]
+
+
+@pytest.fixture(scope="module")
+def shuffled(front: stagerun.Chain, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+    """The hashes of the same work by 2 and by 7 workers in a shuffled order, on another host and at another time."""
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "gethostname", lambda: "elsewhere")
+        now = time.time
+        patch.setattr(time, "time", lambda: now() + 1e7)
+        for p in (2, 7):
+            folder = tmp_path_factory.mktemp(f"p{p}") / "in a folder of another name"
+            chain = stagerun.new_chain(folder).run(*stagerun.TO_CHUNK, p=p, seed=p)
+            if p == 7:
+                chain.run(*RUN[len(stagerun.TO_CHUNK) :], p=3, seed=1)
+            found[str(p)] = chain.hashes()
+    return found
+
+
+@pytest.mark.parametrize("stage", RUN)
+def test_output_depends_neither_on_workers_nor_on_order_nor_on_the_place(
+    stage: str, chain: stagerun.Chain, shuffled: dict[str, dict[str, str]]
+) -> None:
+    assert shuffled["7"][stage] == chain.hashes()[stage]
+    if stage in stagerun.TO_CHUNK:
+        assert shuffled["2"][stage] == chain.hashes()[stage]
+
+
+@pytest.mark.parametrize("stage", RUN)
+def test_every_unit_balances_and_holds_at_most_three_entries(stage: str, chain: stagerun.Chain) -> None:
+    found = chain.out[stage]
+    assert found.units and not found.quarantined
+    for unit in found.units:
+        assert unit["items_in"] == unit["items_out"] + sum(unit["dropped"].values())
+        assert len(list(found.unit_dir(unit["index"]).iterdir())) <= 3
+        dropped = sum(unit["dropped"].values())
+        assert unit["files"].get("rejects.parquet", {}).get("rows", 0) == dropped
+
+
+@pytest.mark.parametrize("stage", [name for name in RUN if stage_class(name).counts_from])
+def test_what_one_stage_puts_out_the_next_takes_in(stage: str, chain: stagerun.Chain) -> None:
+    given = stage_class(stage).counts_from
+    assert given is not None
+    assert chain.out[stage].total("items_in") == chain.out[given].total("items_out") > 0
+
+
+@pytest.mark.parametrize("stage", RUN)
+def test_data_files_name_neither_host_nor_folder_nor_time(stage: str, chain: stagerun.Chain) -> None:
+    told = [socket.gethostname(), str(chain.run_dir), os.uname().release]
+    for unit in chain.out[stage].units:
+        for name in unit["files"]:
+            path = chain.out[stage].unit_dir(unit["index"]) / name
+            data = path.read_bytes()
+            if path.suffix == ".parquet":
+                data = json.dumps(read_table(path).to_pylist(), default=repr).encode()
+            assert not [word for word in told if len(word) > 3 and word.encode() in data], path
+
+
+@pytest.mark.parametrize("stage", RUN)
+def test_plan_is_the_same_each_time_and_for_every_number_of_workers(stage: str, chain: stagerun.Chain) -> None:
+    def plan(workers: int) -> Any:
+        made = make_stage(stage, chain.settings[stage])
+        inputs = {n: m for n, m in chain.out.items() if n in (*made.needs, *made.wants)}
+        shared = Submission(run="r", number=1, workers=workers)
+        return make_plan(made, chain.settings[stage], inputs, chain.run_dir, shared)
+
+    one, seven = plan(1), plan(7)
+    assert one.units == seven.units and one.fingerprint == seven.fingerprint
+    assert [unit.index for unit in one.units] == list(range(len(one.units)))
+    assert json.loads(json.dumps([u.inputs for u in one.units])) == [u.inputs for u in one.units]
+    assert (chain.run_dir / stage_folder(stage, one.fingerprint)).is_dir()
+
+
+@pytest.mark.parametrize(("stage", "settings", "remedy"), WRONG)
+def test_wrong_setting_is_a_config_error_with_a_remedy(stage: str, settings: dict[str, Any], remedy: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        make_stage(stage, settings)
+    assert remedy in str(error.value)
+
+
+@pytest.mark.parametrize("stage", ["clean", "dedup.group", "chunk", "generate"])
+def test_worker_that_has_to_stop_drops_the_open_unit(stage: str, chain: stagerun.Chain, tmp_path: Path) -> None:
+    made = make_stage(stage, chain.settings[stage])
+    ctx = stagerun.context(chain.out, tmp_path)
+    made.setup(ctx)
+    ctx.stop_requested = lambda: True
+    with pytest.raises(Interrupted, match="will be redone"):
+        made.run(made.plan(chain.out, tmp_path)[0], tmp_path, ctx)
+
+
+def test_every_stage_of_the_registry_has_a_class_with_its_name_and_a_version() -> None:
+    for name in STAGES:
+        found = stage_class(name)
+        assert found.name == name and found.version >= 1
+        assert set(found.needs) | set(found.wants) <= set(STAGES)
+    assert set(RUN) | {"rerank"} == set(STAGES)
+
+
+def test_unknown_stage_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"no stage is called 'embed'; known: crawl, clean.*evaluate"):
+        stage_class("embed")

@@ -1,0 +1,150 @@
+"""evaluate: measures as ir_measures and a pencil compute them, over documents in their ranked order."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+import stagerun
+
+from rag_hpc.errors import ConfigError
+from rag_hpc.stages import evaluate
+from rag_hpc.stages.registry import make_stage
+
+ir_measures = pytest.importorskip("ir_measures")
+MEASURES = ["nDCG@10", "RR@10", "R@10", "R@100", "AP"]
+
+
+def _query(query_id: str, **grades: int) -> dict[str, Any]:
+    return {"query_id": query_id, "relevant": json.dumps(grades)}
+
+
+def _part(chain: stagerun.Chain, part: str) -> dict[str, Any]:
+    for path in chain.out["evaluate"].files("metrics.json"):
+        value: dict[str, Any] = json.loads(path.read_bytes())
+        if value["part"] == part:
+            return value
+    raise AssertionError(part)
+
+
+def test_measures_of_a_small_ranking_by_hand() -> None:
+    run = {"a": [("x", 3.0), ("y", 2.0), ("z", 1.0)], "b": [("x", 1.0)]}
+    queries = [_query("a", y=1, z=2, w=1), _query("b", q=1)]
+    found = evaluate.judge_ranking(run, queries, ["RR", "R@2", "nDCG@3", "AP"])
+    dcg, ideal = 1 / math.log2(3) + 2 / 2, 2 + 1 / math.log2(3) + 1 / 2
+    want = {"RR": 0.5 / 2, "R@2": (1 / 3) / 2, "nDCG@3": dcg / ideal / 2, "AP": (1 / 2 + 2 / 3) / 3 / 2}
+    assert found == pytest.approx(want, abs=1e-6) and list(found) == sorted(want)
+
+
+@pytest.mark.parametrize("part", ["bm25", "dense", "fused", "ann"])
+def test_measures_of_the_chain_are_ir_measures_own(part: str, chain: stagerun.Chain) -> None:
+    rows = chain.table("retrieve.search", "ann.parquet" if part == "ann" else "hits.parquet")
+    qrels, scored = {}, {}
+    for query in chain.table("retrieve.queries", "queries.parquet"):
+        if grades := json.loads(query["relevant"]):
+            qrels[query["query_id"]] = grades
+    for row in rows:
+        if row["method"] == part and row["query_id"] in qrels:
+            best = scored.setdefault(row["query_id"], {})
+            best.setdefault(row["doc_id"], 1.0 / row["rank"])
+    wanted = [ir_measures.parse_measure(name) for name in MEASURES]
+    want = {str(m): value for m, value in ir_measures.calc_aggregate(wanted, qrels, scored).items()}
+    got = _part(chain, part)["metrics"]
+    assert {name: got[name] for name in want} == pytest.approx(want, abs=1e-6)
+    assert 0.5 < got["nDCG@10"] < 1
+
+
+def test_run_is_trec_and_parses_back_to_the_same_measures(chain: stagerun.Chain) -> None:
+    for unit in chain.out["evaluate"].units:
+        folder = chain.out["evaluate"].unit_dir(unit["index"])
+        if not (folder / "run.trec").exists():
+            continue
+        part = json.loads((folder / "metrics.json").read_bytes())
+        lines = (folder / "run.trec").read_text().splitlines()
+        assert all(len(line.split(" ")) == 6 for line in lines)
+        assert {line.split()[5] for line in lines} == {f"rag_hpc.{part['part']}"}
+        run = [ir_measures.ScoredDoc(s[0], s[2], -float(s[3])) for s in map(str.split, lines)]
+        qrels = {q["query_id"]: json.loads(q["relevant"]) for q in chain.table("retrieve.queries", "queries.parquet")}
+        judged = {q: grades for q, grades in qrels.items() if grades}
+        found = ir_measures.calc_aggregate([ir_measures.nDCG @ 10], judged, run)
+        assert part["metrics"]["nDCG@10"] == pytest.approx(found[ir_measures.nDCG @ 10], abs=1e-6)
+
+
+def test_blanks_in_ids_cannot_break_a_trec_line() -> None:
+    text = evaluate.trec_lines({"q 1": [("my doc\t1.html", 1.25), ("b", -0.5)]}, "bm25")
+    assert text == "q_1 Q0 my_doc_1.html 1 1.250000 rag_hpc.bm25\nq_1 Q0 b 2 -0.500000 rag_hpc.bm25\n"
+
+
+def test_document_stands_where_its_best_passage_does() -> None:
+    rows = [{"query_id": "q", "rank": rank, "doc_id": doc_id, "score": score}
+            for rank, doc_id, score in [(3, "a", 1.0), (1, "b", 3.0), (2, "a", 2.0), (4, "c", 1.0)]]
+    assert evaluate.by_document(rows) == {"q": [("b", 3.0), ("a", 2.0), ("c", 1.0)]}
+
+
+def test_equal_scores_keep_their_rank() -> None:
+    run = {"q": [("z", 1.0), ("a", 1.0)]}
+    assert evaluate.judge_ranking(run, [_query("q", z=1)], ["RR"]) == {"RR": 1.0}
+    assert evaluate.judge_ranking({"q": run["q"][::-1]}, [_query("q", z=1)], ["RR"]) == {"RR": 0.5}
+
+
+def test_question_without_hits_counts_as_zero_and_without_judgements_not_at_all() -> None:
+    run = {"a": [("x", 1.0)], "c": [("x", 1.0)]}
+    queries = [_query("a", x=1), _query("b", x=1), _query("c")]
+    assert evaluate.judge_ranking(run, queries, ["RR", "R@10"]) == {"RR": 0.5, "R@10": 0.5}
+    assert evaluate.judge_ranking(run, [_query("c")], ["RR"]) == {}
+
+
+def test_recall_against_exact_search_is_over_the_k_best() -> None:
+    def hits(query_id: str, *ordinals: int) -> list[dict[str, Any]]:
+        return [{"query_id": query_id, "rank": rank, "ordinal": o} for rank, o in enumerate(ordinals, 1)]
+
+    exact = [*hits("a", 1, 2, 3), *hits("b", 4, 5, 6)]
+    found = [*hits("a", 2, 9, 1), *hits("b", 5, 4)]
+    assert evaluate.recall_against(found, exact, 2) == 0.75
+    assert evaluate.recall_against(found, exact, 3) == round(4 / 6, 6)
+    assert evaluate.recall_against([], exact, 2) == 0.0
+    assert evaluate.recall_against(exact, exact, 1) == 1.0
+
+
+def test_vector_index_is_judged_against_exact_search(chain: stagerun.Chain) -> None:
+    assert _part(chain, "ann")["metrics"]["recall@10_vs_exact"] >= 0.9
+    assert "recall@10_vs_exact" not in _part(chain, "dense")["metrics"]
+
+
+def _answer(answer: str, short: str, gold: list[str], supported: list[bool], found: bool = True) -> dict[str, Any]:
+    cited = [{"citation": n, "supported": s} for n, s in enumerate(supported, 1)]
+    return {"query_id": "q", "question": "?", "answer": answer, "short": short, "found": found,
+            "gold": json.dumps(gold), "citations": json.dumps(cited)}
+
+
+def test_answers_are_judged_only_where_there_is_a_gold_answer() -> None:
+    rows = [_answer("The cat sat down.", "cat", ["the cat"], [True, False]),
+            _answer("A dog ran.", "big dog", ["dog"], [True]), _answer("not found", "not found", [], [], found=False)]
+    metrics, lines = evaluate.judge_answers(rows)
+    assert metrics == {"f1": round((1 + 2 / 3) / 2, 6), "em": 0.5, "f1_sentence": round((0.5 + 2 / 3) / 2, 6),
+                       "citation_precision": 0.75, "answered": round(2 / 3, 6)}
+    assert [line["f1"] for line in lines] == [1.0, pytest.approx(2 / 3), None]
+    assert evaluate.judge_answers([]) == ({"answered": 0.0}, [])
+
+
+def test_lines_of_answers_are_json_in_the_order_of_the_questions(chain: stagerun.Chain) -> None:
+    (path,) = chain.out["evaluate"].files("answers.jsonl")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["query_id"] for line in lines] == [f"q{n}" for n in range(8)] + ["nobody"]
+    assert lines[-1]["f1"] is None and lines[0]["citation_precision"] == 1.0
+    metrics = _part(chain, "answers")["metrics"]
+    assert metrics["answered"] == round(8 / 9, 6)
+    assert metrics["f1"] == pytest.approx(sum(line["f1"] for line in lines[:-1]) / 8, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["nDCG@ten", "nDCQ@10", "", "P", "R", "os.system('x')"])
+def test_measure_that_cannot_be_computed_is_refused_at_the_plan(name: str, chain: stagerun.Chain) -> None:
+    with pytest.raises(ConfigError, match=r"stage.evaluate.measures: .*try nDCG@10"):
+        make_stage("evaluate", {"measures": ["AP", name]}).plan(chain.out, chain.run_dir)
+
+
+def test_units_that_only_some_layouts_have_come_last(chain: stagerun.Chain) -> None:
+    parts = [u.inputs["part"] for u in make_stage("evaluate", {}).plan(chain.out, chain.run_dir)]
+    assert parts == ["answers", "bm25", "dense", "fused", "ann"]

@@ -1,0 +1,73 @@
+"""generate: an answer for each question, each citation with its verdict, and "not found" where there is none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stagerun
+
+from rag_hpc.algo.answers import NOT_FOUND
+from rag_hpc.generators import registry
+from rag_hpc.generators.base import Answer
+
+
+@pytest.fixture(scope="module")
+def answers(chain: stagerun.Chain) -> dict[str, dict[str, Any]]:
+    return {row["query_id"]: row for row in chain.table("generate", "answers.parquet")}
+
+
+def test_every_question_has_one_row_in_order(chain: stagerun.Chain, answers: dict[str, dict[str, Any]]) -> None:
+    asked = chain.table("retrieve.queries", "queries.parquet")
+    assert list(answers) == [row["query_id"] for row in asked]
+    assert [(row["question"], row["gold"]) for row in answers.values()] == [(r["text"], r["answers"]) for r in asked]
+
+
+def test_passages_are_the_k_best_of_the_fused_list(chain: stagerun.Chain, answers: dict[str, dict[str, Any]]) -> None:
+    fused = [row for row in chain.table("retrieve.search", "hits.parquet") if row["method"] == "fused"]
+    for query_id, row in answers.items():
+        best = [hit for hit in fused if hit["query_id"] == query_id][:3]
+        assert json.loads(row["chunk_ids"]) == [hit["chunk_id"] for hit in best]
+        assert json.loads(row["doc_ids"]) == [hit["doc_id"] for hit in best]
+
+
+def test_answer_quotes_the_passage_that_it_cites(chain: stagerun.Chain, answers: dict[str, dict[str, Any]]) -> None:
+    texts = {row["chunk_id"]: " ".join(row["text"].split()) for row in chain.table("chunk", "chunks.parquet")}
+    row = answers["q2"]
+    cited = json.loads(row["citations"])
+    assert row["found"] and "lru_cache" in row["answer"] and cited
+    for citation in cited:
+        assert set(citation) == {"citation", "supported", "reason"} and citation["supported"] is True
+        passage = texts[json.loads(row["chunk_ids"])[citation["citation"] - 1]]
+        assert row["answer"].rsplit(" [", 1)[0] in passage
+
+
+def test_question_that_no_passage_answers_is_not_found_and_cites_nothing(answers: dict[str, dict[str, Any]]) -> None:
+    row = answers["nobody"]
+    assert (row["found"], row["answer"], row["short"], row["citations"]) == (False, NOT_FOUND, NOT_FOUND, "[]")
+    assert len(json.loads(row["doc_ids"])) == 3  # what was read is told all the same
+
+
+def test_false_citations_of_a_generator_get_their_verdict(
+    chain: stagerun.Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Liar:
+        def generate(self, question: str, passages: list[Any]) -> Answer:
+            text = f"{passages[0].text.split('.')[0]} [1]. Penguins invented astronomy [2]. The moon is cheese [9]."
+            return Answer(text=text, citations=[1, 2, 9], found=True, short="penguins")
+
+    monkeypatch.setattr(registry, "get_generator", lambda config: Liar())
+    out = stagerun.run_alone("generate", chain.settings["generate"], chain.out, tmp_path)
+    from rag_hpc.core.tables import read_table
+
+    for row in read_table(out / "answers.parquet").to_pylist():
+        found = {c["citation"]: c["reason"] for c in json.loads(row["citations"])}
+        assert found == {1: "supported", 2: "weak", 9: "no-such-passage"}
+        assert [c["supported"] for c in json.loads(row["citations"])] == [True, False, False]
+
+
+def test_number_of_passages_is_the_config_s(chain: stagerun.Chain, tmp_path: Path) -> None:
+    found = chain.again("generate", tmp_path, k=1)
+    assert {len(json.loads(row["doc_ids"])) for row in stagerun.rows_of(found, "answers.parquet")} == {1}

@@ -1,0 +1,141 @@
+"""retrieve: the hits of shards and ranks are byte for byte those of one index in one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import stagerun
+
+from rag_hpc.core.tables import read_table
+from rag_hpc.stages.registry import make_stage
+from rag_hpc.stages.retrieve import RetrieveConfig, search_settings
+from rag_hpc.vectorstore import VectorStore, probes_of
+
+HITS = "hits.parquet"
+
+
+@pytest.fixture(scope="module")
+def one_shard(chain: stagerun.Chain, tmp_path_factory: pytest.TempPathFactory) -> stagerun.Chain:
+    """The chain with a single Lucene index in place of four shards, and no vector index: the baseline."""
+    folder = tmp_path_factory.mktemp("one-shard")
+    found = chain.fork(folder, tuple(n for n in stagerun.STAGES if not n.startswith("vectors") and n != "evaluate"))
+    found.out["lexical"] = chain.again("lexical", folder, num_shards=1)
+    return found
+
+
+def _bytes(chain: stagerun.Chain, name: str = HITS) -> list[bytes]:
+    return [path.read_bytes() for path in chain.out["retrieve.search"].files(name)]
+
+
+def _ids(rows: list[dict[str, Any]], method: str) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for row in rows:
+        if row["method"] == method:
+            found.setdefault(row["query_id"], []).append(row["ordinal"])
+    return found
+
+
+def test_four_lexical_shards_give_the_bytes_of_one_index(chain: stagerun.Chain, one_shard: stagerun.Chain) -> None:
+    four = _bytes(chain)
+    one_shard.run("retrieve.search")
+    assert len(one_shard.out["lexical"].units) == 1 and len(chain.out["lexical"].units) == 4
+    assert _bytes(one_shard) == four
+    assert one_shard.out["retrieve.search"].files("ann.parquet") == []
+
+
+@pytest.mark.parametrize("world_size", [1, 3, 6])
+def test_ranks_give_the_bytes_of_one_process(world_size: int, chain: stagerun.Chain, tmp_path: Path) -> None:
+    # 4 lexical shards, 3 vector shards and 157 rows over 3 ranks are uneven; of 6 ranks some hold no shard
+    inputs = {n: m for n, m in chain.out.items() if n in make_stage("retrieve.search", {}).needs or "vectors" in n}
+    out = stagerun.run_on_ranks("retrieve.search", chain.settings["retrieve.search"], inputs, tmp_path, world_size)
+    units = chain.out["retrieve.search"].units
+    for name in (HITS, "ann.parquet"):
+        ours = [(out / f"unit-{unit['index']:05d}" / name).read_bytes() for unit in units]
+        assert ours == _bytes(chain, name)
+    assert not list((tmp_path / "rank-1").glob("*/*"))
+
+
+def test_dense_hits_are_those_of_brute_force(chain: stagerun.Chain) -> None:
+    store = VectorStore(chain.out["encode"])
+    vectors = store.rows(0, len(store)).astype(np.float64)
+    queries = np.load(chain.out["retrieve.queries"].files("vectors.npy")[0]).astype(np.float64)
+    names = [row["query_id"] for row in chain.table("retrieve.queries", "queries.parquet")]
+    found = _ids(chain.table("retrieve.search", HITS), "dense")
+    for name, query in zip(names, queries, strict=True):
+        scores = (vectors @ query).astype(np.float32)
+        assert found[name] == np.lexsort((np.arange(len(scores)), -scores))[:20].tolist()
+
+
+def test_fused_hits_are_ranked_by_reciprocal_ranks(chain: stagerun.Chain) -> None:
+    rows = chain.table("retrieve.search", HITS)
+    parts = [_ids(rows, "bm25"), _ids(rows, "dense")]
+    fused = _ids(rows, "fused")
+    for name, got in fused.items():
+        score: dict[int, float] = {}
+        for ranking in (part.get(name, []) for part in parts):
+            for rank, ordinal in enumerate(ranking, 1):
+                score[ordinal] = score.get(ordinal, 0) + 1 / (60 + rank)
+        assert got == sorted(score, key=lambda o: (-round(score[o], 12), o))[:20]
+
+
+def test_approximate_hits_find_what_exact_search_finds(chain: stagerun.Chain) -> None:
+    exact = _ids(chain.table("retrieve.search", HITS), "dense")
+    approximate = _ids(chain.table("retrieve.search", "ann.parquet"), "ann")
+    shares = [len(set(exact[q][:10]) & set(approximate[q][:10])) / 10 for q in exact]
+    assert np.mean(shares) >= 0.9 and set(approximate) == set(exact)
+    scores = {(r["query_id"], r["ordinal"]): r["score"] for r in chain.table("retrieve.search", HITS)
+              if r["method"] == "dense"}
+    for row in chain.table("retrieve.search", "ann.parquet"):
+        assert row["score"] == scores.get((row["query_id"], row["ordinal"]), row["score"])
+
+
+def test_rows_are_ranked_and_name_the_chunk_of_their_ordinal(chain: stagerun.Chain) -> None:
+    chunks = chain.table("chunk", "chunks.parquet")
+    last: dict[tuple[str, str], tuple[int, float, int]] = {}
+    for row in chain.table("retrieve.search", HITS):
+        chunk = chunks[row["ordinal"]]
+        assert (row["chunk_id"], row["doc_id"]) == (chunk["chunk_id"], chunk["doc_id"])
+        key = (row["query_id"], row["method"])
+        rank, score, ordinal = last.get(key, (0, np.inf, -1))
+        assert row["rank"] == rank + 1
+        assert (-row["score"], row["ordinal"]) > (-score, ordinal)
+        last[key] = (row["rank"], row["score"], row["ordinal"])
+    assert {method for _, method in last} == {"bm25", "dense", "fused"}
+    assert {rank for rank, _, _ in last.values()} == {20}
+
+
+def test_query_without_a_known_word_has_dense_hits_only(chain: stagerun.Chain) -> None:
+    rows = chain.table("retrieve.search", HITS)
+    assert "nobody" not in _ids(rows, "bm25")
+    assert _ids(rows, "fused")["nobody"] == _ids(rows, "dense")["nobody"] and len(_ids(rows, "bm25")) == 8
+
+
+def test_blocks_hold_all_queries_once_in_order(chain: stagerun.Chain, tmp_path: Path) -> None:
+    units = make_stage("retrieve.search", {"queries_per_unit": 4}).plan(chain.out, tmp_path)
+    assert [(u.inputs["start"], u.inputs["stop"]) for u in units] == [(0, 3), (3, 6), (6, 9)]
+    names = [row["query_id"] for row in chain.table("retrieve.queries", "queries.parquet")]
+    assert list(_ids(chain.table("retrieve.search", HITS), "fused")) == names
+
+
+def test_size_of_blocks_does_not_change_a_hit(chain: stagerun.Chain, tmp_path: Path) -> None:
+    found = chain.again("retrieve.search", tmp_path, queries_per_unit=64)
+    assert len(found.units) == 1
+    assert sorted(map(str, stagerun.rows_of(found, HITS))) == sorted(map(str, chain.table("retrieve.search", HITS)))
+
+
+def test_lists_are_probed_as_the_index_was_checked_unless_told(chain: stagerun.Chain) -> None:
+    checked = probes_of(chain.out["vectors.train"])
+    assert search_settings(RetrieveConfig(), chain.out).num_probes == checked
+    assert search_settings(RetrieveConfig(num_probes=3), chain.out).num_probes == 3
+    settings = search_settings(RetrieveConfig(depth=7, k=7, k1=1.2, b=0.75, rrf_k=5), {})
+    assert (settings.depth, settings.k1, settings.b, settings.rrf_k) == (7, 1.2, 0.75, 5)
+
+
+def test_hits_have_one_schema_also_where_there_are_none(chain: stagerun.Chain) -> None:
+    from rag_hpc.hits import hits_table
+
+    path = chain.out["retrieve.search"].files(HITS)[0]
+    assert read_table(path).schema.equals(hits_table([]).schema)
