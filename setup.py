@@ -30,7 +30,7 @@ EXTRAS = {
     "track": ["wandb>=0.31,<0.32"],
 }
 DEV = ["pytest>=8", "pytest-timeout>=2", "hypothesis>=6", "mypy>=1.11", "ruff>=0.6",
-       "sentence-transformers>=5,<7"]
+       "sentence-transformers>=5,<7", "pyarrow-stubs>=20"]
 
 setup(
     name="rag-hpc",

@@ -191,7 +191,11 @@ def job_lines(ledger: Ledger, request: Request) -> list[dict[str, Any]]:
 
     It is asked at most every 30 s; one that cannot be asked gives a line whose state is UNKNOWN.
     """
-    jobs = [(job, job_id) for job in ledger.jobs(request.number) for job_id in job.get("ids", [])]
+    gone = ledger.outcomes(request.number)  # these are over, whatever the scheduler was last heard to say
+    if any(value["outcome"] != "passed" for value in gone.values()):
+        return []
+    jobs = [(job, job_id) for job in ledger.jobs(request.number) for job_id in job.get("ids", [])
+            if job["stage"] not in gone and job["kind"] in ("workers", "gate")]
     try:
         slurm = connect(request.cluster["name"], request.cluster["slurm_conf"])
         states = slurm.states([job_id for _, job_id in jobs], cache=ledger.folder(request.number) / "states.json")

@@ -142,13 +142,8 @@ class Gate:
 
     def _write(self, outcome: str, **more: Any) -> None:
         value = {"outcome": outcome, "stage": self._stage, **more}
-        path = outcome_path(self._ledger, self._request.number, self._stage)
+        path = self._ledger.outcome_path(self._request.number, self._stage)
         publish_file(path, canonical_json(value), overwrite=True)
-
-
-def outcome_path(ledger: Ledger, number: int, stage: str) -> Path:
-    """Return the file in which a gate says how it ended: outcome (passed, resubmitted, stopped), reason, cause."""
-    return ledger.folder(number) / f"{stage}.outcome.json"
 
 
 def judge(stage: str, states: list[State], *, begun: bool, mem_gib: float | None) -> Verdict:

@@ -5,6 +5,7 @@
     RUN/submissions/0001/STAGE.plan.json  the plan of each stage, written when its inputs exist
     RUN/submissions/0001/jobs.jsonl       scheduler ids, appended as they become known
     RUN/submissions/0001/STAGE.log        workers' logs, packed into one file when the stage ends
+    RUN/submissions/0001/STAGE.outcome.json   how the stage's gate ended (Slurm only); gates.log holds their logs
     RUN/STAGE-FINGERPRINT/                units/, failures/, manifest.json
 """
 
@@ -79,6 +80,16 @@ class Ledger:
     def folder(self, number: int) -> Path:
         """Return the folder of a submission."""
         return self.run_dir / "submissions" / f"{number:04d}"
+
+    def outcome_path(self, number: int, stage: str) -> Path:
+        """Return the file in which a gate says how it ended: outcome (passed, resubmitted, stopped), reason, cause."""
+        return self.folder(number) / f"{stage}.outcome.json"
+
+    def outcomes(self, number: int) -> dict[str, dict[str, Any]]:
+        """Return what the gates of a submission have said so far, by stage."""
+        stages = {job["stage"] for job in self.jobs(number)}
+        paths = {stage: self.outcome_path(number, stage) for stage in sorted(stages)}
+        return {stage: read_json(path) for stage, path in paths.items() if path.exists()}
 
     def submit(self, request: Request) -> Request:
         """Store the request under the next free number and return it with that number."""

@@ -15,7 +15,14 @@ class Bars:
     """One bar a stage, drawn while the run works; a plain terminal gets plain lines."""
 
     def __init__(self, request: Request) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         self._request = request
         self._tasks: dict[str, Any] = {}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rag_hpc.core import commit, failures
 from rag_hpc.core.hashing import hash_value
 from rag_hpc.core.log import configure
+from rag_hpc.core.plan import Plan
 from rag_hpc.errors import ConfigError, IncompleteError, Interrupted
 from rag_hpc.launchers import local
 from rag_hpc.launchers.ledger import Ledger, Request, find_run, runs_root
@@ -88,7 +89,7 @@ def run_here(ledger: Ledger, request: Request) -> int:
 
     try:
         with Bars(request) as bars:
-            finished = local.run_all(ledger, request, on_poll=bars.poll(ledger))
+            finished = local.run_all(ledger, request, on_poll=_watching(ledger, request, bars.poll(ledger)))
     except Interrupted:
         raise
     except IncompleteError as error:
@@ -122,6 +123,9 @@ def cancel(arguments: Arguments) -> int:
     from rag_hpc.launchers.cancel import cancel_run
 
     ledger = find_run(root_of(arguments), name_of(arguments))
+    last = ledger.request()
+    if last.cluster["launcher"] != "slurm":  # its workers may end their stage; this stops the launcher from the next
+        ledger.add_job(last.number, stage="", kind="cancel", ids=[])
     stopped = cancel_run(ledger)
     print(f"run={ledger.name}: {stopped}; go on: rag-hpc retry run={ledger.name}")
     return 0
@@ -138,7 +142,8 @@ def clean(arguments: Arguments) -> int:
     from rag_hpc.launchers.status import stage_rows
 
     last = ledger.request()
-    alike = [r for r in map(ledger.request, ledger.submissions()) if r.settings == last.settings]  # each may be cut short
+    # any of them may have been cut short before it planned its later stages
+    alike = [r for r in map(ledger.request, ledger.submissions()) if r.settings == last.settings]
     used = {row["folder"] for request in alike for row in stage_rows(ledger, request) if row["folder"]}
     stale = [p for p in ledger.run_dir.iterdir() if p.is_dir() and _is_stage_folder(p) and p.name not in used]
     for folder in stale:
@@ -233,6 +238,17 @@ def name_of(arguments: Arguments) -> str | None:
 def as_json(value: Any) -> str:
     """Return what a script reads."""
     return json.dumps(value, indent=2, sort_keys=True)
+
+
+def _watching(ledger: Ledger, request: Request, draw: local.Watcher) -> local.Watcher:
+    """Return `draw` with a look for a cancellation, which raises Interrupted."""
+    def poll(plan: Plan) -> None:
+        draw(plan)
+        if any(job["kind"] == "cancel" for job in ledger.jobs(request.number)):
+            raise Interrupted(f"run={ledger.name}: cancelled; what is committed stays, go on: "
+                              f"rag-hpc retry run={ledger.name}")
+
+    return poll
 
 
 def _last_errors(ledger: Ledger) -> list[str]:

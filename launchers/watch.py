@@ -7,11 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rag_hpc.core.fs import read_json
 from rag_hpc.core.manifest import MANIFEST
 from rag_hpc.core.plan import Plan, plan_path, read_plan
 from rag_hpc.launchers.chain import job_lines
-from rag_hpc.launchers.gate import outcome_path
 from rag_hpc.launchers.ledger import Ledger, Request
 
 POLL_S = 2.0
@@ -85,9 +83,8 @@ def planned(ledger: Ledger, request: Request) -> list[Plan]:
 
 def stopped(ledger: Ledger, request: Request) -> Ended | None:
     """Return how a gate or a user stopped the submission, None when nobody did."""
-    for stage in request.stages:
-        path = outcome_path(ledger, request.number, stage)
-        if path.exists() and (value := read_json(path))["outcome"] == "stopped":
+    for value in ledger.outcomes(request.number).values():
+        if value["outcome"] == "stopped":
             return Ended(int(value["exit_code"]), value["reason"])
     if any(job["kind"] == "cancel" for job in ledger.jobs(request.number)):
         return Ended(3, f"cancelled; go on: rag-hpc retry run={ledger.name}")

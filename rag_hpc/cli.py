@@ -24,7 +24,7 @@ VERBS = {  # verb -> (module:function, what it does)
     "milestones": ("rag_hpc.eval.milestones:milestones", "predictions against results; the exit code is the verdict"),
     "report": ("rag_hpc.eval.report:report", "write a run's report.html"),
     "ask": ("rag_hpc.ask:ask", 'answer a question from a finished run: rag-hpc ask "QUESTION"'),
-    "devcluster": ("rag_hpc.slurm.devcluster.verbs:devcluster", "a four-node Slurm on this machine: up | down | status"),
+    "devcluster": ("rag_hpc.slurm.devcluster.verbs:devcluster", "four-node Slurm on this machine: up | down | status"),
     "clean": ("rag_hpc.launchers.verbs:clean", "remove a run's drafts and stale stages, or all of it with --all"),
     "completion": ("rag_hpc.completion:completion", "print shell completion: eval \"$(rag-hpc completion bash)\""),
 }
@@ -85,13 +85,19 @@ def parse(argv: Sequence[str]) -> Arguments:
             parsed.values[name] = value or rest.pop(0)
         elif word.startswith("-"):
             raise ConfigError(f"no option {word!r}; known: {', '.join((*FLAGS, *VALUES, '-m'))}")
-        elif "=" in word and parsed.verb not in ("ask",) or word.startswith(("+", "~")):
-            parsed.overrides.append(word)
-        elif parsed.verb == "ask" and name in ("run", "cluster", "cluster.root") and value:
+        elif _is_override(parsed.verb, word):
             parsed.overrides.append(word)
         else:
             parsed.words.append(word)
     return parsed
+
+
+def _is_override(verb: str, word: str) -> bool:
+    """A question may hold an equals sign, so `ask` takes only the keys that it needs."""
+    name, _, value = word.partition("=")
+    if verb == "ask":
+        return bool(value) and name in ("run", "cluster", "cluster.root")
+    return "=" in word or word.startswith(("+", "~"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -67,7 +67,10 @@ class Searcher:
         """Return the hits of all methods for the queries (same on every rank)."""
         found = Found()
         vectors_QD = np.ascontiguousarray(vectors_QD, dtype=np.float32)
-        steps: dict[str, Callable[[], Hits]] = {"bm25": lambda: self._bm25(texts), "dense": lambda: self._dense(vectors_QD)}
+        steps: dict[str, Callable[[], Hits]] = {
+            "bm25": lambda: self._bm25(texts),
+            "dense": lambda: self._dense(vectors_QD),
+        }
         if self._inverted is not None:
             steps["ann"] = lambda: self._ann(vectors_QD)
         for method, step in steps.items():

@@ -29,4 +29,6 @@ class GeneratorConfig:
 
     def __post_init__(self) -> None:
         if self.name is GeneratorName.openai and not (self.base_url and self.model):
-            raise ConfigError("generator=openai: set generator.base_url (e.g. http://127.0.0.1:8000/v1) and generator.model")
+            raise ConfigError(
+                "generator=openai: set generator.base_url (e.g. http://127.0.0.1:8000/v1) and generator.model"
+            )

@@ -221,7 +221,7 @@ def signature(obj: Any, name: str) -> str:
     """Return `name(parameters)` without annotations; defaults that are no literals are shown as `...`."""
     try:
         sig = inspect.signature(obj)
-    except Exception:  # a __signature__ or __wrapped__ of the library may raise anything
+    except Exception:  # noqa: BLE001  a __signature__ or __wrapped__ of the library may raise anything
         return f"{name}(...)"
     bare = [p.replace(annotation=p.empty, default=p.default if p.default is p.empty else _Shown(_value(p.default)))
             for p in sig.parameters.values()]
@@ -276,8 +276,8 @@ def main(argv: list[str]) -> int:
     """Return 0 after the site lies in argv[0] for argv[1] hosts; the modules argv[2:] are left out."""
     out, num_hosts, skipped = Path(argv[0]), int(argv[1]), set(argv[2:])
     warnings.simplefilter("ignore")
-    library = os.path.dirname(os.__file__)
-    sys.path[:] = [p for p in sys.path if p == library or os.path.basename(p) == "lib-dynload"]  # nothing installed
+    library = str(Path(os.__file__).parent)
+    sys.path[:] = [p for p in sys.path if p == library or Path(p).name == "lib-dynload"]  # nothing installed
     entries = collect(load_modules(skipped, out), out)
     site = Site(out, num_hosts, entries)
     for entry in entries:

@@ -55,7 +55,7 @@ class PydocServer:
     def _main(self) -> None:
         try:
             asyncio.run(self._serve())
-        except Exception as error:  # handed to the thread that waits in __enter__
+        except Exception as error:  # noqa: BLE001  handed to the thread that waits in __enter__
             self._failed = error
         finally:
             self._ready.set()

@@ -146,7 +146,7 @@ class Drop(Stage):
         position = int(np.searchsorted(self._first, number, side="right")) - 1
         if position not in self._ids:
             path = self._clean.unit_dir(self._clean.units[position]["index"]) / DOCUMENTS
-            self._ids[position] = read_table(path, ["doc_id"]).column(0).to_pylist()
+            self._ids[position] = read_column(path, "doc_id")
         return self._ids[position][number - int(self._first[position])]
 
 

@@ -76,8 +76,9 @@ def check_measures(names: Iterable[str]) -> list[Any]:
     found = []
     for name in names:
         try:
-            found.append(ir_measures.parse_measure(name))
-            found[-1].validate_params()
+            measure: Any = ir_measures.parse_measure(name)
+            measure.validate_params()
+            found.append(measure)
         except (NameError, ValueError, AssertionError) as error:  # the last: a measure that needs a cutoff, as P and R
             raise ConfigError(f"stage.evaluate.measures: {name!r} is no whole measure of ir_measures ({error}); "
                               "try nDCG@10, RR@10, R@100 or AP") from error

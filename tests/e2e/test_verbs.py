@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rag_hpc.core.commit import draft_name
+from rag_hpc.core.stage import Unit
 from tests.e2e.conftest import SMALL, TEXT_STAGES, Cli, Copy, by_stage, hashes
 
 pytestmark = pytest.mark.timeout(300)
@@ -133,7 +135,7 @@ def test_a_number_that_is_none_is_refused(cli: Cli, failed: Path, words: tuple[s
 
 
 @pytest.fixture
-def background(workdir: Path) -> Iterator[Callable[..., "subprocess.Popen[bytes]"]]:
+def background(workdir: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """Return a function that starts a command without waiting for it; it has ended when the test has."""
     children: list[subprocess.Popen[bytes]] = []
 
@@ -148,7 +150,7 @@ def background(workdir: Path) -> Iterator[Callable[..., "subprocess.Popen[bytes]
 
 
 def test_cancel_stops_a_running_run_which_can_go_on(cli: Cli, cluster: Path, copy: Copy,
-                                                    background: Callable[..., "subprocess.Popen[bytes]"]) -> None:
+                                                    background: Callable[..., subprocess.Popen[bytes]]) -> None:
     run_dir = copy("cancelled", "retrieve.queries")
     child = background("retry", "run=cancelled", "workers=2")
     jobs = run_dir / "submissions/0002/jobs.jsonl"
@@ -172,7 +174,7 @@ def test_clean_removes_drafts_and_other_settings_and_keeps_what_is_done(cli: Cli
     assert cli(*command, "stage.clean.min_chars=10", cwd=tmp_path).returncode == 0
     assert cli(*command, cwd=tmp_path).returncode == 0
     run_dir = tmp_path / "results/runs/c"
-    draft = next(run_dir.glob("crawl-*/units")) / ".draft-unit-00001.s0001.w0000.r0"
+    draft = next(run_dir.glob("crawl-*/units")) / draft_name(Unit(1, {}), submission=1, worker=0, restarts=0)
     draft.mkdir()
     assert len(list(run_dir.glob("clean-*"))) == 2
     done = cli("clean", "run=c", cwd=tmp_path)
@@ -186,7 +188,8 @@ def test_clean_removes_drafts_and_other_settings_and_keeps_what_is_done(cli: Cli
 
 
 def test_clean_keeps_what_the_next_retry_goes_on_from(cli: Cli, corpus: Path, tmp_path: Path) -> None:
-    assert cli("run", "run=c", "corpus=beir", f"corpus.path={corpus}", *SMALL, TEXT_STAGES, cwd=tmp_path).returncode == 0
+    done = cli("run", "run=c", "corpus=beir", f"corpus.path={corpus}", *SMALL, TEXT_STAGES, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     run_dir = tmp_path / "results/runs/c"
     before = hashes(run_dir)
     crawled = next(run_dir.glob("crawl-*/manifest.json"))

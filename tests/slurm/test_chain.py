@@ -20,7 +20,6 @@ from rag_hpc.core.commit import UNITS, committed, drafts, read_record
 from rag_hpc.core.manifest import MANIFEST
 from rag_hpc.core.plan import plan_path, read_plan
 from rag_hpc.launchers import cancel, chain, watch
-from rag_hpc.launchers.gate import outcome_path
 from rag_hpc.launchers.ledger import Ledger, Request
 from rag_hpc.schema import to_plain
 from rag_hpc.slurm import devcluster as dc
@@ -70,7 +69,7 @@ def gate_logs(ledger: Ledger) -> str:
 
 
 def outcome(ledger: Ledger, number: int, stage: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(outcome_path(ledger, number, stage).read_text())
+    found: dict[str, Any] = json.loads(ledger.outcome_path(number, stage).read_text())
     return found
 
 
@@ -104,7 +103,7 @@ def test_chain_of_arrays_gives_the_bytes_of_one_worker(run: Ledger, ask: Ask, sh
 def test_nothing_but_few_small_files_is_left(run: Ledger, ask: Ask) -> None:
     chain.submit(run, ask(num_units=12, workers=8))
     assert finish(run) == 0
-    wait_for(lambda: outcome_path(run, 1, "toy.double").exists(), "the last gate", timeout_s=20)
+    wait_for(lambda: run.outcome_path(1, "toy.double").exists(), "the last gate", timeout_s=20)
     entries = list(run.run_dir.rglob("*"))
     units = [p for p in entries if UNITS in p.parts and p.name != UNITS]
     assert len(units) == 2 * 12 * 4  # each a folder of two files and a record
@@ -162,7 +161,7 @@ def test_preempted_stage_goes_on_where_it_stood(run: Ledger, ask: Ask, sh: Sh, s
     before = committed(units)
     sh("sbatch", "-p", "cpu", "-N4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
     wait_for(lambda: "Restarts=1" in sh("scontrol", "show", "job", run.jobs(1)[0]["ids"][0]) or
-             outcome_path(run, 1, "toy.source").exists(), "the requeue", timeout_s=90, step_s=0.3)
+             run.outcome_path(1, "toy.source").exists(), "the requeue", timeout_s=90, step_s=0.3)
     for line in sh("squeue", "-h", "-r", "-t", "PD", "-n", "rh-run-toy.source", "-o", "%i").split():
         subprocess.run(["scontrol", "update", f"JobId={line}", "StartTime=now"], check=False)
     assert finish(run, 200) == 0

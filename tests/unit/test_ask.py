@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fixedcorpus
 import numpy as np
 import pytest
 import stagerun
 
 from rag_hpc import ask, encoder
+from rag_hpc.algo.answers import NOT_FOUND
 from rag_hpc.cli import parse
 from rag_hpc.core.plan import plan_path, read_plan, write_plan
 from rag_hpc.core.planner import Submission, make_plan
@@ -77,14 +79,15 @@ def test_command_prints_the_answer_and_its_verified_citations(
     run: Ledger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(run.run_dir.parents[2])
-    assert ask.ask(parse(["ask", stagerun.ASKED["caching"], "run=demo"])) == 0
-    out = capsys.readouterr().out
-    assert out.count("\n") == 2, out
-    answer, cited = out.splitlines()
-    assert "lru_cache" in answer and cited.startswith("[1] Caching note") and cited.endswith("(verified)")
-    assert ask.ask(parse(["ask", *stagerun.ASKED["caching"].split(), "--json"])) == 0
+    assert ask.ask(parse(["ask", fixedcorpus.ASKED["caching"], "run=demo"])) == 0
+    short, answer, cited = capsys.readouterr().out.splitlines()
+    assert short == "lru_cache:" and "lru_cache" in answer
+    assert cited.startswith("[1] Caching note") and cited.endswith("(verified)")
+    assert ask.ask(parse(["ask", *fixedcorpus.ASKED["caching"].split(), "--json"])) == 0
     value = json.loads(capsys.readouterr().out)
-    assert value["run"] == "demo" and value["question"] == stagerun.ASKED["caching"] and len(value["passages"]) == 3
+    assert ask.ask(parse(["ask", "Zyxwv qpomn?"])) == 0
+    assert capsys.readouterr().out == f"{NOT_FOUND}\n"
+    assert value["run"] == "demo" and value["question"] == fixedcorpus.ASKED["caching"] and len(value["passages"]) == 3
 
 
 def test_run_without_indexes_says_how_to_go_on(run: Ledger) -> None:

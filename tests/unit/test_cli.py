@@ -32,7 +32,7 @@ def test_the_last_of_equal_overrides_wins() -> None:
 
 @pytest.mark.parametrize("argv", [["runn"], ["run", "--nope"], ["report", "--out"]])
 def test_unknown_verbs_and_options_name_the_known_ones(argv: list[str]) -> None:
-    with pytest.raises(ConfigError, match="known:|needs a value"):
+    with pytest.raises(ConfigError, match=r"known:|needs a value"):
         cli.parse(argv)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import fixedcorpus
 import pytest
-import stagerun
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +15,7 @@ from rag_hpc.sources.base import SourceName
 
 
 def test_file_of_questions_goes_before_those_of_a_beir_folder(tmp_path: Path) -> None:
-    beir = str(stagerun.write_beir(tmp_path / "beir"))
+    beir = str(fixedcorpus.write_beir(tmp_path / "beir"))
     own = tmp_path / "own.jsonl"
     own.write_text('{"id": "x", "text": "mine?"}\n')
     assert [q["id"] for q in load(SourceName.beir, beir, None, 8)] == [f"q{n}" for n in range(8)]

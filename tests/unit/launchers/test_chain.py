@@ -226,6 +226,17 @@ def test_lines_say_what_waits_and_why_a_job_never_will_run(ledger: Ledger, slurm
     assert chain.job_lines(ledger, request) == lines and len(slurm.calls("squeue")) == asked
 
 
+def test_what_a_gate_has_said_counts_more_than_what_the_scheduler_said_last(
+        ledger: Ledger, slurm: FakeSlurm, ask: Ask) -> None:
+    request = chain.submit(ledger, ask())
+    slurm.says("squeue", "".join(f"{i}|RUNNING|1:00|n1|None|x\n" for i in (1, 2, 3, 4)))
+    assert len(chain.job_lines(ledger, request)) == 4
+    ledger.outcome_path(1, "toy.source").write_text('{"outcome": "passed"}')
+    assert [line["job"] for line in chain.job_lines(ledger, request)] == ["3", "4"]
+    ledger.outcome_path(1, "toy.double").write_text('{"outcome": "stopped"}')
+    assert chain.job_lines(ledger, request) == []
+
+
 def test_silent_scheduler_makes_jobs_unknown_not_gone(ledger: Ledger, slurm: FakeSlurm, ask: Ask) -> None:
     request = chain.submit(ledger, ask("toy.source"))
     slurm.says("refuse-squeue", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)")

@@ -11,7 +11,6 @@ from fake_slurm import FakeSlurm
 from toystages import run_inline
 
 from rag_hpc.launchers import chain, watch
-from rag_hpc.launchers.gate import outcome_path
 from rag_hpc.launchers.ledger import Ledger, Request
 
 Ask = Callable[..., Request]
@@ -52,7 +51,7 @@ def test_finished_run_ends_the_watch(queued: Ledger, capsys: pytest.CaptureFixtu
 def test_stopped_run_says_why(queued: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
     def stop() -> None:
         value = {"outcome": "stopped", "exit_code": 1, "reason": "toy.source: no luck"}
-        outcome_path(queued, 1, "toy.source").write_text(json.dumps(value))
+        queued.outcome_path(1, "toy.source").write_text(json.dumps(value))
 
     assert follow(queued, Clock(at_10=stop)) == 1
     assert "toy.source: no luck" in capsys.readouterr().err
@@ -60,7 +59,7 @@ def test_stopped_run_says_why(queued: Ledger, capsys: pytest.CaptureFixture[str]
 
 def test_resubmitted_run_is_followed_on(queued: Ledger, slurm: FakeSlurm, ask: Ask) -> None:
     def resubmit() -> None:
-        outcome_path(queued, 1, "toy.source").write_text(json.dumps({"outcome": "resubmitted"}))
+        queued.outcome_path(1, "toy.source").write_text(json.dumps({"outcome": "resubmitted"}))
         chain.submit(queued, ask())
         slurm.says("squeue", "5_0|RUNNING|0:01|n1|None|rh-run-toy.source\n")
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import fixedcorpus
 import pytest
 import stagerun
 
@@ -49,13 +50,13 @@ def test_rows_keep_the_order_of_the_pages(front: stagerun.Chain) -> None:
 
 
 def test_language_filter_drops_other_languages_by_name(tmp_path: Path) -> None:
-    english = stagerun.prose("paths", 1, 6)
+    english = fixedcorpus.prose("paths", 1, 6)
     records = [{"id": "en", "text": english}, {"id": "fr", "text": FRENCH}]
     assert _clean(tmp_path, records, languages=["en"]).rejects("clean") == {"fr": "language-fr"}
 
 
 def test_length_limits_are_the_config_s(tmp_path: Path) -> None:
-    records = [{"id": "a", "text": "three words here"}, {"id": "b", "text": stagerun.prose("paths", 1, 9)}]
+    records = [{"id": "a", "text": "three words here"}, {"id": "b", "text": fixedcorpus.prose("paths", 1, 9)}]
     chain = _clean(tmp_path, records, min_chars=0, max_chars=100)
     assert chain.rejects("clean") == {"b": "too-long"}
     assert [row["text"] for row in chain.table("clean", "documents.parquet")] == ["three words here"]

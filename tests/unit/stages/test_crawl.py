@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import fixedcorpus
 import pytest
 import stagerun
 
@@ -54,7 +55,7 @@ def test_fields_of_the_config_are_read(tmp_path: Path) -> None:
 
 
 def test_beir_folder_gives_the_same_documents_as_the_records(front: stagerun.Chain, tmp_path: Path) -> None:
-    settings = {"source": "beir", "path": str(stagerun.write_beir(tmp_path / "beir")), "pages_per_unit": 30}
+    settings = {"source": "beir", "path": str(fixedcorpus.write_beir(tmp_path / "beir")), "pages_per_unit": 30}
     found = stagerun.run_stage(tmp_path / "run", "crawl", settings, {})
     ours = {row["doc_id"]: (row["title"], row["body"]) for row in stagerun.rows_of(found, "pages.parquet")}
     theirs = {row["doc_id"]: (row["title"], row["body"]) for row in front.table("crawl", "pages.parquet")}

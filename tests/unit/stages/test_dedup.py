@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import fixedcorpus
 import numpy as np
 import pytest
 import stagerun
@@ -36,7 +37,7 @@ def test_rejects_name_the_document_that_stays(front: stagerun.Chain) -> None:
 
 
 def test_first_document_stays_even_across_units(tmp_path: Path) -> None:
-    one, two = stagerun.prose("paths", 1, 8), stagerun.prose("queues", 2, 8)
+    one, two = fixedcorpus.prose("paths", 1, 8), fixedcorpus.prose("queues", 2, 8)
     chain = _dedup(tmp_path, {"z": one, "b": two, "a": one + " ", "c": two.upper(), "d": one})
     assert [row["doc_id"] for row in chain.table("dedup.drop", "documents.parquet")] == ["z", "b"]
     assert _keepers(chain) == {"a": ("exact-duplicate", "z"), "c": ("exact-duplicate", "b"),
@@ -87,7 +88,7 @@ def test_threshold_parts_near_from_different(tmp_path: Path) -> None:
 
 
 def test_threshold_of_one_drops_copies_only(tmp_path: Path) -> None:
-    text = stagerun.prose("paths", 1, 8)
+    text = fixedcorpus.prose("paths", 1, 8)
     chain = _dedup(tmp_path, {"a": text, "b": "Preface. " + text, "c": text}, threshold=1.0)
     assert _keepers(chain) == {"c": ("exact-duplicate", "a")}
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import fixedcorpus
 import numpy as np
 import pytest
 import stagerun
@@ -55,7 +56,7 @@ def test_titles_ask_where_there_are_no_questions(front: stagerun.Chain, tmp_path
 
 
 def test_beir_folder_brings_its_own_queries(front: stagerun.Chain, chain: stagerun.Chain, tmp_path: Path) -> None:
-    path = stagerun.write_beir(tmp_path / "beir")
+    path = fixedcorpus.write_beir(tmp_path / "beir")
     rows = _queries(front, tmp_path / "run", source="beir", path=str(path))
     theirs = chain.table("retrieve.queries", "queries.parquet")[:8]
     assert [(r["query_id"], r["text"], r["relevant"]) for r in rows] == \
@@ -63,7 +64,7 @@ def test_beir_folder_brings_its_own_queries(front: stagerun.Chain, chain: stager
 
 
 def test_questions_that_change_after_the_plan_fail_the_unit(front: stagerun.Chain, tmp_path: Path) -> None:
-    path = stagerun.write_questions(tmp_path / "q.jsonl")
+    path = fixedcorpus.write_questions(tmp_path / "q.jsonl")
     stage = make_stage("retrieve.queries", {"questions": str(path)})
     (unit,) = stage.plan(front.out, tmp_path)
     path.write_text('{"id": "other", "text": "another question"}\n')
@@ -75,7 +76,7 @@ def test_questions_that_change_after_the_plan_fail_the_unit(front: stagerun.Chai
 
 
 def test_changed_questions_give_another_unit(front: stagerun.Chain, tmp_path: Path) -> None:
-    path = stagerun.write_questions(tmp_path / "q.jsonl")
+    path = fixedcorpus.write_questions(tmp_path / "q.jsonl")
     stage = make_stage("retrieve.queries", {"questions": str(path)})
     before: list[Unit] = stage.plan(front.out, tmp_path)
     assert stage.plan(front.out, tmp_path) == before
@@ -85,7 +86,7 @@ def test_changed_questions_give_another_unit(front: stagerun.Chain, tmp_path: Pa
 
 def test_corpus_without_titles_and_questions_says_what_to_set(front: stagerun.Chain, tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
-    (tmp_path / "c" / "a.txt").write_text(stagerun.prose("paths", 1, 5))
+    (tmp_path / "c" / "a.txt").write_text(fixedcorpus.prose("paths", 1, 5))
     crawl = {"source": "files", "path": str(tmp_path / "c")}
     chain = stagerun.Chain(tmp_path / "run", {"crawl": crawl}).run(*stagerun.TO_CHUNK[:5])
     with pytest.raises(InputError, match=r"set corpus.questions"):

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import fixedcorpus
 import pytest
 import stagerun
 
@@ -64,7 +65,8 @@ def test_head_of_the_fused_list_gets_another_order(chain: stagerun.Chain, rerank
 def test_scores_are_the_model_s_for_question_and_passage(reranked: stagerun.Chain, model: str) -> None:
     rows = _order(reranked, "rerank", "reranked")["q2"]
     chunks = reranked.table("chunk", "chunks.parquet")
-    want = Reranker(model, threads=1).score([(stagerun.ASKED["caching"], chunks[r["ordinal"]]["text"]) for r in rows])
+    pairs = [(fixedcorpus.ASKED["caching"], chunks[row["ordinal"]]["text"]) for row in rows]
+    want = Reranker(model, threads=1).score(pairs)
     assert [r["score"] for r in rows] == pytest.approx(want.tolist(), abs=1e-5)
     assert [r["chunk_id"] for r in rows] == [chunks[r["ordinal"]]["chunk_id"] for r in rows]
 

@@ -1,0 +1,170 @@
+"""The whole pipeline on a real Slurm, undisturbed and under three faults, against the baseline on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rag_hpc.core.commit import UNITS, committed
+from rag_hpc.slurm import devcluster as dc
+
+pytestmark = pytest.mark.timeout(900)
+SMALL = ("corpus=files", "corpus.pages_per_unit=8", "stage.encode.rows_per_unit=8", "stage.retrieve.queries_per_unit=8",
+         "stage.vectors.num_lists=4", "stage.retrieve.depth=20", "backup_after_s=10")
+WORDS = ["queue", "lock", "thread", "buffer", "parser", "module", "iterator", "decorator", "socket", "archive", "digest", "token", "frame", "signal", "pipe", "codec", "locale", "matrix", "vector", "cursor"]
+
+
+def write_corpus(folder: Path) -> None:
+    """Write 64 texts with titles of their own, two of them copies."""
+    folder.mkdir()
+    for number in range(64):
+        first, second = WORDS[number % len(WORDS)], WORDS[(number * 7 + 3) % len(WORDS)]
+        body = "\n\n".join(f"The {first} number {number} holds a {second} in part {part}. It is {part * number} long."
+                           for part in range(1 + number % 4))
+        (folder / f"d{number:02d}.md").write_text(f"# About {first} {second} {number}\n\n{body}\n")
+    (folder / "copy.md").write_bytes((folder / "d05.md").read_bytes())
+
+
+class Site:
+    """A folder that the nodes see, with the corpus, and the command line run in it."""
+
+    def __init__(self, folder: Path, slurm_conf: Path) -> None:
+        self.folder, self._conf = folder, slurm_conf
+        write_corpus(folder / "texts")
+
+    def cli(self, *args: str, ok: tuple[int, ...] = (0,)) -> str:
+        done = subprocess.run([sys.executable, "-m", "rag_hpc.cli", *args], cwd=self.folder, capture_output=True,
+                              text=True, timeout=600, check=False)
+        assert done.returncode in ok, f"{args}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def submit(self, name: str, workers: int) -> None:
+        self.cli("run", f"run={name}", f"corpus.path={self.folder / 'texts'}", f"workers={workers}", *SMALL,
+                 "cluster=devcluster", f"cluster.slurm_conf={self._conf}")
+
+    def run_dir(self, name: str) -> Path:
+        return self.folder / "results/runs" / name
+
+    def status(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.cli("status", f"run={name}", "--json", ok=(0, 1, 3)))
+        return found
+
+    def wait(self, name: str, until: Callable[[dict[str, Any]], bool], timeout_s: float = 300) -> dict[str, Any]:
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            found = self.status(name)
+            if until(found):
+                return found
+            time.sleep(0.5)
+        raise AssertionError(f"{self.status(name)}\n{self.cli('why', f'run={name}', ok=(0, 1, 3))}")
+
+    def wait_for_units(self, name: str, stage: str, count: int) -> None:
+        end = time.monotonic() + 300
+        while time.monotonic() < end:
+            if any(len(committed(folder / UNITS)) >= count for folder in self.run_dir(name).glob(f"{stage}-*")):
+                return
+            time.sleep(0.1)
+        raise AssertionError(self.cli("why", f"run={name}", ok=(0, 1, 3)))
+
+    def hashes(self, name: str) -> dict[str, str]:
+        paths = self.run_dir(name).glob("*/manifest.json")
+        return {p.parent.name: json.loads(p.read_bytes())["output_hash"] for p in sorted(paths)}
+
+    def records(self, name: str, stage: str) -> list[dict[str, Any]]:
+        paths = self.run_dir(name).glob(f"{stage}-*/units/unit-*/record.json")
+        return [json.loads(path.read_bytes()) for path in paths]
+
+
+def finished(found: dict[str, Any]) -> bool:
+    return bool(found["state"] == "finished")
+
+
+def at_rest(found: dict[str, Any]) -> bool:
+    """Finished, or nothing left in the queue."""
+    return finished(found) or not found["jobs"]
+
+
+@pytest.fixture(scope="module")
+def site(devcluster: dc.DevCluster) -> Site:
+    """The corpus, with a finished baseline here and a finished run on the four nodes."""
+    made = Site(devcluster.mkshared("whole"), devcluster.slurm_conf)
+    made.cli("run", "run=base", "pipeline=baseline", f"corpus.path={made.folder / 'texts'}", *SMALL)
+    begun = time.monotonic()
+    made.submit("golden", 4)
+    made.submit_s = time.monotonic() - begun  # type: ignore[attr-defined]
+    made.wait("golden", finished)
+    return made
+
+
+def test_four_nodes_answer_as_the_baseline(site: Site) -> None:
+    shown = site.cli("verify", "base", "golden")
+    assert "differs" not in shown
+
+
+def test_the_whole_chain_is_submitted_in_seconds(site: Site) -> None:
+    assert site.submit_s < 5 * 3  # type: ignore[attr-defined]  # 5 s on a machine that does nothing else
+
+
+def test_ranks_ran_on_four_hosts_under_torchrun_and_mpi(site: Site) -> None:
+    encode = site.records("golden", "encode")
+    assert ({r["launch"] for r in encode}, {r["p"] for r in encode}) == ({"torchrun"}, {4})
+    assert {r["host"] for r in encode} == {"n1", "n2", "n3", "n4"}
+    for stage in ("vectors.build", "retrieve.search"):
+        assert {(r["launch"], r["p"]) for r in site.records("golden", stage)} == {("mpi", 4)}
+    assert len({r["host"] for r in site.records("golden", "vectors.build")}) == 4
+
+
+def test_few_entries_are_left(site: Site) -> None:
+    run_dir = site.run_dir("golden")
+    for folder in run_dir.glob("*-*/units"):
+        units = len(committed(folder))
+        assert sum(1 for _ in folder.parent.rglob("*")) <= 4 * units + 20, folder
+        assert all(len(list(unit.iterdir())) <= 3 for unit in folder.glob("unit-*"))
+    assert sum(1 for _ in (run_dir / "submissions").rglob("*")) <= 20 * len(list(run_dir.glob("*/manifest.json")))
+
+
+def test_three_faults_and_other_workers_change_no_byte(site: Site, slurm_env: dc.DevCluster, faulty: dc.DevCluster,
+                                                       sh: Callable[..., str]) -> None:
+    site.submit("hurt", 4)
+    site.wait_for_units("hurt", "clean", 2)
+    kill_workers(site.run_dir("hurt"))  # kill -9 of every worker; the gate makes up for it
+    site.wait_for_units("hurt", "encode", 1)
+    faulty.kill_slurmd("n2", steps=True)  # a node dies under torchrun
+    site.wait("hurt", lambda found: rows(found)["encode"]["state"] == "finished" or at_rest(found))
+    faulty.repair()
+    if not finished(site.status("hurt")):
+        site.cli("cancel", "run=hurt")  # scancel of what is left
+    site.wait("hurt", at_rest)
+    site.cli("retry", "run=hurt", "workers=2")
+    site.wait("hurt", finished)
+    assert site.hashes("hurt") == site.hashes("golden")
+    assert "differs" not in site.cli("verify", "base", "hurt")
+
+
+def rows(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the stages' rows by name."""
+    return {row["stage"]: row for row in found["stages"]}
+
+
+def kill_workers(run_dir: Path) -> int:
+    """SIGKILL every worker process of the run, on whichever node; return how many there were."""
+    killed = 0
+    for entry in Path("/proc").iterdir():
+        try:
+            line = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
+        except OSError:
+            continue
+        is_worker = b"submitit.core._submit" in line or b"rag_hpc.worker" in line
+        if is_worker and str(run_dir).encode() in line:
+            os.kill(int(entry.name), signal.SIGKILL)
+            killed += 1
+    return killed
