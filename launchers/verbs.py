@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rag_hpc.core import commit, failures
+from rag_hpc.core import commit, failures, manifest
 from rag_hpc.core.hashing import hash_value
 from rag_hpc.core.log import configure
 from rag_hpc.core.plan import Plan
@@ -107,6 +107,7 @@ def retry(arguments: Arguments) -> int:
     allow = whole_number("allow_failed_units", given["allow_failed_units"], last.allow_failed_units, least=0)
     for folder in ledger.run_dir.glob("*-*/failures"):
         failures.forgive(folder.parent)
+        manifest.reopen(folder.parent)
     request = dataclasses.replace(last, workers=workers, allow_failed_units=allow, resubmits=0, reason="retry",
                                   python=sys.executable)
     if request.cluster["launcher"] == "slurm":

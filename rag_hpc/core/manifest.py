@@ -151,6 +151,15 @@ def load(stage_dir: Path) -> Manifest:
     return found
 
 
+def reopen(stage_dir: Path) -> bool:
+    """Remove the manifest of a stage that was closed without its quarantined units; return whether it was."""
+    path = stage_dir / MANIFEST
+    if not path.exists() or not load(stage_dir).quarantined:
+        return False
+    path.unlink()
+    return True
+
+
 def _verified(stage_dir: Path, index: int) -> dict[str, Any]:
     unit_dir = stage_dir / UNITS / f"unit-{index:05d}"
     record = _checked_record(unit_dir, index)

@@ -150,7 +150,7 @@ def test_worker_that_cannot_start_stops_the_chain_at_once(run: Ledger, ask: Ask,
     environment = {**request.environment, "PYTHONPATH": str(TESTS)}  # the toy stages are no longer known to workers
     chain.submit(run, dataclasses.replace(request, environment=environment))
     wait_for(lambda: sh("squeue", "-h", "-t", "R,PD", "-o", "%j") == "", "the chain to end", timeout_s=60, step_s=0.3)
-    assert run.submissions() == [1]
+    assert run.submissions() == [1] and outcome(run, 1, "toy.source")["outcome"] == "stopped"
 
 
 def test_preempted_stage_goes_on_where_it_stood(run: Ledger, ask: Ask, sh: Sh, shared_tmp: Path,

@@ -20,7 +20,8 @@ from rag_hpc.slurm import devcluster as dc
 pytestmark = pytest.mark.timeout(900)
 SMALL = ("corpus=files", "corpus.pages_per_unit=8", "stage.encode.rows_per_unit=8", "stage.retrieve.queries_per_unit=8",
          "stage.vectors.num_lists=4", "stage.retrieve.depth=20", "backup_after_s=10")
-WORDS = ["queue", "lock", "thread", "buffer", "parser", "module", "iterator", "decorator", "socket", "archive", "digest", "token", "frame", "signal", "pipe", "codec", "locale", "matrix", "vector", "cursor"]
+WORDS = ["queue", "lock", "thread", "buffer", "parser", "module", "iterator", "decorator", "socket", "archive",
+         "digest", "token", "frame", "signal", "pipe", "codec", "locale", "matrix", "vector", "cursor"]
 
 
 def write_corpus(folder: Path) -> None:

@@ -18,6 +18,8 @@ from rag_hpc.cli import parse
 from rag_hpc.core.plan import plan_path, read_plan, write_plan
 from rag_hpc.core.planner import Submission, make_plan
 from rag_hpc.errors import ConfigError, IncompleteError
+from rag_hpc.generators import registry
+from rag_hpc.generators.base import Answer
 from rag_hpc.launchers.ledger import Ledger, Request
 from rag_hpc.stages.registry import make_stage
 
@@ -73,6 +75,21 @@ def test_prefix_of_the_queries_goes_before_the_question(
     monkeypatch.setattr(encoder.Encoder, "encode", watch)
     _answer(chain, "What is it?", **{"retrieve.queries": {**chain.settings["retrieve.queries"], "prefix": "query: "}})
     assert seen == [(["query: What is it?"], np.float16)]
+
+
+def test_citation_holds_only_where_every_sentence_of_it_does(
+    chain: stagerun.Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Liar:
+        def generate(self, question: str, passages: list[Any]) -> Answer:
+            quotes = [passage.text.split(".")[0] for passage in passages]
+            text = f"Penguins invented astronomy [1]. {quotes[0]} [1]. {quotes[1]} [2]. The moon is cheese [3]."
+            return Answer(text=text, citations=[1, 2, 3], found=True)
+
+    monkeypatch.setattr(registry, "get_generator", lambda config: Liar())
+    found = _answer(chain, fixedcorpus.ASKED["sorting"], generate={"k": 4})
+    assert [(p["cited"], p["supported"]) for p in found["passages"]] == [
+        (True, False), (True, True), (True, False), (False, False)]
 
 
 def test_command_prints_the_answer_and_its_verified_citations(

@@ -171,6 +171,15 @@ def test_quarantined_units_fail_the_stage_unless_allowed(finished: Finished) -> 
         manifest.build(plan, stage_dir)
     found = manifest.build(dataclasses.replace(plan, allow_failed_units=1), stage_dir)
     assert found.quarantined == [1] and [u["index"] for u in found.units] == [0]
+    manifest.publish(found)
+    assert manifest.reopen(finished[1])
+    assert not (finished[1] / manifest.MANIFEST).exists()
+
+
+def test_a_whole_stage_is_not_reopened(finished: Finished) -> None:
+    manifest.publish(manifest.build(*finished))
+    assert not manifest.reopen(finished[1])
+    assert (finished[1] / manifest.MANIFEST).exists()
 
 
 def test_second_writer_of_the_same_manifest_is_content(finished: Finished) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +61,10 @@ def test_other_ranks_write_nothing_and_all_count_alike(chain: stagerun.Chain, tm
 
 
 def test_block_sums_are_added_in_block_order() -> None:
-    # float sums that show their order: 1e16 + 1 - 1e16 is 0 or 1
-    values = [1e16, 1.0, -1e16, 1.0, 3.0, 1e16, -1e16]
-    parts = {b: np.full((2, 2), value) for b, value in enumerate(values)}
-    want = 0.0
-    for value in values:
-        want += value
+    rng = np.random.default_rng(0)
+    parts = {b: rng.standard_normal((2, 2)) * 10.0 ** (b % 5) for b in range(16)}
+    want = _sum(parts, range(16))
+    assert not (_sum(parts, [b for rank in range(3) for b in range(rank, 16, 3)]) == want).all()  # the order shows
 
     def rank(comm: Comm) -> Any:
         mine = {b: part for b, part in parts.items() if b % comm.world_size == comm.rank}
@@ -74,6 +73,13 @@ def test_block_sums_are_added_in_block_order() -> None:
     for world_size in (1, 2, 3, 9):
         for total in stagerun.on_ranks(world_size, rank):
             assert total.dtype == np.float64 and (total == want).all()
+
+
+def _sum(parts: dict[int, Any], order: Iterable[int]) -> Any:
+    total = np.zeros((2, 2))
+    for block in order:
+        total += parts[block]
+    return total
 
 
 def test_centroids_are_unit_vectors_of_the_planned_number(chain: stagerun.Chain) -> None:
