@@ -171,6 +171,7 @@ def main(argv: list[str] | None = None) -> int:
         agree_on_plan(plan, comm)
         number = comm.rank if index is None else index
         configure(prefix=f"{number}@{os.uname().nodename}")
+        log.info("%s: worker %d, rank %d of %d", plan.stage, number, comm.rank, comm.world_size)
         with naming_disk(path):
             code = Worker(plan, run_dir_of(path), number, comm, stop).work(started)
         comm.close()

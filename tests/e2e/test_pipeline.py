@@ -82,11 +82,13 @@ def test_a_unit_has_at_most_three_entries(cluster: Path) -> None:
         assert len(list(unit.iterdir())) <= 3, unit
 
 
-def test_the_same_command_again_does_nothing_and_says_so(cli: Cli, corpus: Path, cluster: Path) -> None:
-    before = hashes(cluster)
-    done = cli("run", "run=p2", "workers=2", "corpus=beir", f"corpus.path={corpus}", *SMALL)
+def test_the_same_command_again_does_no_work(cli: Cli, corpus: Path, cluster: Path, copy: Copy) -> None:
+    again = copy("again")
+    done = cli("run", "run=again", "workers=2", "corpus=beir", f"corpus.path={corpus}", *SMALL)
     assert done.returncode == 0, done.stderr
-    assert hashes(cluster) == before
+    assert "14 stages finished" in done.stdout
+    assert hashes(again) == hashes(cluster)
+    assert list(again.glob("submissions/0002/*.log")) == []
 
 
 def test_changed_settings_make_a_new_folder_beside_the_old(cli: Cli, corpus: Path, copy: Copy) -> None:

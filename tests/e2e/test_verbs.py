@@ -153,7 +153,7 @@ def test_cancel_stops_a_running_run_which_can_go_on(cli: Cli, cluster: Path, cop
                                                     background: Callable[..., subprocess.Popen[bytes]]) -> None:
     run_dir = copy("cancelled", "retrieve.queries")
     child = background("retry", "run=cancelled", "workers=2")
-    jobs = run_dir / "submissions/0002/jobs.jsonl"
+    jobs = run_dir / "submissions/0002/jobs.jsonl"  # the first is the copied run's
     while not jobs.exists() or "retrieve.queries" not in jobs.read_text():  # its worker loads a model, for seconds
         assert child.poll() is None
         time.sleep(0.02)
