@@ -183,6 +183,7 @@ class FakeRun:
             stage=name,
             version=1,
             config=self.settings(name),
+            output_config=self.settings(name),
             units=units,
             fingerprint=fingerprint(name, 1, self.settings(name), hashes),
             submission=self.number,
