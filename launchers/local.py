@@ -79,7 +79,7 @@ def run_stage(ledger: Ledger, request: Request, plan: Plan, on_poll: Watcher) ->
     with log_path.open("ab") as stream:
         try:
             for command in commands:
-                children.append(start(command, stream.fileno(), env))
+                children.append(start(command, stream.fileno(), env, ledger.run_dir))
             ledger.add_job(request.number, stage=plan.stage, kind="workers", pids=[child.pid for child in children])
             while any(child.poll() is None for child in children):
                 on_poll(plan)
@@ -128,9 +128,12 @@ def environment(launch: Launch, workers: int, request: Request) -> dict[str, str
     return {**kept, **request.environment, **set_here}
 
 
-def start(command: Sequence[str], log_fd: int, env: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Start a worker in a process group of its own, so that it can be stopped with all its children."""
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log_fd, stderr=log_fd, env=env,
+def start(command: Sequence[str], log_fd: int, env: dict[str, str], folder: Path) -> subprocess.Popen[bytes]:
+    """Start a worker in a process group of its own, so that it can be stopped with all its children.
+
+    It starts in the run's folder: `python -m` would import what happens to lie in the user's.
+    """
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log_fd, stderr=log_fd, env=env, cwd=folder,
                             start_new_session=True)
 
 

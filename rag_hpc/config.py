@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import enum
 import glob
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -168,6 +169,7 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> RunConf
     from omegaconf.errors import OmegaConfBaseException
 
     composed = compose_plain(overrides, config_dir)
+    anchor(composed)
     try:
         config: RunConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
@@ -192,6 +194,18 @@ def compose_plain(overrides: Sequence[str], config_dir: Path | None = None) -> A
             return hydra_compose("config", overrides=[*overrides, *extra])
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(unknown_key(overrides) or explain(error)) from error
+
+
+def anchor(composed: Any) -> None:
+    """Make the paths of a composed config absolute: jobs run in another folder, and so may a retry."""
+    corpus, stage = composed.corpus, composed.stage
+    if corpus.path is not None:
+        corpus.path = os.path.abspath(Path(corpus.path).expanduser())  # noqa: PTH100  a glob is no path to resolve
+    if corpus.questions is not None and Path(corpus.questions).is_file():
+        corpus.questions = str(Path(corpus.questions).resolve())
+    for part in (stage.encode, stage.rerank):
+        if part.model and Path(part.model).expanduser().is_dir():
+            part.model = str(Path(part.model).expanduser().resolve())
 
 
 def unknown_key(overrides: Sequence[str]) -> str | None:

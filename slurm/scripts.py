@@ -93,7 +93,7 @@ def gate_script(job: StageJob, cluster: ClusterConfig) -> str:
     run_dir = submission.parents[1]
     start = (f"exec {quote(job.python)} -m rag_hpc.launchers.gate {quote(run_dir)} {int(submission.name)}"
              f" {quote(job.stage)}")
-    return script(flags, ["umask 077", *prologue(cluster), *exports(common_variables(job)), start])
+    return script(flags, ["umask 077", *prologue(cluster), *into(run_dir), *exports(common_variables(job)), start])
 
 
 def script(flags: Mapping[str, object], lines: Sequence[str]) -> str:
@@ -112,6 +112,11 @@ def stage_flags(job: StageJob, cluster: ClusterConfig) -> dict[str, object]:
     }
 
 
+def into(run_dir: Path) -> list[str]:
+    """Return the line that enters the run's folder: `python -m` would import what lies in the folder of the submit."""
+    return [f"cd -- {quote(run_dir)} || exit 2"]
+
+
 def site_flags(cluster: ClusterConfig) -> dict[str, object]:
     """Return what every job of the site carries."""
     return {name: getattr(cluster, name)
@@ -124,6 +129,7 @@ def setup_lines(job: StageJob, cluster: ClusterConfig) -> list[str]:
     return [
         "umask 077",
         *prologue(cluster),
+        *into(job.plan.parents[2]),
         *exports(variables(job, cluster)),
         # a stage is eligible from the moment that its plan was written; what came before is not its queue time
         f'export RAG_HPC_SUBMITTED_UNIX="$(stat -c %.3Y {plan} 2>/dev/null || echo {job.submitted_unix:.3f})"',

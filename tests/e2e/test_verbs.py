@@ -217,3 +217,16 @@ def test_completion_offers_verbs_groups_and_keys(cli: Cli, typed: str, place: st
     offered = set(cli("completion", "words", typed, place).stdout.split())
     assert expected <= offered
     assert not offered & not_expected
+
+
+def test_folders_of_the_user_do_not_shadow_the_package(corpus: Path, tmp_path: Path) -> None:
+    for name in ("rag_hpc", "conf", "eval", "launchers", "slurm"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('the folder here was imported')\n")
+    script = Path(sys.executable).parent / "rag-hpc"
+    if not script.exists():
+        pytest.skip(f"{script} is absent: the package is not installed with its console script")
+    done = subprocess.run([script, "run", "run=here", "corpus=beir", f"corpus.path={corpus}", "workers=2",
+                           "pipeline.stages=[crawl,clean,dedup.sign]"], cwd=tmp_path, capture_output=True, text=True,
+                          timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

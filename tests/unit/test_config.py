@@ -133,3 +133,14 @@ def test_a_sweep_is_the_product_of_its_lists() -> None:
     points = sweep_points(["workers=1,2", "corpus=files,pydoc", "max_attempts=3"])
     assert len(points) == 4
     assert ["workers=2", "corpus=files", "max_attempts=3"] in points
+
+
+def test_paths_are_made_absolute_since_jobs_run_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "q.jsonl").write_text("")
+    monkeypatch.chdir(tmp_path)
+    config = compose(["corpus=files", "corpus.path=docs/*.md", "corpus.questions=q.jsonl", "stage.encode.model=model"])
+    assert config.corpus.path == str(tmp_path / "docs/*.md")
+    assert config.stage.queries.path == config.corpus.path
+    assert config.stage.queries.questions == str(tmp_path / "q.jsonl")
+    assert config.stage.chunk.model == str(tmp_path / "model")

@@ -195,7 +195,7 @@ def test_first_workers_are_stopped_when_a_later_one_cannot_start(ledger: Ledger,
     assert plan is not None
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(command: list[str], log_fd: int, env: dict[str, str]) -> subprocess.Popen[bytes]:
+    def start(command: list[str], log_fd: int, env: dict[str, str], folder: Path) -> subprocess.Popen[bytes]:
         if started:
             raise OSError(11, "Resource temporarily unavailable")
         started.append(subprocess.Popen(["sleep", "60"], start_new_session=True))
