@@ -57,6 +57,7 @@ def test_mpi_script_is_this_text() -> None:
 
 umask 077
 module load python/3.11
+cd -- /runs/r || exit 2
 export OMP_NUM_THREADS=1
 export PYTHONUNBUFFERED=1
 export TOKENIZERS_PARALLELISM=false
@@ -130,6 +131,7 @@ def test_hostile_values_reach_the_worker_as_they_are(tmp_path: Path) -> None:
 
 def test_array_script_of_submitit_quotes_hostile_values_too(tmp_path: Path) -> None:
     folder = tmp_path / HOSTILE / "r" / "submissions" / "0001"
+    folder.mkdir(parents=True)
     made = job(Launch.array, folder=str(folder), python=f"/bin/{HOSTILE}")
     [text] = array.array_texts(made, dataclasses.replace(BARE, account=HOSTILE), max_size=10)
     said = run_script(text, tmp_path)
