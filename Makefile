@@ -1,7 +1,7 @@
 # Two commands do all the set-up: `make demo` and `make test`.
 PYTHON ?= python3
 VENV ?= .venv
-BIN := $(VENV)/bin
+BIN := $(abspath $(VENV))/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 RUN := $(BIN)/rag-hpc
 DEMO_PAGES ?= 1000
@@ -51,14 +51,12 @@ slurm-packages:
 	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(APT) >/dev/null; }; \
 	else echo "not root on Debian or Ubuntu: tests on a real Slurm will skip"; fi
 
-test: $(VENV)/.test slurm-packages
-	$(BIN)/python -m ruff check .
-	$(BIN)/python -m mypy -p rag_hpc
+test: slurm-packages lint
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.test
 	$(BIN)/python -m ruff check .
-	$(BIN)/python -m mypy -p rag_hpc
+	cd results && $(BIN)/python -m mypy --config-file ../pyproject.toml -p rag_hpc  # not here: ./rag_hpc is one part
 
 unit: $(VENV)/.test
 	$(BIN)/python -m pytest tests/unit

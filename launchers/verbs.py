@@ -76,9 +76,7 @@ def run_one(config: RunConfig, arguments: Arguments, suffix: str = "") -> int:
         from rag_hpc.launchers.chain import submit
         from rag_hpc.launchers.watch import watch
 
-        request = submit(ledger, request)
-        print(f"submitted run={ledger.name} as submission {request.number}; "
-              f"follow it: rag-hpc status run={ledger.name}")
+        report_submission(ledger, submit(ledger, request))
         return watch(ledger) if config.watch or "--watch" in arguments.flags else 0
     return run_here(ledger, ledger.submit(request))
 
@@ -113,10 +111,18 @@ def retry(arguments: Arguments) -> int:
     if request.cluster["launcher"] == "slurm":
         from rag_hpc.launchers.chain import submit
 
-        request = submit(ledger, request)
-        print(f"submitted run={ledger.name} as submission {request.number}")
+        report_submission(ledger, submit(ledger, request))
         return 0
     return run_here(ledger, ledger.submit(request))
+
+
+def report_submission(ledger: Ledger, request: Request) -> None:
+    """Say that the chain is queued, or that nothing was left to queue."""
+    if ledger.jobs(request.number):
+        print(f"submitted run={ledger.name} as submission {request.number}; "
+              f"follow it: rag-hpc status run={ledger.name}")
+    else:
+        print(f"run={ledger.name}: every stage is finished; see: rag-hpc report run={ledger.name}")
 
 
 def cancel(arguments: Arguments) -> int:
