@@ -22,11 +22,11 @@ $(BIN)/python:
 
 # An editable install, so that the tests and the demo run what is in this folder.
 $(VENV)/.demo: $(BIN)/python setup.py constraints.txt
-	$(PIP) install --quiet --no-cache-dir -c constraints.txt --config-settings editable_mode=strict -e '.[lexical,mpi]'
+	$(PIP) install --quiet --no-cache-dir -c constraints.txt -e '.[lexical,mpi]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.demo
-	$(PIP) install --quiet --no-cache-dir -c constraints.txt --config-settings editable_mode=strict -e '.[lexical,mpi,dev]'
+	$(PIP) install --quiet --no-cache-dir -c constraints.txt -e '.[lexical,mpi,dev]'
 	@touch $@
 
 demo: $(VENV)/.demo
@@ -54,9 +54,12 @@ slurm-packages:
 test: slurm-packages lint
 	$(BIN)/python -m pytest
 
+# mypy sees the folders under the one name that they are imported by.
 lint: $(VENV)/.test
 	$(BIN)/python -m ruff check .
-	cd results && $(BIN)/python -m mypy --config-file ../pyproject.toml -p rag_hpc  # not here: ./rag_hpc is one part
+	@rm -rf build/types && mkdir -p build/types/rag_hpc && ln -s $(CURDIR)/rag_hpc/* build/types/rag_hpc
+	@for part in launchers slurm eval conf; do ln -s $(CURDIR)/$$part build/types/rag_hpc/$$part; done
+	cd build/types && $(BIN)/python -m mypy --config-file ../../pyproject.toml -p rag_hpc
 
 unit: $(VENV)/.test
 	$(BIN)/python -m pytest tests/unit
