@@ -28,7 +28,7 @@ VERBS = {  # verb -> (module:function, what it does)
     "clean": ("rag_hpc.launchers.verbs:clean", "remove a run's drafts and stale stages, or all of it with --all"),
     "completion": ("rag_hpc.completion:completion", "print shell completion: eval \"$(rag-hpc completion bash)\""),
 }
-FLAGS = ("--json", "--watch", "--dry-run", "--all", "--yes", "--resolve")
+FLAGS = ("--json", "--watch", "--dry-run", "--all", "--resolve")
 VALUES = ("--config-dir", "--cfg", "--lines", "--out", "--baseline")
 
 
