@@ -28,10 +28,18 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _own_signal_handlers() -> Iterator[None]:
-    """No test leaves its signal handlers to the next (workers and gates run in this process set some)."""
+def _own_signals_and_umask() -> Iterator[None]:
+    """No test leaves its signal handlers or its umask to the next: workers and gates run in this process set both.
+
+    A suite started under nohup ignores SIGHUP, and its children would too.
+    """
     kept = {number: signal.getsignal(number) for number in HANDLED}
+    if kept[signal.SIGHUP] is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    mask = os.umask(0o022)
+    os.umask(mask)
     yield
+    os.umask(mask)
     for number, handler in kept.items():
         signal.signal(number, handler)
 

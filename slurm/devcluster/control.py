@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def up(state: Path | None = None, *, num_nodes: int = 4, share: Sequence[Path] =
     check()
     config = DevClusterConfig(state=state or default_state_dir(), num_nodes=num_nodes)
     visible = nodes.hidden_paths([*share, *nodes.default_shares()])
-    with network.machine_lock():
+    with network.machine_lock(), readable_by_all():
         other = network.owner()
         if other not in (None, config.state):
             raise ClusterError(f"devcluster: another one is up with state {other}; stop it first: "
@@ -51,6 +52,16 @@ def up(state: Path | None = None, *, num_nodes: int = 4, share: Sequence[Path] =
         except ClusterError as err:
             raise ClusterError(f"{err}\n{_log_tails(config)}") from err
     return cluster
+
+
+@contextlib.contextmanager
+def readable_by_all() -> Iterator[None]:
+    """Let other users into what is made meanwhile: munge refuses a socket in a folder that they cannot enter."""
+    mask = os.umask(0o022)
+    try:
+        yield
+    finally:
+        os.umask(mask)
 
 
 def down(state: Path | None = None) -> list[str]:

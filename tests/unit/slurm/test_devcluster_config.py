@@ -237,3 +237,16 @@ def test_unknown_node_is_refused_with_the_known_ones() -> None:
             act("n3")
     with pytest.raises(ClusterError, match="no node 'n1' is up"):
         cluster.run_on("n1", ["true"])
+
+
+def test_what_the_cluster_makes_can_be_entered_whatever_the_users_umask(tmp_path: Path) -> None:
+    from rag_hpc.slurm.devcluster.control import readable_by_all
+
+    before = os.umask(0o077)
+    try:
+        with readable_by_all():
+            (tmp_path / "munge").mkdir()
+        assert (tmp_path / "munge").stat().st_mode & 0o777 == 0o755
+        assert os.umask(0o077) == 0o077
+    finally:
+        os.umask(before)
