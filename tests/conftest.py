@@ -31,11 +31,12 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def _own_signals_and_umask() -> Iterator[None]:
     """No test leaves its signal handlers or its umask to the next: workers and gates run in this process set both.
 
-    A suite started under nohup ignores SIGHUP, and its children would too.
+    A suite started under nohup or in a script's background ignores SIGHUP or SIGINT, and its children would too.
     """
     kept = {number: signal.getsignal(number) for number in HANDLED}
-    if kept[signal.SIGHUP] is signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    for number, handler in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+        if kept[number] is signal.SIG_IGN:
+            signal.signal(number, handler)
     mask = os.umask(0o022)
     os.umask(mask)
     yield
