@@ -124,7 +124,7 @@ def test_dry_run_shows_the_commands_and_creates_nothing(cli: Cli, corpus: Path, 
     assert not (workdir / "results/runs/never").exists()
 
 
-def test_the_lucene_shards_are_ordinary_indexes_for_pyserini(cluster: Path) -> None:
+def test_each_lucene_shard_is_one_file_of_its_owner_alone(cluster: Path) -> None:
     tars = sorted(cluster.glob("lexical-*/units/*/index.tar"))
     assert len(tars) == 4
     assert all(tar.stat().st_mode & 0o077 == 0 for tar in tars)

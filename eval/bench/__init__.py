@@ -1,1 +1,0 @@
-"""Benchmarks beside peers, run by `rag-hpc bench NAME`."""
