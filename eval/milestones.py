@@ -23,6 +23,7 @@ HIT, MISSED, NOT_JUDGED = "hit", "missed", "not judged"
 COUNTS_FROM = {  # stage -> the stage whose items it takes in, one for one
     "clean": "crawl",
     "dedup.sign": "clean",
+    "dedup.link": "dedup.sign",
     "dedup.drop": "clean",
     "chunk": "dedup.drop",
     "vectors.build": "encode",

@@ -35,8 +35,11 @@ log = logging.getLogger(__name__)
 NODE_LOCAL = (Path("/tmp"), Path("/dev/shm"), Path("/var/tmp/slurm"))
 
 
-def submit(ledger: Ledger, request: Request, *, slurm: Slurm | None = None) -> Request:
+def submit(ledger: Ledger, request: Request, *, slurm: Slurm | None = None, after: Ledger | None = None) -> Request:
     """Return the request under its number, its chain queued; no job is queued when every stage is finished.
+
+    With `after`, another run, the chain starts when that run's has ended, however it did; what a gate resubmits of that
+    run is a chain of its own, for which nobody waits.
 
     Jobs that an earlier submission of the run left in the queue are cancelled first; what they committed stays.
     Raises ClusterError when Slurm refuses, and then leaves nothing queued.
@@ -55,7 +58,7 @@ def submit(ledger: Ledger, request: Request, *, slurm: Slurm | None = None) -> R
             return request
         begun = time.monotonic()
         chain = Chain(ledger, request, cluster, slurm)
-        chain.lay_out(stage_jobs(ledger, request, num_nodes, progress.open_plan))
+        chain.lay_out(stage_jobs(ledger, request, num_nodes, progress.open_plan), last_gate(after))
         log.info("%s: %d jobs queued in %.2f s", ledger.name, len(chain.ids), time.monotonic() - begun)
     return request
 
@@ -77,17 +80,18 @@ class Chain:
         self._ledger, self._number, self._cluster, self._slurm = ledger, request.number, cluster, slurm
         self.ids: list[str] = []
 
-    def lay_out(self, jobs: list[StageJob]) -> None:
-        """Queue every stage's workers and gate; all are cancelled again when one is refused."""
+    def lay_out(self, jobs: list[StageJob], after: str | None = None) -> None:
+        """Queue every stage's workers and gate, to start after job `after`; all are cancelled when one is refused."""
         try:
             max_size = self._max_array_size(jobs)
-            gate = None
+            dependency = f"afterany:{after}" if after else None
             for job in jobs:
-                workers = self._workers(job, f"afterok:{gate}" if gate else None, max_size)
+                workers = self._workers(job, dependency, max_size, hold=job is jobs[0])
                 self._note(job, "workers", workers, p=job.world)
                 gate = self._slurm.submit(scripts.gate_script(job, self._cluster),
                                           args=[f"--dependency=afterany:{':'.join(workers)}"])
                 self._note(job, "gate", [gate])
+                dependency = f"afterok:{gate}"
                 if job is jobs[0]:
                     held = workers
             self._slurm.release(held)
@@ -97,15 +101,14 @@ class Chain:
             self._slurm.cancel(self.ids)
             raise
 
-    def _workers(self, job: StageJob, dependency: str | None, max_size: int) -> list[str]:
-        """The chain's first workers, those that depend on nothing, are held."""
+    def _workers(self, job: StageJob, dependency: str | None, max_size: int, hold: bool) -> list[str]:
         job.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if job.launch is Launch.array:
             return submit_array(job, self._cluster, self._slurm.env, max_size=max_size, dependency=dependency,
-                                hold=dependency is None)
+                                hold=hold)
         make = scripts.torchrun_script if job.launch is Launch.torchrun else scripts.mpi_script
-        flag = f"--dependency={dependency}" if dependency else "--hold"
-        return [self._slurm.submit(make(job, self._cluster), args=[flag])]
+        flags = [f"--dependency={dependency}"] * bool(dependency) + ["--hold"] * hold
+        return [self._slurm.submit(make(job, self._cluster), args=flags)]
 
     def _note(self, job: StageJob, kind: str, ids: list[str], **more: Any) -> None:
         self.ids += ids
@@ -115,6 +118,13 @@ class Chain:
         largest = max((job.world for job in jobs if job.launch is Launch.array), default=1)
         limit = self._slurm.max_array_size() if largest > 1 else None
         return min(self._cluster.max_array_size, limit or self._cluster.max_array_size)
+
+
+def last_gate(ledger: Ledger | None) -> str | None:
+    """Return the job that ends a run's latest chain, None when it has none."""
+    number = ledger.submissions()[-1:] if ledger else []
+    gates = [job["ids"][0] for job in ledger.jobs(number[0]) if job["kind"] == "gate"] if ledger and number else []
+    return gates[-1] if gates else None
 
 
 def stage_jobs(ledger: Ledger, request: Request, num_nodes: int | None, open_plan: Plan | None) -> list[StageJob]:

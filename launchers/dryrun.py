@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from rag_hpc.config import ClusterConfig, RunConfig
 
 
-def show(ledger: Ledger, request: Request, config: RunConfig) -> str:
+def show(ledger: Ledger, request: Request, config: RunConfig, after: Ledger | None = None) -> str:
     """Return the scripts of every stage in the order in which they would be queued; no folder is made for the run.
+
+    `after`: the run of a sweep whose chain has to end first.
 
     Stages that are finished already are skipped by the run itself, which alone can tell.
     """
@@ -35,29 +37,30 @@ def show(ledger: Ledger, request: Request, config: RunConfig) -> str:
     head = [f"# run {ledger.name}, submission {number}, in {ledger.run_dir}",
             f"# {', '.join(request.stages)}; {request.stages[0]} has {_num_units(request)} units"]
     if config.cluster.launcher is Launcher.slurm:
-        return "\n".join(head + _scripts(ledger, request))
+        return "\n".join(head + _scripts(ledger, request, after))
     return "\n".join(head + _commands(ledger, request)) + "\n"
 
 
-def _scripts(ledger: Ledger, request: Request) -> list[str]:
+def _scripts(ledger: Ledger, request: Request, after: Ledger | None) -> list[str]:
     cluster = cluster_of(request)
     check_places(ledger, cluster)
     parts: list[str] = []
-    gate: str | None = None
-    for job in stage_jobs(ledger, request, None, None):
-        after = f"afterok:{gate}" if gate else None
-        for text in _worker_texts(job, cluster, after):
-            flag = "--hold" if after is None else f"--dependency={after}"
-            parts += [f"\n### {job.stage}: {job.world} by {job.launch.value}; sbatch {flag}", text]
+    dependency = f"afterany:LAST_GATE_OF_{after.name}" if after else None
+    jobs = stage_jobs(ledger, request, None, None)
+    for job in jobs:
+        hold = job is jobs[0]
+        for text in _worker_texts(job, cluster, dependency, hold):
+            flags = [f"--dependency={dependency}"] * bool(dependency) + ["--hold"] * hold
+            parts += [f"\n### {job.stage}: {job.world} by {job.launch.value}; sbatch {' '.join(flags)}", text]
         parts += [f"### {job.stage}: gate; sbatch --dependency=afterany:WORKERS_OF_{job.stage}",
                   scripts.gate_script(job, cluster)]
-        gate = f"GATE_OF_{job.stage}"
+        dependency = f"afterok:GATE_OF_{job.stage}"
     return parts
 
 
-def _worker_texts(job: StageJob, cluster: ClusterConfig, after: str | None) -> list[str]:
+def _worker_texts(job: StageJob, cluster: ClusterConfig, dependency: str | None, hold: bool) -> list[str]:
     if job.launch is Launch.array:
-        return array_texts(job, cluster, max_size=cluster.max_array_size, dependency=after, hold=after is None)
+        return array_texts(job, cluster, max_size=cluster.max_array_size, dependency=dependency, hold=hold)
     make = scripts.torchrun_script if job.launch is Launch.torchrun else scripts.mpi_script
     return [make(job, cluster)]
 

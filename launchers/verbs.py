@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rag_hpc.core import commit, failures, manifest
+from rag_hpc.core.fs import drop_dir
 from rag_hpc.core.hashing import hash_value
 from rag_hpc.core.log import configure
 from rag_hpc.core.plan import Plan
@@ -26,8 +27,8 @@ log = logging.getLogger(__name__)
 
 
 def run(arguments: Arguments) -> int:
-    """Run a pipeline, or each point of a sweep (`-m`), one after another."""
-    from rag_hpc.config import compose, compose_plain
+    """Run a pipeline, or each point of a sweep (`workers=1,2,4`), one after another, on a cluster too."""
+    from rag_hpc.config import check, compose, compose_plain
 
     if arguments.words:
         raise ConfigError(f"run takes key=value overrides, not {arguments.words[0]!r}; see: rag-hpc run --cfg job")
@@ -37,14 +38,20 @@ def run(arguments: Arguments) -> int:
         print(OmegaConf.to_yaml(compose_plain(arguments.overrides, arguments.config_dir),
                                 resolve="--resolve" in arguments.flags), end="")
         return 0
-    points = sweep_points(arguments.overrides) if arguments.multirun else [arguments.overrides]
+    configure(level="WARNING")
+    points = sweep_points(arguments.overrides)
     configs = [compose(overrides, arguments.config_dir) for overrides in points]
-    by_workers = len({config.workers for config in configs}) > 1  # the name of a run does not tell them apart
-    codes = []
-    for overrides, config in zip(points, configs, strict=True):
+    for config in configs:
+        check(config)
+    requests = sweep_requests(configs)
+    codes, before = [], None
+    for overrides, config, request in zip(points, configs, requests, strict=True):
         if len(points) > 1:
             print(f"-- {' '.join(overrides)}", flush=True)
-        codes.append(run_one(config, arguments, suffix=f"-w{config.num_workers}" if by_workers else ""))
+        codes.append(run_one(config, request, arguments, after=before))
+        before = ledger_of(config, request)
+    if len({request.workers for request in requests}) > 1 and not is_dry(configs[0], arguments):
+        print(f"the speed-ups: rag-hpc scaling {' '.join(request.run for request in requests)}")
     return max(codes)
 
 
@@ -54,21 +61,39 @@ def plan(arguments: Arguments) -> int:
     return run(arguments)
 
 
-def run_one(config: RunConfig, arguments: Arguments, suffix: str = "") -> int:
-    """Start or resume one run; on a cluster return as soon as its chain is queued. `suffix` is added to its name."""
-    from rag_hpc.config import Launcher, check
+def sweep_requests(configs: list[RunConfig]) -> list[Request]:
+    """Return the points' requests; where points differ in workers alone, a suffix keeps one from resuming another.
+
+    Raises ConfigError, before anything is started, for two points that would still be one run.
+    """
+    requests = [make_request(config) for config in configs]
+    if _shared_name(requests):
+        requests = [dataclasses.replace(request, run=f"{request.run}-w{request.workers}") for request in requests]
+    if name := _shared_name(requests):
+        raise ConfigError(f"the sweep has several points of run={name}; leave run= away, or sweep over it too")
+    return requests
+
+
+def is_dry(config: RunConfig, arguments: Arguments) -> bool:
+    """Return whether the run is only to be shown."""
+    return config.dry_run or "--dry-run" in arguments.flags
+
+
+def ledger_of(config: RunConfig, request: Request) -> Ledger:
+    """Return the files of the run that the request asks for; nothing is made."""
+    return Ledger((runs_root(config.cluster.root) / request.run).resolve())
+
+
+def run_one(config: RunConfig, request: Request, arguments: Arguments, after: Ledger | None = None) -> int:
+    """Start or resume one run; on a cluster return as soon as its chain is queued, to start when `after` has ended."""
+    from rag_hpc.config import Launcher
     from rag_hpc.schema import to_plain
 
-    configure(level="WARNING")
-    check(config)
-    request = make_request(config)
-    request = dataclasses.replace(request, run=request.run + suffix)
-    dry = config.dry_run or "--dry-run" in arguments.flags
-    ledger = Ledger((runs_root(config.cluster.root) / request.run).resolve())
-    if dry:
+    ledger = ledger_of(config, request)
+    if is_dry(config, arguments):
         from rag_hpc.launchers.dryrun import show
 
-        print(show(ledger, request, config))
+        print(show(ledger, request, config, after))
         return 0
     check_cluster(ledger, config)
     ledger.create(to_plain(config))
@@ -76,7 +101,7 @@ def run_one(config: RunConfig, arguments: Arguments, suffix: str = "") -> int:
         from rag_hpc.launchers.chain import submit
         from rag_hpc.launchers.watch import watch
 
-        report_submission(ledger, submit(ledger, request))
+        report_submission(ledger, submit(ledger, request, after=after))
         return watch(ledger) if config.watch or "--watch" in arguments.flags else 0
     return run_here(ledger, ledger.submit(request))
 
@@ -157,6 +182,7 @@ def clean(arguments: Arguments) -> int:
         shutil.rmtree(folder)
     for name in used:
         commit.sweep(ledger.run_dir / name / commit.UNITS, submission=last.number + 1)
+        drop_dir(ledger.run_dir / name / commit.CARRY)
     print(f"run={ledger.name}: removed {len(stale)} stale stage folders and all drafts")
     return 0
 
@@ -181,10 +207,10 @@ def make_request(config: RunConfig) -> Request:
     """Return the submission that the config asks for, still without a number."""
     from rag_hpc.schema import to_plain
 
-    settings = {stage: to_plain(config.stage_config(stage)) for stage in config.pipeline.stages}
+    settings = {stage: to_plain(config.stage_config(stage)) for stage in config.stages}
     name = config.run or default_name(config, settings)
     return Request(
-        run=name, number=0, stages=list(config.pipeline.stages), settings=settings, workers=config.num_workers,
+        run=name, number=0, stages=config.stages, settings=settings, workers=config.num_workers,
         cluster=to_plain(config.cluster), max_attempts=config.max_attempts,
         allow_failed_units=config.allow_failed_units, backup_after_s=config.backup_after_s, python=sys.executable,
         environment={key: str(value) for key, value in config.cluster.env.items()},
@@ -217,11 +243,17 @@ def whole_number(name: str, given: str | None, default: int, *, least: int) -> i
 
 
 def sweep_points(overrides: list[str]) -> list[list[str]]:
-    """Return the override lists of a sweep, as Hydra's basic sweeper splits them (`key=a,b`)."""
+    """Return the override lists of a sweep, as Hydra's basic sweeper splits them (`key=a,b`); one list of no sweep."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
 
-    parsed = OverridesParser.create().parse_overrides(overrides)
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except HydraException:
+        return [overrides]  # composing says what is wrong
+    if not any(override.is_sweep_override() for override in parsed):
+        return [overrides]
     batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     return [list(point) for batch in batches for point in batch]
 
@@ -245,6 +277,11 @@ def name_of(arguments: Arguments) -> str | None:
 def as_json(value: Any) -> str:
     """Return what a script reads."""
     return json.dumps(value, indent=2, sort_keys=True)
+
+
+def _shared_name(requests: list[Request]) -> str | None:
+    names = [request.run for request in requests]
+    return next((name for name in names if names.count(name) > 1), None)
 
 
 def _watching(ledger: Ledger, request: Request, draw: local.Watcher) -> local.Watcher:

@@ -21,14 +21,16 @@ VERBS = {  # verb -> (module:function, what it does)
     "retry": ("rag_hpc.launchers.verbs:retry", "go on where a run stopped, quarantined units included"),
     "cancel": ("rag_hpc.launchers.verbs:cancel", "stop a run's jobs; what is committed stays"),
     "verify": ("rag_hpc.eval.verify:verify", "compare two runs stage by stage: rag-hpc verify A B"),
+    "scaling": ("rag_hpc.eval.sweep:scaling", "T, S and E by stage and workers: rag-hpc scaling RUN-w1 RUN-w2 ..."),
     "milestones": ("rag_hpc.eval.milestones:milestones", "predictions against results; the exit code is the verdict"),
     "report": ("rag_hpc.eval.report:report", "write a run's report.html"),
+    "bench": ("rag_hpc.eval.bench.registry:bench", "measure beside the peers: rag-hpc bench crawl|extract|dedup|chunk"),
     "ask": ("rag_hpc.ask:ask", 'answer a question from a finished run: rag-hpc ask "QUESTION"'),
     "devcluster": ("rag_hpc.slurm.devcluster.verbs:devcluster", "four-node Slurm on this machine: up | down | status"),
     "clean": ("rag_hpc.launchers.verbs:clean", "remove a run's drafts and stale stages, or all of it with --all"),
     "completion": ("rag_hpc.completion:completion", "print shell completion: eval \"$(rag-hpc completion bash)\""),
 }
-FLAGS = ("--json", "--watch", "--dry-run", "--all", "--resolve")
+FLAGS = ("--json", "--watch", "--dry-run", "--all", "--resolve", "-m", "--multirun")
 VALUES = ("--config-dir", "--cfg", "--lines", "--out", "--baseline")
 
 
@@ -41,7 +43,6 @@ class Arguments:
     words: list[str] = field(default_factory=list)
     flags: set[str] = field(default_factory=set)
     values: dict[str, str] = field(default_factory=dict)
-    multirun: bool = False
 
     @property
     def config_dir(self) -> Path | None:
@@ -62,7 +63,7 @@ def usage() -> str:
         f"rag-hpc {__version__}: scale a RAG pipeline out on a Slurm cluster, with the baseline's answers",
         "", "usage: rag-hpc VERB [WORDS] [key=value ...] [--json] [--config-dir DIR]", "", *lines, "",
         "Overrides are Hydra's: corpus=files corpus.path=DIR workers=4 cluster=slurm cluster.partition=gpu",
-        "  rag-hpc run --cfg job          all keys with their values        rag-hpc run -m workers=1,2,4   a sweep",
+        "  rag-hpc run --cfg job          all keys with their values        rag-hpc run workers=1,2,4   a sweep",
         "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 incomplete (the command to go on is printed)",
     ])
 
@@ -75,16 +76,14 @@ def parse(argv: Sequence[str]) -> Arguments:
     while rest:
         word = rest.pop(0)
         name, _, value = word.partition("=")
-        if word in ("-m", "--multirun"):
-            parsed.multirun = True
-        elif word in FLAGS:
+        if word in FLAGS:
             parsed.flags.add(word)
         elif name in VALUES:
             if not value and not rest:
                 raise ConfigError(f"{name} needs a value")
             parsed.values[name] = value or rest.pop(0)
         elif word.startswith("-"):
-            raise ConfigError(f"no option {word!r}; known: {', '.join((*FLAGS, *VALUES, '-m'))}")
+            raise ConfigError(f"no option {word!r}; known: {', '.join((*FLAGS, *VALUES))}")
         elif _is_override(parsed.verb, word):
             parsed.overrides.append(word)
         else:

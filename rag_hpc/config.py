@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rag_hpc import questions
+from rag_hpc.dedupstore import DedupConfig, older_generations
 from rag_hpc.errors import ConfigError
 from rag_hpc.generators.config import GeneratorConfig
 from rag_hpc.schema import explain, to_plain
@@ -23,7 +24,6 @@ from rag_hpc.sources.base import CorpusConfig, SourceName
 from rag_hpc.sources.paths import corpus_root
 from rag_hpc.stages.chunk import ChunkConfig, check_limit
 from rag_hpc.stages.clean import CleanConfig
-from rag_hpc.stages.dedup import DedupConfig
 from rag_hpc.stages.encode import EncodeConfig
 from rag_hpc.stages.evaluate import EvaluateConfig, check_measures
 from rag_hpc.stages.generate import GenerateConfig
@@ -149,9 +149,16 @@ class RunConfig:
         """The number of workers asked for."""
         return self.workers or self.pipeline.workers
 
+    @property
+    def stages(self) -> list[str]:
+        """The pipeline's stages, the rounds of its crawl in full."""
+        rounds = self.corpus.rounds if self.corpus.source is SourceName.site else 1
+        more = [f"crawl.{number}" for number in range(2, rounds + 1)]
+        return [name for stage in self.pipeline.stages for name in ([stage, *more] if stage == "crawl" else [stage])]
+
     def stage_config(self, stage: str) -> Any:
         """Return the config of a stage by its full name; steps of a stage share one."""
-        if stage == "crawl":
+        if stage.split(".")[0] == "crawl":
             return self.corpus
         if stage == "retrieve.queries":
             return self.stage.queries
@@ -203,6 +210,12 @@ def anchor(composed: Any) -> None:
         corpus.path = os.path.abspath(Path(corpus.path).expanduser())  # noqa: PTH100  a glob is no path to resolve
     if corpus.questions is not None and Path(corpus.questions).is_file():
         corpus.questions = str(Path(corpus.questions).resolve())
+    if stage.dedup.against or corpus.previous:
+        from rag_hpc.launchers.ledger import find_run, runs_root
+
+        root = runs_root(composed.cluster.root)
+        corpus.previous = str(find_run(root, corpus.previous).run_dir) if corpus.previous else None
+        stage.dedup.against = [str(find_run(root, name).run_dir) for name in stage.dedup.against]
     for part in (stage.encode, stage.rerank):
         if part.model and Path(part.model).expanduser().is_dir():
             part.model = str(Path(part.model).expanduser().resolve())
@@ -228,10 +241,12 @@ def unknown_key(overrides: Sequence[str]) -> str | None:
 
 def check(config: RunConfig) -> None:
     """Raise ConfigError or InputError, before anything is made or queued, for what would fail in a job."""
-    stages = config.pipeline.stages
+    stages = config.stages
     check_stages(stages)
     if "crawl" in stages:
         check_corpus(config.corpus)
+    if "dedup.sign" in stages:
+        older_generations(config.stage.dedup)
     if "chunk" in stages:
         check_limit(config.stage.chunk)
     if "lexical" in stages:
@@ -263,7 +278,7 @@ def check_stages(stages: Sequence[str]) -> None:
 
 def check_corpus(corpus: CorpusConfig) -> None:
     """Raise ConfigError for a corpus whose path is not set or not there; what it holds shows when it is planned."""
-    if corpus.source not in (SourceName.files, SourceName.warc, SourceName.beir):
+    if corpus.source in (SourceName.site, SourceName.pydoc, SourceName.wikiapi):
         return
     corpus_root(corpus.path)
     path = str(corpus.path)

@@ -30,7 +30,7 @@ from rag_hpc.core.log import configure
 from rag_hpc.core.plan import Plan, read_plan, run_dir_of
 from rag_hpc.core.record import Meter, where
 from rag_hpc.core.stage import Context, Stage, Unit
-from rag_hpc.core.take import Taker
+from rag_hpc.core.take import Taker, claim, release
 from rag_hpc.errors import ConfigError, DiskError, Interrupted, RagHpcError
 from rag_hpc.stages.registry import make_stage
 
@@ -94,7 +94,8 @@ class Worker:
     def _to_do(self) -> Iterable[Unit]:
         """Ranks of a collective stage must agree on the units; each of the others takes its own."""
         if not self.stage.collective:
-            return Taker(self.plan, self.stage_dir, self.index, self.world_size, sleep=self._wait)
+            return Taker(self.plan, self.stage_dir, self.index, self.world_size, exclusive=self.stage.exclusive,
+                         sleep=self._wait)
         done = commit.committed(self.units_dir) if self.comm.rank == 0 else set()
         flags = np.array([unit.index in done for unit in self.plan.units], dtype=np.uint8)
         agreed = self.comm.broadcast(flags)
@@ -107,7 +108,12 @@ class Worker:
             raise Interrupted("stopped by a signal or the walltime while waiting for other workers' units")
 
     def _attempt(self, unit: Unit, ctx: Context) -> None:
-        ctx = dataclasses.replace(ctx, seed=seed_of(self.plan.fingerprint, unit.name))
+        carry = commit.carry_dir(self.stage_dir, unit)
+        ctx = dataclasses.replace(ctx, seed=seed_of(self.plan.fingerprint, unit.name), carry=carry)
+        if self.stage.exclusive:
+            mine = claim(carry, self.plan.submission, self.index)
+            if not mine or unit.index in commit.committed(self.units_dir):  # another was quicker, or is done by now
+                return
         publishes = not self.stage.collective or self.comm.rank == 0
         name = commit.draft_name(unit, self.plan.submission, self.index, int(os.environ.get("SLURM_RESTART_COUNT", 0)))
         draft, opened = (self.units_dir if publishes else ctx.scratch) / name, False
@@ -128,6 +134,8 @@ class Worker:
                 raise Interrupted(f"{unit.name}: its draft was removed, a later submission took over") from error
             self._failed(unit, draft, error)
         else:
+            if publishes and carry.exists():
+                drop_dir(carry)
             log.info("%s %s %s: %d in, %d out, %.2f s", self.plan.stage, unit.name,
                      "committed" if won else "done" if not publishes else "was committed by another attempt",
                      counts.items_in, counts.items_out, meter.work_s)
@@ -140,6 +148,8 @@ class Worker:
         self.num_failed += 1
         drop_dir(draft)
         attempt = record_failure(self.stage_dir, unit, error, submission=self.plan.submission)
+        if self.stage.exclusive:
+            release(commit.carry_dir(self.stage_dir, unit), self.plan.submission)
         log.info("%s %s: attempt %d of %d", self.plan.stage, unit.name, attempt, self.plan.max_attempts)
         if self.stage.collective:
             self.comm.abort(1)

@@ -26,9 +26,13 @@ def main(out: Path) -> None:
     rows = np.array([[group.rank, i] for i in range(group.rank * 3)], dtype=np.float32).reshape(-1, 2)
     joined = group.gather_rows(rows) if isinstance(group, comm.MpiComm) else None
     total = group.sum(np.array([group.rank, 1]))
+    sent = [np.array([[group.rank, to]] * (group.rank + 2 * to), dtype=np.int32).reshape(-1, 2)
+            for to in range(group.world_size)]
+    exchanged = group.exchange(sent) if isinstance(group, comm.MpiComm) else []
     group.barrier()
     value = {"rank": group.rank, "world_size": group.world_size, "sum": total.tolist(),
              "broadcast": [[a.dtype.str, list(a.shape), float(a.sum())] for a in got],
+             "exchanged": [part.tolist() for part in exchanged],
              "gathered": None if joined is None else joined.tolist()}
     (out / f"{group.rank}.json").write_text(json.dumps(value))
     group.close()

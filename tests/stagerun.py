@@ -12,7 +12,7 @@ import random
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -36,9 +36,10 @@ from rag_hpc.stages.registry import make_stage
 
 T = TypeVar("T")
 Array = npt.NDArray[Any]
-STAGES = ("crawl", "clean", "dedup.sign", "dedup.group", "dedup.drop", "chunk", "lexical", "encode", "vectors.train",
-          "vectors.build", "retrieve.queries", "retrieve.search", "generate", "evaluate")
-TO_CHUNK = STAGES[:6]
+DEDUP = ("dedup.sign", "dedup.group", "dedup.verify", "dedup.link", "dedup.drop")
+STAGES = ("crawl", "clean", *DEDUP, "chunk", "lexical", "encode", "vectors.train", "vectors.build", "retrieve.queries",
+          "retrieve.search", "generate", "evaluate")
+TO_CHUNK = STAGES[: STAGES.index("chunk") + 1]
 
 
 # ---- running stages
@@ -205,6 +206,10 @@ class ThreadComm:
             total = total + part
         return np.asarray(total)
 
+    def exchange(self, parts: Sequence[Array]) -> list[Array]:
+        """Return copies of what every rank sent to this one, in rank order."""
+        return [np.array(sent[self.rank], copy=True) for sent in self._exchange(list(parts))]
+
     def barrier(self) -> None:
         """Return once every rank has arrived."""
         self._group.wait()
@@ -271,7 +276,7 @@ def settings_for(corpus: Path, questions: Path) -> dict[str, dict[str, Any]]:
     vectors = {"num_shards": 3, "num_lists": 4}
     small: dict[str, dict[str, Any]] = {
         "crawl": {"name": "fixed", "source": "files", "path": str(corpus), "pages_per_unit": 12},
-        "dedup.sign": dedup, "dedup.group": dedup, "dedup.drop": dedup,
+        **dict.fromkeys(DEDUP, dedup),
         "chunk": {"max_tokens": 48, "overlap_tokens": 8, "heading_tokens": 8},
         "encode": {"rows_per_unit": 24},
         "vectors.train": vectors, "vectors.build": vectors,

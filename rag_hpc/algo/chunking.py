@@ -1,14 +1,39 @@
-"""Token-aware, sentence-aware chunks of a text. All positions are character offsets, or token indices where said."""
+"""Chunks of a text that end where its structure does: headings first, then paragraphs, lines, sentences, words.
+
+All positions are character offsets, or token indices where said. T tokens.
+"""
 
 from __future__ import annotations
 
-import unicodedata
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from rag_hpc.algo.sentences import sentence_spans
-from rag_hpc.errors import ConfigError
+import numpy as np
+import numpy.typing as npt
+
+from rag_hpc.algo.structure import BLOCK_GAP, BLOCK_LINE, DEEPEST, HEADING, LINE, PARAGRAPH, SENTENCE, TOPIC, Breaks
+
+MAX_CHARS_PER_TOKEN = 32  # on average over a chunk: one unknown word may be a megabyte long
+_LONG, _PIECE = 256, 64  # characters: of a token that may be cut inside, and between its cuts
+_SPACE, _WORD = -1, -2  # ranks of cuts that no structure names
+_WAYS = (  # (least rank, share of the chunk that must be full), tried in this order
+    (TOPIC, 0.25), (PARAGRAPH, 0.5), (LINE, 0.5), (SENTENCE, 0.5), (SENTENCE, 0.125), (BLOCK_GAP, 0.5),
+    (BLOCK_LINE, 0.25), (_SPACE, 0.5), (_WORD, 0.5), (_WORD, 0.0),
+)
+
+_STRONGEST = range(HEADING + DEEPEST, TOPIC - 1, -1)
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """A text's tokens by where they begin."""
+
+    starts_T: Ints  # characters, ascending; equal where one character makes several tokens
+    is_word_T: npt.NDArray[np.bool_]  # whether a word begins here: a better place to cut than its inside
+    exact: bool = True  # whether slices cut before words have the tokens that they have in the text
 
 
 @dataclass(frozen=True)
@@ -20,35 +45,33 @@ class Span:
     num_tokens: int
 
 
-def chunk_spans(
-    text: str, token_offsets: Sequence[tuple[int, int]], *, max_tokens: int, overlap_tokens: int = 0
-) -> list[Span]:
-    """Return the chunks in order: each of at most max_tokens, together holding every token.
+class Measure(Protocol):
+    """What the limit of a chunk is, and how a slice is counted whose tokens the text's do not tell."""
 
-    token_offsets are the (start, end) of the encoder's tokens without special ones, in text order. Whole sentences
-    are packed greedily. A longer sentence is cut at a line break in its last half, else a space, else next to
-    punctuation, and only when there is none of these inside a word: pieces cut elsewhere could have more tokens when
-    they are tokenized alone. Each chunk but the first begins with the trailing sentences (or the tail of a long one)
-    of the one before, up to overlap_tokens, less where the next sentence needs the room.
-    Linear time. Raises ConfigError unless 0 <= overlap_tokens < max_tokens.
+    def room(self, start: int) -> int:
+        """Return how many tokens a chunk may have that starts at this character, at least 1."""
+
+    def num_tokens(self, start: int, end: int) -> int:
+        """Return how many tokens the slice has when it is read alone."""
+
+
+def chunk_spans(text: str, tokens: Tokens, breaks: Breaks, measure: Measure, *, overlap_tokens: int = 0) -> list[Span]:
+    """Return the chunks in order: each within its room, together holding every token.
+
+    A chunk ends at the best break that still fits it (see _WAYS: the strongest heading when that leaves the chunk a
+    quarter full, else a paragraph or line when half full, and so on down to the inside of a word). Each chunk but the
+    first begins with the trailing sentences of the one before (or the tail of a long one), up to overlap_tokens;
+    never across a heading or a change of topic. Linear time.
     """
-    if max_tokens < 1 or not 0 <= overlap_tokens < max_tokens:
-        raise ConfigError(
-            f"max_tokens={max_tokens}, overlap_tokens={overlap_tokens}: need 0 <= overlap_tokens < max_tokens"
-        )
-    tokens = _Tokens(text, token_offsets)
-    bounds = _atom_bounds(tokens, max_tokens, overlap_tokens)
+    cutter = _Cutter(text, tokens, breaks, measure)
     spans: list[Span] = []
-    first, begin, num_atoms = 0, 0, len(bounds) - 1  # first: atom that must come in; begin: token the chunk starts at
-    while first < num_atoms:
-        last = first + 1
-        while last < num_atoms and bounds[last + 1] - begin <= max_tokens:
-            last += 1
-        end = bounds[last]
-        spans.append(tokens.span(begin, end))
-        first = last
-        if first < num_atoms:
-            begin = _overlap_begin(tokens, bounds, first, (max_tokens, overlap_tokens))
+    begin = cut = 0  # tokens: where the chunk begins, and up to where all are in chunks
+    while cut < cutter.num_tokens:
+        begin, end, span = cutter.next(begin, cut)
+        if span is not None:
+            spans.append(span)
+        cut = end
+        begin = cutter.overlap(begin, cut, overlap_tokens)
     return spans
 
 
@@ -57,81 +80,123 @@ def chunk_ids(doc_id: str, spans: Sequence[Span]) -> list[str]:
     return [f"{doc_id}#{span.start}-{span.end}" for span in spans]
 
 
-class _Tokens:
-    """A text's tokens and how good a cut before each of them is."""
+class _Cutter:
+    """A text with the rank of a cut before each of its tokens."""
 
-    def __init__(self, text: str, offsets: Sequence[tuple[int, int]]) -> None:
-        self.text = text
-        self.starts = [start for start, _ in offsets]
-        self.ends = [end for _, end in offsets]
+    def __init__(self, text: str, tokens: Tokens, breaks: Breaks, measure: Measure) -> None:
+        tokens = _with_stops(tokens, text, max(1, min(_PIECE, measure.room(0) // 2)))
+        self._text, self._tokens, self._measure = text, tokens, measure
+        self.num_tokens = len(tokens.starts_T)
+        self._start = len(text) - len(text.lstrip())
+        if self.num_tokens and tokens.starts_T[0] - self._start > _LONG:
+            self._start = int(tokens.starts_T[0])
+        at = np.searchsorted(tokens.starts_T, breaks.places_B)
+        rank_T = np.zeros(self.num_tokens + 1, dtype=np.int8)
+        np.maximum.at(rank_T, at, breaks.ranks_B)
+        # as bytes: the next or last token of a rank is one call of find or rfind
+        self._ranks, self._words = rank_T.tobytes(), tokens.is_word_T.tobytes()
 
-    def __len__(self) -> int:
-        return len(self.starts)
+    def next(self, begin: int, cut: int) -> tuple[int, int, Span | None]:
+        """Return where the chunk begins after all, where it ends, and its span (None when only space is in it).
 
-    def span(self, begin: int, end: int) -> Span:
-        """Return the span of tokens begin..end-1 without outer whitespace."""
-        start, stop = self.starts[begin], self.ends[end - 1]
-        piece = self.text[start:stop]
-        bare = piece.strip()
-        start += len(piece) - len(piece.lstrip()) if bare else 0
-        return Span(start, start + len(bare) if bare else stop, end - begin)
+        The overlap gives way when the chunk can then end at a better place.
+        """
+        room = self._room(begin)
+        if self._reach(begin, room) <= cut:
+            begin, room = cut, self._room(cut)
+        end = self._end(begin, cut, room)
+        if begin < cut and not self._is_good(end):
+            alone = self._end(cut, cut, self._room(cut))
+            if self._is_good(alone):
+                begin, end, room = cut, alone, self._room(cut)
+        return self._counted(begin, cut, end, room)
 
-    def cut_rank(self, token: int) -> int:
-        """Return how good a cut before this token is: 4 line break, 3 space, 2 punctuation, 1 in a word, 0 never."""
-        left, right = self.ends[token - 1], self.starts[token]
-        if right < left:
-            return 0  # byte-level tokens that share a character
-        gap = self.text[left : right + 1] if self.text[right : right + 1].isspace() else self.text[left:right]
-        if any(map(str.isspace, gap)):
-            return 4 if "\n" in gap else 3
-        return 2 if _stands_alone(self.text[left - 1 : left]) or _stands_alone(self.text[right : right + 1]) else 1
+    def overlap(self, begin: int, cut: int, overlap_tokens: int) -> int:
+        """Return the token that the chunk after this cut begins at."""
+        if cut >= self.num_tokens or self._ranks[cut] >= TOPIC:
+            return cut
+        low = max(cut - min(overlap_tokens, self._room(cut) // 2), begin + 1)
+        whole = self._last(low, cut - 1, _WAYS[0][0])
+        if whole < 0:
+            whole = next((token for token in range(low, cut) if self._ranks[token]), -1)
+        if whole >= 0:
+            return whole
+        words = [token for token in range(low, cut) if self._words[token]]
+        return next((token for token in words if self._after_space(token)), words[0] if words else cut)
+
+    def _is_good(self, end: int) -> bool:
+        """Return whether no sentence is cut here."""
+        return end == self.num_tokens or self._ranks[end] >= SENTENCE
+
+    def _room(self, token: int) -> int:
+        return self._measure.room(self._place(token))
+
+    def _place(self, token: int) -> int:
+        if token == 0:
+            return self._start
+        return int(self._tokens.starts_T[token]) if token < self.num_tokens else len(self._text)
+
+    def _reach(self, begin: int, room: int) -> int:
+        """Return the last token that a chunk can end before."""
+        most = self._place(begin) + room * MAX_CHARS_PER_TOKEN
+        end = min(begin + room, self.num_tokens)
+        if self._place(end) > most:
+            end = max(int(np.searchsorted(self._tokens.starts_T, most, side="right")) - 1, begin + 1)
+        return end
+
+    def _end(self, begin: int, cut: int, room: int) -> int:
+        """Return where the chunk is best cut: after `cut`, in reach of `begin`."""
+        reach = self._reach(begin, room)
+        if reach == self.num_tokens:
+            return reach
+        for rank, share in _WAYS:
+            low = max(cut + 1, begin + int(share * room))
+            found = self._last(low, reach, rank) if low <= reach else -1
+            if found >= 0:
+                return found
+        return max(reach, cut + 1)
+
+    def _last(self, low: int, reach: int, least: int) -> int:
+        """Return the last token from low to reach with a cut of this rank before it, or -1; of topics the strongest."""
+        if least == TOPIC:
+            return next((found for rank in _STRONGEST if (found := self._ranks.rfind(rank, low, reach + 1)) >= 0), -1)
+        if least > 0:
+            return max(self._ranks.rfind(rank, low, reach + 1) for rank in range(least, TOPIC))
+        found = self._words.rfind(1, low, reach + 1)
+        while found >= 0 and least == _SPACE and not self._after_space(found):
+            found = self._words.rfind(1, low, found)
+        return found
+
+    def _after_space(self, token: int) -> bool:
+        return self._text[self._place(token) - 1].isspace()
+
+    def _counted(self, begin: int, cut: int, end: int, room: int) -> tuple[int, int, Span | None]:
+        """Return the chunk, made shorter as long as it has more tokens alone than it had in the text."""
+        while True:
+            start, stop = self._place(begin), self._place(end)
+            stop = start + len(self._text[start:stop].rstrip())
+            num = end - begin if self._is_exact(begin, end) else self._measure.num_tokens(start, stop)
+            if num <= room or (begin == cut and end <= cut + 1):
+                return begin, end, Span(start, stop, num) if num and start < stop else None
+            if end > cut + 1:
+                end = self._end(begin, cut, min(end - begin - 1, max(1, end - begin - (num - room))))
+            else:
+                begin, room = cut, self._room(cut)
+
+    def _is_exact(self, begin: int, end: int) -> bool:
+        return (self._tokens.exact and (begin == 0 or bool(self._words[begin]))
+                and (end == self.num_tokens or bool(self._words[end])))
 
 
-def _stands_alone(ch: str) -> bool:
-    """Return whether tokenizers of the BERT family split a word before and after this character."""
-    if not ch or ch.isascii():
-        return not ch.isalnum()
-    return unicodedata.category(ch)[0] == "P" or "\u3400" <= ch <= "\u9fff" or "\U00020000" <= ch <= "\U0002fa1f"
-
-
-def _atom_bounds(tokens: _Tokens, max_tokens: int, overlap_tokens: int) -> list[int]:
-    """Return token indices 0 = b0 < b1 < ... = number of tokens: the pieces that are packed whole.
-
-    Pieces of a sentence that is too long leave room for the overlap, but are never shorter than half a chunk for it.
-    """
-    piece = max(max_tokens - overlap_tokens, (max_tokens + 1) // 2)
-    bounds = [0]
-    ends = [bisect_left(tokens.starts, start) for start, _ in sentence_spans(tokens.text)[1:]] + [len(tokens)]
-    for end in ends:
-        if end <= bounds[-1] or (end < len(tokens) and tokens.cut_rank(end) == 0):
-            continue
-        while end - bounds[-1] > max_tokens:
-            bounds.append(_best_cut(tokens, bounds[-1], piece))
-        bounds.append(end)
-    return bounds
-
-
-def _best_cut(tokens: _Tokens, begin: int, max_tokens: int) -> int:
-    """Return the latest cut of the best rank in the last half of the next max_tokens tokens.
-
-    The first half counts only when a single word fills the last one.
-    """
-    best, found, middle = -1, begin + max_tokens, begin + max_tokens // 2
-    for token in range(begin + max_tokens, begin, -1):
-        if best >= (2 if token <= middle else 4):
-            break
-        rank = tokens.cut_rank(token)
-        if rank > best:
-            best, found = rank, token
-    return found
-
-
-def _overlap_begin(tokens: _Tokens, bounds: Sequence[int], first: int, limits: tuple[int, int]) -> int:
-    """Return the token the next chunk begins at, so that atom `first` still fits into it."""
-    max_tokens, overlap_tokens = limits
-    end = bounds[first]
-    lowest = max(end - overlap_tokens, bounds[first + 1] - max_tokens)
-    whole = bounds[bisect_left(bounds, lowest, 0, first + 1)]
-    if whole < end:
-        return whole
-    return next((token for token in range(max(lowest, 1), end) if tokens.cut_rank(token) >= 2), end)
+def _with_stops(tokens: Tokens, text: str, step: int) -> Tokens:
+    """Return the tokens with a place to cut every `step` characters where one spans many: a long unknown word, say."""
+    edges = np.append(tokens.starts_T, len(text))
+    long = np.flatnonzero(np.diff(edges) > _LONG)
+    if not len(long):
+        return tokens
+    stops = [place for at in long for place in range(edges[at] + step, edges[at + 1], step)]
+    extra = np.array([place for place in stops if not text[place].isspace()], dtype=np.int64)
+    starts_T = np.concatenate([tokens.starts_T, extra])
+    is_word_T = np.concatenate([tokens.is_word_T, np.zeros(len(extra), dtype=np.bool_)])
+    order = np.argsort(starts_T, kind="stable")
+    return Tokens(starts_T=starts_T[order], is_word_T=is_word_T[order], exact=tokens.exact and not len(extra))

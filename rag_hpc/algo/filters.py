@@ -1,25 +1,38 @@
-"""Language detection and reasons to reject a document."""
+"""Reasons to drop any text (length, letters, repetition), and the choice of further filters by name."""
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 
-_DETECT_CHARS = 20_000  # the start of a text tells its language; keeps long pages cheap
-_CUTOFF = 1200  # resiliparse's distance above which it says "unknown"
-_NUM_CANDIDATES = 8
-_MARGIN = 1.1  # a wanted language this close to the nearest one is believed
-_WEAK = 0.55  # below this score a language is a guess, and in nearly pure ASCII (code, names) no ground to reject
-_ASCII = 0.9
+from rag_hpc.algo.c4 import C4
+from rag_hpc.algo.quality import GOPHER_QUALITY, GOPHER_REPETITION
+from rag_hpc.errors import ConfigError
+
+ALL_FILTERS = (*GOPHER_QUALITY, *GOPHER_REPETITION, *C4)  # in the order in which they run
+FILTER_SETS = {"gopher": (*GOPHER_QUALITY, *GOPHER_REPETITION), "gopher-quality": tuple(GOPHER_QUALITY),
+               "gopher-repetition": tuple(GOPHER_REPETITION), "c4": C4}
+_ASCII = re.compile(r"[\x00-\x7f]+")
+_NO_LETTERS = bytes(code for code in range(128) if not chr(code).isalpha())
+_SPACES = tuple(code for code in range(128) if chr(code).isspace())
 
 
-def language(text: str) -> tuple[str, float]:
-    """Return the ISO 639-1 code of the likeliest language ("unknown" if none) and a score 0..1, larger is surer.
+def chosen_filters(names: Sequence[str]) -> list[str]:
+    """Return the filters that the names of filters and sets stand for, in the order in which they run.
 
-    The score is one minus the share of resiliparse's out-of-place distance; prose has 0.6 and more, code 0.4 to 0.5.
+    A name with a minus sign takes away again what stands before it. Raises ConfigError for an unknown one.
     """
-    name, distance = _candidates(text)[0]
-    return name, max(0.0, 1.0 - distance / _CUTOFF)
+    chosen: set[str] = set()
+    for name in names:
+        bare = name.removeprefix("-")
+        if bare not in FILTER_SETS and bare not in ALL_FILTERS:
+            raise ConfigError(f"stage.clean.quality: no filter {bare!r}; sets: {', '.join(FILTER_SETS)}; "
+                              f"filters: {', '.join(ALL_FILTERS)}")
+        meant = set(FILTER_SETS.get(bare, (bare,)))
+        chosen = chosen - meant if name.startswith("-") else chosen | meant
+    return [name for name in ALL_FILTERS if name in chosen]
 
 
 def reject_reason(
@@ -27,67 +40,40 @@ def reject_reason(
     *,
     min_chars: int = 50,
     max_chars: int = 5_000_000,
-    languages: Sequence[str] = (),
     min_alpha: float = 0.3,
     max_repeated: float = 0.6,
-) -> str | None:
-    """Return why a document is of no use, or None. Tests run from cheap to dear; the first that fails names it.
+) -> tuple[str, str] | None:
+    """Return (why a document is of no use, what was measured), or None. Tests run from cheap to dear.
 
     Slugs: too-short, too-long, low-alpha (letters / characters that are not spaces), repeated-lines
-    (characters in lines seen before / all), language-xx (no languages given: all are welcome).
-    Source of the repetition test: Rae et al. 2021 (Gopher), table A1; limits are loose since code repeats lines.
+    (characters in lines seen before / all). The limits are loose, since code repeats lines; quality.py has strict ones.
     """
     if len(text) < min_chars:
-        return "too-short"
+        return "too-short", f"{len(text)} characters, at least {min_chars} allowed"
     if len(text) > max_chars:
-        return "too-long"
-    if alpha_share(text) < min_alpha:
-        return "low-alpha"
-    if repeated_share(text) > max_repeated:
-        return "repeated-lines"
-    return _wrong_language(text, languages)
+        return "too-long", f"{len(text)} characters, at most {max_chars} allowed"
+    alpha = alpha_share(text)
+    if alpha < min_alpha:
+        return "low-alpha", f"{alpha:.4g}, at least {min_alpha:g} allowed"
+    repeated = repeated_share(text)
+    if repeated > max_repeated:
+        return "repeated-lines", f"{repeated:.4g}, at most {max_repeated:g} allowed"
+    return None
 
 
 def alpha_share(text: str) -> float:
     """Return letters (and the marks that belong to them) over all characters that are not spaces."""
-    solid = "".join(text.split())
-    if not solid:
-        return 0.0
-    letters = sum(map(str.isalpha, solid))
-    if not solid.isascii():  # isalpha misses the vowel signs of Indic scripts
-        letters += sum(ch > "\u02ff" and unicodedata.category(ch)[0] == "M" for ch in solid)
-    return letters / len(solid)
+    raw = text.encode("ascii", "ignore")
+    letters, solid = len(raw.translate(None, _NO_LETTERS)), len(raw) - sum(map(raw.count, _SPACES))
+    if len(raw) < len(text):
+        for char, count in Counter(_ASCII.sub("", text)).items():
+            solid += count * (not char.isspace())
+            letters += count * (unicodedata.category(char)[0] in "LM")  # M: the vowel signs of Indic scripts
+    return letters / solid if solid else 0.0
 
 
 def repeated_share(text: str) -> float:
     """Return the share of characters that stand in lines which occurred before (blank lines do not count)."""
-    seen: set[str] = set()
-    total = repeated = 0
-    for line in text.split("\n"):
-        bare = line.strip()
-        total += len(bare)
-        if bare in seen:
-            repeated += len(bare)
-        seen.add(bare)
-    return repeated / total if total else 0.0
-
-
-def _candidates(text: str) -> list[tuple[str, int]]:
-    from resiliparse.parse.lang import detect_fast
-
-    found = detect_fast(text[:_DETECT_CHARS], cutoff=_CUTOFF, n_results=_NUM_CANDIDATES)
-    assert isinstance(found, list)  # a single tuple only for n_results=1
-    return [(name, distance) for name, distance in found] or [("unknown", _CUTOFF)]
-
-
-def _wrong_language(text: str, languages: Sequence[str]) -> str | None:
-    if not languages:
-        return None
-    near = _candidates(text)
-    name, least = near[0]
-    if any(lang in languages and distance <= least * _MARGIN for lang, distance in near):
-        return None
-    sample = text[:_DETECT_CHARS]
-    if 1.0 - least / _CUTOFF < _WEAK and len(sample.encode("ascii", "ignore")) >= _ASCII * len(sample):
-        return None
-    return f"language-{name}"
+    lines = [line.strip() for line in text.split("\n")]
+    total = sum(map(len, lines))
+    return (total - sum(map(len, set(lines)))) / total if total else 0.0

@@ -1,21 +1,36 @@
-"""Sentence spans by rules: no model, no state, the same on every machine."""
+"""Sentence spans by rules: no model, no state, the same on every machine. C characters of a text, S sentences."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
-_CLOSERS = "\"'”’»)\\]」』）"
-_BREAK = re.compile(  # the look-behind keeps long rows of dots linear
-    rf"(?P<line>\n\s*)"
-    rf"|(?P<stop>(?<![.!?…؟।])[.!?…؟।]+[{_CLOSERS}]*)(?P<gap>[ \t\u00a0]+)"
-    rf"|(?P<wide>[。！？｡]+[{_CLOSERS}]*)"
-)
+import numpy as np
+import numpy.typing as npt
+
+from rag_hpc.algo.chartable import Chars, CharTable, Codes, characters
+from rag_hpc.algo.jit import jit
+
+_SPACE, _NEWLINE, _BLANK, _STOP, _WIDE, _CLOSER, _LOWER, _SOFT = (1 << bit for bit in range(8))
+_SETS = {_NEWLINE: "\n", _BLANK: " \t\u00a0", _STOP: ".!?…؟।", _WIDE: "。！？｡", _CLOSER: "\"'”’»)]」』）"}
+_SOFT_MARKS = ",-–—)]\"'’`"  # with letters and digits: how a line ends that goes on in the next one
 _LAST_WORD = re.compile(r"[^\W\d_](?:[\w.]*)\Z")
 _ABBREVIATION = re.compile(
     r"e\.g|i\.e|cf|vs|viz|al|approx|resp|ca|figs?|eqs?|sec|no|vol|ed|mrs?|ms|dr|prof|st|jr|sr|inc|ltd|co", re.IGNORECASE
 )
 _MIN_WRAPPED = 40  # characters; shorter lines that end without a stop are code, table cells, addresses
-_SOFT_ENDS = re.compile(r"[^\W_]|[,\-–—)\]\"'’`]")  # how a line ends that goes on in the next one
+_SURE = -1
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sentences:
+    """Where sentences start and end, ascending, and the line breaks before each (since the end of the one before)."""
+
+    starts_S: Ints
+    ends_S: Ints
+    newlines_S: Ints
 
 
 def sentence_spans(text: str) -> list[tuple[int, int]]:
@@ -26,43 +41,121 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
     same indent. A full stop ends one before a space, unless a lower-case letter follows or the word before is an
     initial or a common abbreviation. CJK stops need no space.
     """
-    spans: list[tuple[int, int]] = []
-    begin = line_begin = 0
-    for match in _BREAK.finditer(text):
-        cut = match.end()
-        if match["line"] is not None:
-            is_soft = _is_wrapped(text, line_begin, match)
-            line_begin = text.rfind("\n", match.start(), cut) + 1
-            if is_soft:
-                continue
-        elif match["stop"] is not None and not _ends_sentence(text, match):
-            continue
-        _append(spans, text, begin, cut)
+    found = find_sentences(text)
+    return list(zip(found.starts_S.tolist(), found.ends_S.tolist(), strict=True))
+
+
+def find_sentences(text: str) -> Sentences:
+    """Return the sentences of `sentence_spans` as arrays."""
+    chars_C = characters(text)
+    flags = _TABLE.codes(chars_C)
+    cuts, stops = _find_cuts(chars_C, flags)
+    for at in np.flatnonzero(stops != _SURE):
+        if not _ends_sentence(text, int(stops[at])):
+            cuts[at] = _SURE
+    starts_S, ends_S, newlines_S = _trim(chars_C, flags, cuts[cuts != _SURE])
+    return Sentences(starts_S=starts_S, ends_S=ends_S, newlines_S=newlines_S)
+
+
+def _flags(char: str) -> int:
+    found = sum(bit for bit, members in _SETS.items() if char in members)
+    found |= _SPACE if char.isspace() else 0
+    found |= _LOWER if char.islower() else 0
+    return found | (_SOFT if char.isalnum() or char in _SOFT_MARKS else 0)
+
+
+_TABLE = CharTable(_flags)
+
+
+@jit
+def _find_cuts(chars: Chars, flags: Codes) -> tuple[Ints, Ints]:
+    """Return (cuts, stops): where sentences may end, the space behind them included, and the place of a lone full stop
+    that a look at the word before has to confirm (_SURE: nothing to confirm)."""
+    most = 0
+    for char in chars:
+        most += (flags[char] & (_NEWLINE | _STOP | _WIDE)) != 0
+    cuts, stops = np.empty(most, dtype=np.int64), np.empty(most, dtype=np.int64)
+    num, at, line_begin = 0, 0, 0
+    while at < len(chars):
+        kind = flags[chars[at]]
+        end, stop = at + 1, _SURE
+        is_cut = False
+        if kind & _NEWLINE:
+            end = _run(chars, flags, at, _SPACE)
+            is_cut = not _is_wrapped(chars, flags, (line_begin, at, end))
+            line_begin = end
+            while chars[line_begin - 1] != 10:
+                line_begin -= 1
+        elif kind & _STOP:
+            closed = _run(chars, flags, _run(chars, flags, at, _STOP), _CLOSER)
+            stop = at if closed == at + 1 and chars[at] == 46 else _SURE
+            end = _run(chars, flags, closed, _BLANK)
+            is_cut = end > closed and not (end < len(chars) and flags[chars[end]] & _LOWER)
+        elif kind & _WIDE:
+            end = _run(chars, flags, _run(chars, flags, at, _WIDE), _CLOSER)
+            is_cut = True
+        at = end
+        if is_cut:
+            cuts[num], stops[num] = end, stop
+            num += 1
+    return cuts[:num].copy(), stops[:num].copy()
+
+
+@jit
+def _run(chars: Chars, flags: Codes, at: int, kind: int) -> int:
+    """Return where the run of characters of this kind ends that begins at a place."""
+    while at < len(chars) and flags[chars[at]] & kind:
+        at += 1
+    return at
+
+
+@jit
+def _is_wrapped(chars: Chars, flags: Codes, places: tuple[int, int, int]) -> bool:
+    """Return whether the white space [at, after) behind the line is a wrap inside a sentence."""
+    line_begin, at, after = places
+    if after >= len(chars) or not flags[chars[after]] & _LOWER:
+        return False
+    indent = after - at - 1  # of the next line, when this is the only line break
+    for place in range(at + 1, after):
+        if chars[place] == 10:
+            return False
+    line_end = at
+    while line_end > line_begin and flags[chars[line_end - 1]] & _SPACE:
+        line_end -= 1
+    if line_end - line_begin < _MIN_WRAPPED or not flags[chars[line_end - 1]] & _SOFT:
+        return False
+    return _run(chars, flags, line_begin, _SPACE) - line_begin == indent
+
+
+@jit
+def _trim(chars: Chars, flags: Codes, cuts: Ints) -> tuple[Ints, Ints, Ints]:
+    """Return (starts_S, ends_S, newlines_S) of the pieces between cuts that are not only space."""
+    starts, ends = np.empty(len(cuts) + 1, dtype=np.int64), np.empty(len(cuts) + 1, dtype=np.int64)
+    newlines = np.zeros(len(cuts) + 1, dtype=np.int64)
+    num, begin = 0, 0
+    for at in range(len(cuts) + 1):
+        cut = cuts[at] if at < len(cuts) else len(chars)
+        while begin < cut and flags[chars[begin]] & _SPACE:
+            newlines[num] += chars[begin] == 10
+            begin += 1
+        end = cut
+        while end > begin and flags[chars[end - 1]] & _SPACE:
+            end -= 1
+        if begin < end:
+            starts[num], ends[num] = begin, end
+            num += 1
+            if num < len(newlines):
+                for place in range(end, cut):
+                    newlines[num] += chars[place] == 10
         begin = cut
-    _append(spans, text, begin, len(text))
-    return spans
+    return starts[:num].copy(), ends[:num].copy(), newlines[:num].copy()
 
 
-def _is_wrapped(text: str, line_begin: int, match: re.Match[str]) -> bool:
-    """Return whether the line break is a wrap inside a sentence."""
-    after, space = match.end(), match["line"]
-    if space.count("\n") > 1 or after >= len(text) or not text[after].islower():
-        return False
-    line = text[line_begin : match.start()].rstrip()
-    if len(line) < _MIN_WRAPPED or not _SOFT_ENDS.match(line[-1]):
-        return False
-    return len(space) - space.rfind("\n") - 1 == len(line) - len(line.lstrip())
-
-
-def _ends_sentence(text: str, match: re.Match[str]) -> bool:
-    after = match.end()
-    if after < len(text) and text[after].islower():
-        return False
-    if match["stop"] != ".":
-        return True
-    word = _LAST_WORD.search(text, max(0, match.start() - 12), match.start())
+def _ends_sentence(text: str, stop: int) -> bool:
+    """Return whether the full stop at a place ends a sentence, by the word before it."""
+    word = _LAST_WORD.search(text, max(0, stop - 12), stop)
     if word is None:
-        return not _is_list_number(text, match.start())
+        return not _is_list_number(text, stop)
     return len(word[0]) > 1 and _ABBREVIATION.fullmatch(word[0]) is None
 
 
@@ -70,11 +163,3 @@ def _is_list_number(text: str, stop: int) -> bool:
     """Return whether the digits before the stop stand alone at the start of a line, as in `12. Install`."""
     head = text[text.rfind("\n", max(0, stop - 8), stop) + 1 : stop] if stop > 8 else text[:stop].split("\n")[-1]
     return len(head) <= 7 and head.strip().isdigit()
-
-
-def _append(spans: list[tuple[int, int]], text: str, begin: int, end: int) -> None:
-    piece = text[begin:end]
-    bare = piece.strip()
-    if bare:
-        start = begin + len(piece) - len(piece.lstrip())
-        spans.append((start, start + len(bare)))

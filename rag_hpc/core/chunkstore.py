@@ -14,8 +14,8 @@ from rag_hpc.core.manifest import Manifest
 from rag_hpc.core.tables import read_column, read_table
 
 CHUNKS = "chunks.parquet"
-COLUMNS = {"chunk_id": "string", "doc_id": "string", "url": "string", "title": "string", "heading": "string",
-           "text": "string", "start": "int64", "end": "int64", "num_tokens": "int32"}
+COLUMNS = {"chunk_id": "string", "doc_id": "string", "url": "string", "title": "string", "lang": "string",
+           "heading": "string", "text": "string", "start": "int64", "end": "int64", "num_tokens": "int32"}
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ Shape letters: the first axis of what `gather_rows` returns is the concatenation
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -37,6 +38,9 @@ class Comm(Protocol):
     def sum(self, array: Array) -> Array:
         """Return the element-wise sum over ranks on every rank; use integers where the result must not depend on p."""
 
+    def exchange(self, parts: Sequence[Array]) -> list[Array]:
+        """Return what every rank sent to this one, in rank order; parts[r], rows of one width and dtype, goes to r."""
+
     def barrier(self) -> None:
         """Return once every rank has arrived."""
 
@@ -65,6 +69,10 @@ class SerialComm:
     def sum(self, array: Array) -> Array:
         """Return the array."""
         return array
+
+    def exchange(self, parts: Sequence[Array]) -> list[Array]:
+        """Return the one part."""
+        return list(parts)
 
     def barrier(self) -> None:
         """Return at once."""
@@ -109,14 +117,16 @@ class MpiComm:
         num_rows = np.zeros(self.world_size, dtype=np.int64)
         self._comm.Gather(np.array([array.shape[0]], dtype=np.int64), num_rows if self.rank == 0 else None, root=0)
         if self.rank != 0:
-            _send(self._comm, array.reshape(-1).view(np.uint8))
+            for block in _messages(array):
+                self._comm.Send(block, dest=0, tag=7)
             return None
         joined = np.empty((int(num_rows.sum()), *array.shape[1:]), dtype=array.dtype)
         joined[: array.shape[0]] = array
         start = array.shape[0]
         for source in range(1, self.world_size):
             stop = start + int(num_rows[source])
-            _receive(self._comm, joined[start:stop].reshape(-1).view(np.uint8), source)
+            for block in _messages(joined[start:stop]):
+                self._comm.Recv(block, source=source, tag=7)
             start = stop
         return joined
 
@@ -127,6 +137,21 @@ class MpiComm:
         for start in range(0, flat.size, step):
             self._comm.Allreduce(self._mpi.IN_PLACE, flat[start : start + step], op=self._mpi.SUM)
         return total
+
+    def exchange(self, parts: Sequence[Array]) -> list[Array]:
+        """Return what every rank sent to this one: each speaks with one other at a time, p - 1 times."""
+        num_rows = np.zeros(self.world_size, dtype=np.int64)
+        self._comm.Alltoall(np.array([len(part) for part in parts], dtype=np.int64), num_rows)
+        sent = [np.require(part, requirements=["C", "W"]) for part in parts]
+        got = [np.empty((int(num), *sent[0].shape[1:]), dtype=sent[0].dtype) for num in num_rows]
+        got[self.rank] = sent[self.rank]
+        for shift in range(1, self.world_size):
+            to, source = (self.rank + shift) % self.world_size, (self.rank - shift) % self.world_size
+            open_sends = [self._comm.Isend(block, dest=to, tag=8) for block in _messages(sent[to])]
+            for block in _messages(got[source]):
+                self._comm.Recv(block, source=source, tag=8)
+            self._mpi.Request.Waitall(open_sends)
+        return got
 
     def barrier(self) -> None:
         """Return once every rank has arrived."""
@@ -162,14 +187,11 @@ def _room_for(header: Array) -> Array:
     return np.empty(shape, dtype=_DTYPES[int(header[0])])
 
 
-def _send(comm: Any, flat: Array) -> None:
+def _messages(array: Array) -> Iterator[Array]:
+    """Yield a contiguous array's bytes in pieces that a message may have."""
+    flat = array.reshape(-1).view(np.uint8)
     for start in range(0, flat.size, MESSAGE_BYTES):
-        comm.Send(flat[start : start + MESSAGE_BYTES], dest=0, tag=7)
-
-
-def _receive(comm: Any, flat: Array, source: int) -> None:
-    for start in range(0, flat.size, MESSAGE_BYTES):
-        comm.Recv(flat[start : start + MESSAGE_BYTES], source=source, tag=7)
+        yield flat[start : start + MESSAGE_BYTES]
 
 
 class TorchComm:
@@ -197,6 +219,10 @@ class TorchComm:
     def gather_rows(self, array: Array) -> Array | None:
         """Not offered: stages under torchrun keep their rows and commit them as units."""
         raise NotImplementedError("gather_rows: use an MPI stage")
+
+    def exchange(self, parts: Sequence[Array]) -> list[Array]:
+        """Not offered: gloo sends tensors of one size only."""
+        raise NotImplementedError("exchange: use an MPI stage")
 
     def sum(self, array: Array) -> Array:
         """Return the sum over ranks on every rank."""

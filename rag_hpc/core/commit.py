@@ -21,6 +21,7 @@ from rag_hpc.errors import RagHpcError
 
 RECORD = "record.json"
 UNITS = "units"
+CARRY = "carry"
 MAX_FILES = 3
 COMMITTED = re.compile(r"unit-(\d{5,})")
 DRAFT = re.compile(r"\.draft-unit-(\d{5,})\.s(\d+)\.w(\d+)\.r\d+-\d+")  # unit, submission, worker; see draft_name
@@ -61,6 +62,11 @@ def commit(draft: Path, unit: Unit, counts: Counts, meter: Meter, identity: dict
     return record if publish_dir(draft, draft.parent / unit.name) else None
 
 
+def carry_dir(stage_dir: Path, unit: Unit) -> Path:
+    """Return the folder that the attempts at a unit share; it goes when the unit is committed."""
+    return stage_dir / CARRY / unit.name
+
+
 def read_record(unit_dir: Path) -> dict[str, Any]:
     """Return the record of a committed unit."""
     record: dict[str, Any] = read_json(unit_dir / RECORD)
@@ -86,6 +92,11 @@ def sweep(units_dir: Path, *, submission: int, worker: int | None = None) -> Non
         own = match is not None and int(match[2]) == submission and int(match[3]) == worker
         if older or own or name.startswith(TRASH):
             drop_dir(units_dir / name)
+    done, carry = committed(units_dir), units_dir.parent / CARRY
+    for name in _names(carry):  # of workers that died between commit and removal
+        match = COMMITTED.fullmatch(name)
+        if name.startswith(TRASH) or (match is not None and int(match[1]) in done):
+            drop_dir(carry / name)
 
 
 def _flush_files(draft: Path) -> dict[str, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ def make_plan(stage: Stage, settings: dict[str, Any], inputs: Mapping[str, Manif
     sizes and hashes of what they read.
     """
     units = stage.plan(inputs, run_dir)
-    if not units:
+    if not units and not stage.may_be_empty:
         raise InputError(f"{stage.name}: nothing to do, its input is empty; see the rejects of the stage before it")
     hashes = {name: found.output_hash for name, found in sorted(inputs.items())}
     named = {**hashes, "units": hash_value([unit.inputs for unit in units])}
@@ -57,10 +58,11 @@ def make_plan(stage: Stage, settings: dict[str, Any], inputs: Mapping[str, Manif
 
 
 def check_conservation(stage: Stage, manifest: Manifest, inputs: Mapping[str, Manifest]) -> None:
-    """Raise CorruptOutput when the stage took in another number of items than its input put out."""
+    """Raise CorruptOutput when the stage took in another number of items than its input, all rounds of it, put out."""
     if stage.counts_from is None or manifest.quarantined:
         return
-    given, taken = inputs[stage.counts_from].total("items_out"), manifest.total("items_in")
+    rounds = [found for name, found in inputs.items() if re.fullmatch(rf"{re.escape(stage.counts_from)}(\.\d+)?", name)]
+    given, taken = sum(found.total("items_out") for found in rounds), manifest.total("items_in")
     if given != taken:
         raise CorruptOutput(f"{stage.name}: {stage.counts_from} put out {given} items but {taken} were taken in; "
                             f"this is a bug in the stage's plan, please report it with {manifest.folder}")

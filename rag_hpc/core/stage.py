@@ -71,6 +71,7 @@ class Context:
     comm: Comm = field(default_factory=SerialComm)
     shared: Path = Path(".")  # folder of the run that every worker sees
     scratch: Path = Path(".")  # node-local, removed when the worker ends
+    carry: Path | None = None  # of the unit: what one attempt leaves here the next one finds; made by who needs it
     seed: int = 0  # derived from the unit's name
     stop_requested: Callable[[], bool] = lambda: False  # signal came, or walltime minus margin has passed
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("rag_hpc"))
@@ -95,6 +96,8 @@ class Stage(ABC):
     wants: ClassVar[tuple[str, ...]] = ()  # further inputs, taken when the pipeline has them
     counts_from: ClassVar[str | None] = None  # the input whose items_out this stage's items_in must equal
     collective: ClassVar[bool] = False  # all ranks run each unit together; rank 0 commits it
+    may_be_empty: ClassVar[bool] = False  # a plan without units is no error
+    exclusive: bool = False  # no second worker may begin a unit while the first may still be at it
     identity: ClassVar[tuple[str, ...] | None] = None  # files that any layout must reproduce; None = every file
 
     def __init__(self, config: Any) -> None:

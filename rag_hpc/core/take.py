@@ -2,6 +2,9 @@
 
 A unit counts as begun while a draft of it exists. Drafts and commits are all that workers see of each other; two
 workers may still take the same unit, which costs time but no correctness, since a unit has one winner.
+
+The units of an exclusive stage are claimed first, and never backed up: its workers end when others have all units that
+are left. What a worker that died leaves is for the next submission, which fences this one by sweeping its drafts.
 """
 
 from __future__ import annotations
@@ -12,21 +15,44 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rag_hpc.core.commit import committed, drafts
+from rag_hpc.core.commit import carry_dir, committed, drafts
 from rag_hpc.core.failures import failure_counts
+from rag_hpc.core.fs import publish_file
 from rag_hpc.core.plan import Plan
 from rag_hpc.core.stage import Unit
 
 POLL_S = 0.5
 
 
+def claim(carry: Path, submission: int, worker: int) -> bool:
+    """Return whether the unit is this worker's in this submission; of those that ask, one gets it."""
+    carry.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return publish_file(_claim_path(carry, submission), b"%d" % worker) or _claimant(carry, submission) == worker
+
+
+def release(carry: Path, submission: int) -> None:
+    """Give a unit that failed back, for any worker to try again."""
+    _claim_path(carry, submission).unlink(missing_ok=True)
+
+
+def _claimant(carry: Path, submission: int) -> int | None:
+    try:
+        return int(_claim_path(carry, submission).read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+def _claim_path(carry: Path, submission: int) -> Path:
+    return carry / f"claim-{submission:04d}"
+
+
 class Taker:
     """Yields the units that worker `index` of `world_size` should try, until nothing is left for it to do."""
 
-    def __init__(self, plan: Plan, stage_dir: Path, index: int, world_size: int, *,
+    def __init__(self, plan: Plan, stage_dir: Path, index: int, world_size: int, *, exclusive: bool = False,
                  clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep) -> None:
         self._plan, self._stage_dir, self._units_dir = plan, stage_dir, stage_dir / "units"
-        self._index, self._world = index, world_size
+        self._index, self._world, self._exclusive = index, world_size, exclusive
         self._clock, self._sleep = clock, sleep
         self._durations: list[float] = []
         self._seen: dict[str, float] = {}  # draft -> when this worker first saw it, on its own clock
@@ -43,13 +69,22 @@ class Taker:
             left = self._left()
             if not left:
                 return None
-            fresh = [unit for unit in left if unit.index not in begun.values()]
+            others = set(begun.values()) | self._claimed(left)
+            fresh = [unit for unit in left if unit.index not in others]
             if fresh:
                 return min(fresh, key=self._preference)
+            if self._exclusive:
+                return None
             straggler = self._straggler(left, begun)
             if straggler is not None:
                 return straggler
             self._sleep(POLL_S)
+
+    def _claimed(self, left: list[Unit]) -> set[int]:
+        """Return the units of an exclusive stage that other workers have claimed."""
+        number = self._plan.submission
+        return {unit.index for unit in left if self._exclusive
+                and _claimant(carry_dir(self._stage_dir, unit), number) not in (None, self._index)}
 
     def _left(self) -> list[Unit]:
         done = committed(self._units_dir)

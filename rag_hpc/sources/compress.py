@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import io
 import zlib
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from rag_hpc.errors import InputError
 
@@ -15,8 +16,21 @@ CHUNK = 1 << 18
 ZSTD_SLICE = 512
 
 
+# No text that is worth reading packs better than this; zlib ends at 1,032, bz2 and zstd pack zeros 20,000-fold.
+MAX_RATIO = 500
+FREE_BYTES = 1 << 28  # that much may come out whatever the ratio
+
+
 class TruncatedStream(InputError):
     """A compressed file ends early or is damaged; raised after everything before that point was handed out."""
+
+    reason = "truncated"  # slug of its Reject
+
+
+class Bomb(TruncatedStream):
+    """A compressed file that unpacks to far more than text can; raised after FREE_BYTES were handed out."""
+
+    reason = "bomb"
 
 
 class Line(NamedTuple):
@@ -24,22 +38,32 @@ class Line(NamedTuple):
 
     data: bytes | None
     offset: int  # bytes, in the decompressed file
-    cut: str = ""
+    cut: TruncatedStream | None = None
 
 
-def stream_chunks(path: Path, offset: int = 0) -> Generator[bytes, None, None]:
-    """Yield the decompressed content of `path` in pieces of bounded size, by its suffix (.gz, .tgz, .zst, else plain).
-
-    `offset` skips bytes of a plain file. Raises TruncatedStream at the point where a compressed file breaks off.
-    """
+def stream_chunks(path: Path, start: int = 0, stop: int | None = None) -> Generator[bytes, None, None]:
+    """Yield the decompressed content of the file's bytes `start` to `stop`, as `unpacked` does for its suffix."""
     with path.open("rb") as raw:
-        raw.seek(offset)
-        if path.suffix in (".gz", ".tgz"):
-            yield from _gunzip(raw)
-        elif path.suffix == ".zst":
-            yield from _unzstd(raw)
-        else:
-            yield from iter(lambda: raw.read(CHUNK), b"")
+        raw.seek(start)
+        yield from unpacked(_blocks(raw, stop - start if stop is not None else None), path.suffix)
+
+
+def unpacked(blocks: Iterable[bytes], suffix: str) -> Generator[bytes, None, None]:
+    """Yield what the blocks unpack to, in pieces of bounded size, by suffix (.gz, .tgz, .bz2, .zst, else as they are).
+
+    Raises TruncatedStream at the point where compressed data break off, and Bomb.
+    """
+    unpack = _UNPACK.get(suffix.lower())
+    if unpack is None:
+        yield from blocks
+        return
+    meter = _Meter(blocks)
+    num_out = 0
+    for chunk in unpack(meter):
+        num_out += len(chunk)
+        if num_out > max(FREE_BYTES, MAX_RATIO * meter.num_bytes):
+            raise Bomb(f"{meter.num_bytes} bytes unpack to more than {num_out}; text does not pack {MAX_RATIO}-fold")
+        yield chunk
 
 
 def iter_lines(chunks: Iterable[bytes], cap: int, offset: int = 0) -> Iterator[Line]:
@@ -50,13 +74,13 @@ def iter_lines(chunks: Iterable[bytes], cap: int, offset: int = 0) -> Iterator[L
     """
     held: list[bytes] = []
     size = 0
-    cut = ""
+    cut: TruncatedStream | None = None
     source = iter(chunks)
     while True:
         try:
             chunk = next(source, None)
         except TruncatedStream as error:
-            chunk, cut = None, str(error)
+            chunk, cut = None, error
         if chunk is None:
             break
         pieces = chunk.split(b"\n")
@@ -87,13 +111,17 @@ def read_capped(chunks: Iterable[bytes], cap: int) -> bytes | None:
 
 
 class ChunkReader(io.RawIOBase):
-    """A readable, non-seekable file over chunks, for libraries that want one. Counts what it handed out."""
+    """A readable, non-seekable file over chunks, for libraries that want one. Counts what it handed out.
+
+    Raises TruncatedStream when more than `limit` bytes are asked of it.
+    """
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         super().__init__()
         self._chunks = chunks
         self._rest = memoryview(b"")
         self.num_bytes = 0
+        self.limit: int | None = None
 
     def readable(self) -> bool:
         """Return True."""
@@ -111,6 +139,8 @@ class ChunkReader(io.RawIOBase):
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         """Fill `buffer` from the next chunk; 0 at the end. Raises what the chunks raise."""
+        if self.limit is not None and self.num_bytes > self.limit:
+            raise TruncatedStream("a header without end")
         while not self._rest:
             chunk = next(self._chunks, None)
             if chunk is None:
@@ -121,6 +151,12 @@ class ChunkReader(io.RawIOBase):
         self._rest = self._rest[count:]
         self.num_bytes += count
         return count
+
+    def close(self) -> None:
+        """Close the chunks too, and with them the file or connection that they come from."""
+        if isinstance(self._chunks, Generator):
+            self._chunks.close()
+        super().close()
 
 
 def _hold(held: list[bytes], piece: bytes, size: int, cap: int) -> None:
@@ -139,12 +175,32 @@ def _line(held: list[bytes], size: int, cap: int, offset: int) -> Iterator[Line]
         yield Line(data, offset)
 
 
-def _gunzip(raw: IO[bytes]) -> Iterator[bytes]:
+class _Meter:
+    """Blocks, and how many bytes of them were taken."""
+
+    def __init__(self, blocks: Iterable[bytes]) -> None:
+        self._blocks = blocks
+        self.num_bytes = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for block in self._blocks:
+            self.num_bytes += len(block)
+            yield block
+
+
+def _blocks(raw: io.BufferedReader, left: int | None) -> Iterator[bytes]:
+    while block := raw.read(CHUNK if left is None else min(CHUNK, left)):
+        if left is not None:
+            left -= len(block)
+        yield block
+
+
+def _gunzip(blocks: Iterable[bytes]) -> Iterator[bytes]:
     """Yield the members of a gzip file one after the other (RFC 1952, 2.2); zero padding between them is skipped."""
     inflate = zlib.decompressobj(31)
     started = idle = False  # idle: between two members
     try:
-        for block in iter(lambda: raw.read(CHUNK), b""):
+        for block in blocks:
             started, data = True, block
             while data:
                 if idle:
@@ -166,7 +222,28 @@ def _gunzip(raw: IO[bytes]) -> Iterator[bytes]:
         raise TruncatedStream("gzip data ends early")
 
 
-def _unzstd(raw: IO[bytes]) -> Iterator[bytes]:
+def _unbzip2(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the streams of a bzip2 file one after the other."""
+    unpack = bz2.BZ2Decompressor()
+    started = False
+    try:
+        for block in blocks:
+            data = block
+            while data or not (unpack.needs_input or unpack.eof):
+                if unpack.eof:
+                    unpack = bz2.BZ2Decompressor()
+                started = True
+                out = unpack.decompress(data, CHUNK)
+                if out:
+                    yield out
+                data = unpack.unused_data if unpack.eof else b""
+    except (OSError, EOFError) as error:
+        raise TruncatedStream(f"damaged bzip2 data: {error}") from error
+    if not (started and unpack.eof):
+        raise TruncatedStream("bzip2 data ends early")
+
+
+def _unzstd(blocks: Iterable[bytes]) -> Iterator[bytes]:
     """Yield the frames of a zstd file one after the other (RFC 8878)."""
     import zstandard
 
@@ -174,7 +251,7 @@ def _unzstd(raw: IO[bytes]) -> Iterator[bytes]:
     frame = decompressor.decompressobj()
     started = idle = False
     try:
-        for block in iter(lambda: raw.read(CHUNK), b""):
+        for block in blocks:
             for at in range(0, len(block), ZSTD_SLICE):
                 data = block[at : at + ZSTD_SLICE]
                 while data:
@@ -190,3 +267,8 @@ def _unzstd(raw: IO[bytes]) -> Iterator[bytes]:
         raise TruncatedStream(f"damaged zstd data: {error}") from error
     if not (started and idle):
         raise TruncatedStream("zstd data ends early")
+
+
+_UNPACK: dict[str, Callable[[Iterable[bytes]], Iterator[bytes]]] = {
+    ".gz": _gunzip, ".tgz": _gunzip, ".bz2": _unbzip2, ".zst": _unzstd,
+}

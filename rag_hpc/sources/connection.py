@@ -1,91 +1,250 @@
-"""A connection that http.client can use, to an address chosen beforehand, with an end to every reply."""
+"""One HTTP/1.1 connection: a request at a time, its reply parsed, decoded and capped while it comes in."""
 
 from __future__ import annotations
 
-import http.client
-import io
-import socket
-import ssl
+import asyncio
+import datetime
+import email.utils
 import time
+import zlib
+from dataclasses import dataclass
 from typing import Any
 
-Address = tuple[str, int]
-_BLOCK = 1 << 16
+from rag_hpc.errors import RagHpcError
+from rag_hpc.sources.journal import Reply
+
+HTML_TYPES = ("text/html", "application/xhtml+xml")
+PAGE_TYPES = (*HTML_TYPES, "text/plain", "text/markdown")
+MAX_HEAD_BYTES = 1 << 16
+DRAIN_BYTES = 1 << 16  # an unwanted body up to this size is read to keep the connection
+RATIO_BYTES = 1 << 20  # up to this size a page may be packed as tightly as it likes
+TOTAL_FACTOR = 3  # a whole reply may take this many times what may pass without a byte
+_PLAIN, _GZIP, _DEFLATE = ("", "identity"), ("gzip", "x-gzip"), ("deflate",)
 
 
-class PinnedConnection(http.client.HTTPConnection):
-    """An HTTP(S) connection to a pinned address whose replies must end within a total time."""
+@dataclass(frozen=True)
+class Ask:
+    """One request that a crawl wants made."""
 
-    def __init__(
-        self, name: str, port: int, address: Address, timeout_s: float, context: ssl.SSLContext | None
-    ) -> None:
-        super().__init__(name, port, timeout=timeout_s)
-        self.default_port = 80 if context is None else 443  # decides whether the Host header names the port
-        self.max_total_s = timeout_s
-        self.deadline = 0.0
-        self._address = address
-        self._timeout_s = timeout_s
-        self._context = context
+    kind: str  # "page", "robots" or "sitemap"; only of pages the media type matters
+    url: str  # normalised, of the host
+    max_bytes: int  # decoded
 
-    def start_clock(self) -> None:
-        """Count the total time of a reply from now."""
-        self.deadline = time.monotonic() + self.max_total_s
+    @property
+    def key(self) -> str:
+        """Return the name of the request in a journal."""
+        return f"{self.kind} {self.url}"
 
-    def connect(self) -> None:
-        """Connect to the pinned address; the certificate is checked against the host's name."""
-        sock = socket.create_connection(self._address, self._timeout_s)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self._context is not None:
+
+class Broken(RagHpcError):
+    """A connection that broke before a reply came; `stale` if it may just have been closed while it was idle."""
+
+    def __init__(self, detail: str, stale: bool) -> None:
+        super().__init__(detail)
+        self.detail, self.stale = detail, stale
+
+
+class Connection(asyncio.Protocol):
+    """A connection that can be used again as long as `usable` is true."""
+
+    def __init__(self, timeout_s: float, max_ratio: float) -> None:
+        from httptools import HttpResponseParser
+
+        self.usable = True
+        self.used = False  # a request went out on it before this one
+        self.first_s = 0.0  # when the reply's first byte came (time.monotonic)
+        self._timeout_s, self._max_ratio = timeout_s, max_ratio
+        self._parser = HttpResponseParser(self)
+        self._transport: Any = None
+        self._future: asyncio.Future[Reply] | None = None
+
+    def send(self, request: bytes, ask: Ask) -> asyncio.Future[Reply]:
+        """Return the future reply to `request`. It raises Broken; all other trouble is the reply's `error`."""
+        self._future = future = asyncio.get_running_loop().create_future()
+        self._ask = ask
+        self.first_s = 0.0
+        self._started_s = self._touched_s = time.monotonic()
+        self._raw_bytes = self._head_bytes = 0  # all that came of the head; its headers
+        self._head_done = self._until_close = False
+        self._transport.write(request)
+        return future
+
+    def check(self, now_s: float) -> None:
+        """End the request if the reply is late; called every now and then."""
+        if now_s - self._touched_s > self._timeout_s:
+            self._fail("timeout", f"nothing came for {self._timeout_s:g} s")
+        elif now_s - self._started_s > self._timeout_s * TOTAL_FACTOR:
+            self._fail("timeout", f"reply not complete after {self._timeout_s * TOTAL_FACTOR:g} s")
+
+    def close(self) -> None:
+        """Close the connection at once."""
+        self.usable = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    # ---- what asyncio calls
+
+    def connection_made(self, transport: Any) -> None:
+        """Keep the transport."""
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came."""
+        if self._future is None:  # nobody asked
+            self.close()
+            return
+        from httptools import HttpParserError, HttpParserUpgrade
+
+        self._touched_s = time.monotonic()
+        self.first_s = self.first_s or self._touched_s
+        try:
+            self._parser.feed_data(data)
+        except (HttpParserError, HttpParserUpgrade) as error:
+            self._fail("bad-response", f"{type(error).__name__}: {str(error)[:200]}")
+        if self._future is not None and not self._head_done:
+            self._raw_bytes += len(data)
+            self._cap_head(self._raw_bytes)
+
+    def eof_received(self) -> None:
+        """Let the transport close; connection_lost follows."""
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """End the open request, if any: with what came of its body where only the end of the connection ends it."""
+        self.usable = False
+        if self._future is None:
+            return
+        if self._head_done and self._until_close and error is None:
+            self._complete()
+        elif self._head_done:
+            self._fail("truncated", "the connection closed inside the body")
+        else:
+            future, self._future = self._future, None
+            if not future.done():
+                what = f"{type(error).__name__}: {error}" if error else "closed before a reply came"
+                future.set_exception(Broken(what, stale=self.used and not self.first_s))
+
+    # ---- what the parser calls
+
+    def on_message_begin(self) -> None:
+        """Start a reply."""
+        self._headers: dict[bytes, bytes] = {}
+        if self._future is None:
+            self.close()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header; the first of a name counts."""
+        self._headers.setdefault(name.lower(), value)
+        self._head_bytes += len(name) + len(value) + 4
+        self._cap_head(self._head_bytes)
+
+    def on_headers_complete(self) -> None:
+        """Decide what becomes of the body."""
+        status = self._parser.get_status_code()
+        if self._future is None or status < 200:
+            return
+        self._head_done = True
+        self._status = status
+        self._reply = reply = Reply(url=self._ask.url, status=status, content_type=self._text(b"content-type"),
+                                    location=self._text(b"location"), etag=self._text(b"etag"),
+                                    last_modified=self._text(b"last-modified"), fetched_unix=time.time())
+        if status in (429, 503):
+            reply.retry_after_s = _retry_after(self._text(b"retry-after"), reply.fetched_unix)
+        length = self._headers.get(b"content-length")
+        self._until_close = length is None and b"transfer-encoding" not in self._headers
+        self._wanted = status == 200 and (self._ask.kind != "page" or reply.mime in PAGE_TYPES)
+        self._parts: list[bytes] = []
+        self._size = self._sent = 0
+        self._inflate: Any = None
+        coding = self._text(b"content-encoding").lower()
+        self._coding = "" if coding in _PLAIN else coding
+        size = int(length) if length is not None and length.isdigit() else 0
+        if not self._wanted:
+            if size > DRAIN_BYTES or (self._until_close and status not in (204, 304)):
+                self._done(reply, keep=False)
+        elif self._coding not in (*_PLAIN, *_GZIP, *_DEFLATE):
+            self._fail("content-encoding", coding[:200])
+        elif not self._coding and size > self._ask.max_bytes:
+            self._fail("too-large", f"{size} bytes, cap {self._ask.max_bytes}")
+
+    def on_body(self, data: bytes) -> None:
+        """Decode and keep a piece of the body, or end the request when a cap is reached."""
+        if self._future is None:
+            return
+        self._sent += len(data)
+        if not self._wanted:
+            if self._sent > DRAIN_BYTES:
+                self._done(self._reply, keep=False)
+            return
+        cap = self._ask.max_bytes
+        if self._coding:
             try:
-                sock = self._context.wrap_socket(sock, server_hostname=self.host)
-            except OSError:
-                sock.close()
-                raise
-        self.sock = _TimedSocket(sock, self)
+                data = self._inflated(data, cap + 1 - self._size)
+            except zlib.error as error:
+                self._fail("content-encoding", str(error))
+                return
+        self._size += len(data)
+        if self._size > cap:
+            self._fail("too-large", f"over {cap} bytes{' when decompressed' if self._coding else ''}")
+        elif self._size > RATIO_BYTES and self._size > self._max_ratio * self._sent:
+            self._fail("over-ratio", f"{self._sent} bytes sent are over {self._max_ratio:g} times as many decompressed")
+        else:
+            self._parts.append(data)
 
-    def remaining_s(self) -> float:
-        """Return the seconds that the next read may take. Raises TimeoutError when the total is spent."""
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError(f"reply not complete after {self.max_total_s:g} s")
-        return min(left, self._timeout_s)
+    def on_message_complete(self) -> None:
+        """End the request, unless the message was an interim one (1xx)."""
+        if self._future is not None and self._head_done:
+            self._complete(keep=self._parser.should_keep_alive())
+
+    # ---- helpers
+
+    def _inflated(self, data: bytes, limit: int) -> bytes:
+        self._inflate = self._inflate or zlib.decompressobj(_window_bits(self._coding, data))
+        plain: bytes = self._inflate.decompress(data, limit)
+        return plain
+
+    def _cap_head(self, size: int) -> None:
+        if size > MAX_HEAD_BYTES:
+            self._fail("header-too-large", f"over {MAX_HEAD_BYTES} bytes before the body")
+
+    def _complete(self, *, keep: bool = False) -> None:
+        if self._inflate is not None and not self._inflate.eof:
+            self._fail("truncated", f"{self._coding} data ends early")
+            return
+        self._reply.body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._done(self._reply, keep)
+
+    def _fail(self, reason: str, detail: str) -> None:
+        self._done(Reply(url=self._ask.url, error=reason, detail=detail, fetched_unix=time.time()), keep=False)
+
+    def _done(self, reply: Reply, keep: bool) -> None:
+        future, self._future = self._future, None
+        self.used = True
+        self._parts = []
+        if not keep:
+            self.close()
+        if future is not None and not future.done():
+            future.set_result(reply)
+
+    def _text(self, name: bytes) -> str:
+        return self._headers.get(name, b"").decode("latin-1").strip()
 
 
-class _TimedSocket:
-    """The part of a socket that http.client uses, with a deadline on every read."""
-
-    def __init__(self, sock: socket.socket, owner: PinnedConnection) -> None:
-        self._sock = sock
-        self._owner = owner
-
-    def sendall(self, data: bytes) -> None:
-        """Send everything."""
-        self._sock.settimeout(self._owner.remaining_s())
-        self._sock.sendall(data)
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        """Return a buffered reader of the socket."""
-        return io.BufferedReader(_TimedReader(self._sock, self._owner), _BLOCK)
-
-    def close(self) -> None:
-        """Close the socket once its readers are closed too."""
-        self._sock.close()
+def _window_bits(coding: str, head: bytes) -> int:
+    """Return zlib's wbits: gzip, zlib, or the bare deflate that some servers send as "deflate"."""
+    if coding not in _DEFLATE:
+        return 31
+    zlib_head = len(head) >= 2 and head[0] & 15 == 8 and int.from_bytes(head[:2], "big") % 31 == 0
+    return 15 if zlib_head else -15
 
 
-class _TimedReader(io.RawIOBase):
-    def __init__(self, sock: socket.socket, owner: PinnedConnection) -> None:
-        super().__init__()
-        self._sock = sock
-        self._raw = sock.makefile("rb", buffering=0)  # holds the socket open until this reader is closed
-        self._owner = owner
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        self._sock.settimeout(self._owner.remaining_s())
-        return self._raw.readinto(buffer)
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
+def _retry_after(value: str, now_unix: float) -> float | None:
+    """Return the seconds of a Retry-After header: a number or an HTTP date (RFC 9110, 10.2.3)."""
+    if value.isdecimal():
+        return float(value[:9])
+    try:
+        when = email.utils.parsedate_to_datetime(value)
+    except (TypeError, ValueError):
+        return None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=datetime.timezone.utc)
+    return max(0.0, when.timestamp() - now_unix)

@@ -1,4 +1,4 @@
-"""Files as a source: HTML, Markdown, text and JSON Lines, plain or compressed, alone or in tar archives."""
+"""Files as a source: HTML, Markdown, text, PDF and JSON Lines, plain or compressed, alone or in tar archives."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from rag_hpc.sources.charset import declared_charset
 from rag_hpc.sources.compress import CHUNK, ChunkReader, Line, TruncatedStream, iter_lines, read_capped, stream_chunks
 from rag_hpc.sources.jsonl import BadRecord, Fields, record_page
 from rag_hpc.sources.paths import corpus_files, corpus_root, file_item, planned_file
+from rag_hpc.sources.pdf import PDF_TYPE, PdfError, pdf_text
 
 DOC_TYPES = {
     ".html": "text/html",
@@ -27,9 +28,12 @@ DOC_TYPES = {
     ".md": "text/markdown",
     ".markdown": "text/markdown",
     ".txt": "text/plain",
+    ".pdf": PDF_TYPE,
 }
+PACKED = (".gz", ".bz2", ".zst")
 RECORD_SUFFIXES = (".jsonl", ".ndjson")
-KINDS = ".html .htm .xhtml .md .markdown .txt .jsonl .ndjson .tar (also .gz, .zst)"
+KINDS = ".html .htm .xhtml .md .markdown .txt .pdf .jsonl .ndjson .tar (also .gz, .bz2, .zst)"
+MAX_HEADER_BYTES = 1 << 18  # of a member of a tar archive; names and attributes of a bomb have no end
 _FRONT_MATTER = re.compile(rb"\A---[ \t]*\r?\n(.*?)^(?:---|\.\.\.)[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 _FRONT_TITLE = re.compile(rb"""^title:[ \t]*(["']?)(.*?)\1[ \t]*\r?$""", re.MULTILINE)
 
@@ -90,7 +94,7 @@ class FilesSource:
 def kind_of(name: str) -> Kind | None:
     """Return what the file name promises, or None if it is none of KINDS."""
     plain = name.lower()
-    packed = plain.endswith((".gz", ".zst"))
+    packed = plain.endswith(PACKED)
     if packed:
         plain = plain.rpartition(".")[0]
     suffix = PurePosixPath(plain).suffix
@@ -159,13 +163,18 @@ def _read_doc(path: Path, name: str, cap: int) -> Page | Reject:
         with closing(stream_chunks(path)) as chunks:
             body = read_capped(chunks, cap)
     except TruncatedStream as error:
-        return Reject(id=name, reason="truncated", detail=str(error))
+        return Reject(id=name, reason=error.reason, detail=str(error))
     if body is None:
         return Reject(id=name, reason="too-large", detail=f"over {cap} bytes")
-    return _doc(name, _kind(name).mime, body)
+    return _doc(name, _kind(name).mime, body, cap)
 
 
-def _doc(name: str, mime: str, body: bytes) -> Page | Reject:
+def _doc(name: str, mime: str, body: bytes, cap: int) -> Page | Reject:
+    if mime == PDF_TYPE:
+        try:
+            body, mime = pdf_text(body, cap).encode(), "text/plain"
+        except PdfError as error:
+            return Reject(id=name, reason=error.reason, detail=error.detail)
     if mime in ("text/html", "application/xhtml+xml"):
         return Page(doc_id=name, url="", body=body, content_type=mime, charset=declared_charset(body))
     body = body.removeprefix(codecs.BOM_UTF8)
@@ -209,7 +218,7 @@ def _record(line: Line, position: str, fields: Fields, cap: int) -> Iterator[Pag
             if not line.cut:
                 yield Reject(id=position, reason=error.reason, detail=error.detail)
     if line.cut:
-        yield Reject(id=position, reason="truncated", detail=line.cut)
+        yield Reject(id=position, reason=line.cut.reason, detail=str(line.cut))
 
 
 class _Member(NamedTuple):
@@ -224,7 +233,7 @@ def _read_tar(path: Path, item: dict[str, Any], cap: int) -> Iterator[Page | Rej
     with closing(_members(path, cap, item["start"])) as members:
         for member in islice(members, item["start"], item["stop"]):
             if isinstance(member, TruncatedStream):
-                yield Reject(id=item["path"], reason="truncated", detail=str(member))
+                yield Reject(id=item["path"], reason=member.reason, detail=str(member))
             else:
                 yield _member_page(member, f"{item['path']}/{member.name}", cap)
 
@@ -234,11 +243,13 @@ def _member_page(member: _Member, name: str, cap: int) -> Page | Reject:
     if not _is_utf8(member.name):
         printable = os.fsencode(name).decode("utf-8", "backslashreplace")
         return Reject(id=printable, reason="bad-name", detail="the member's name is not UTF-8")
+    if member.name.startswith("/") or ".." in PurePosixPath(member.name).parts:
+        return Reject(id=name, reason="bad-name", detail="the member's name leads out of the archive")
     if kind.form != "doc" or kind.packed:
         return Reject(id=name, reason="unsupported-member", detail="only plain pages are read inside an archive")
     if member.body is None:
         return Reject(id=name, reason="too-large", detail=f"{member.num_bytes} bytes, cap {cap}")
-    return _doc(name, kind.mime, member.body)
+    return _doc(name, kind.mime, member.body, cap)
 
 
 def _members(path: Path, cap: int, start: int) -> Generator[_Member | TruncatedStream, None, None]:
@@ -248,21 +259,44 @@ def _members(path: Path, cap: int, start: int) -> Generator[_Member | TruncatedS
     """
     number = 0
     with closing(stream_chunks(path)) as chunks:
+        reader = ChunkReader(chunks)
+        reader.limit = MAX_HEADER_BYTES  # the first header is read when the archive is opened
         try:
-            with tarfile.open(fileobj=io.BufferedReader(ChunkReader(chunks)), mode="r|") as tar:
-                for info in tar:
-                    tar.members.clear()  # type: ignore[attr-defined]  # or a million members fill the memory
-                    if info.isfile() and kind_of(info.name) is not None:
-                        body = None if info.issparse() else _member_body(tar, info, cap if number >= start else -1)
+            with tarfile.open(fileobj=io.BufferedReader(reader), mode="r|", tarinfo=_Header) as tar:
+                while (info := _next_header(tar, reader)) is not None:
+                    known = info.isfile() and kind_of(info.name) is not None
+                    body = _member_body(tar, info, cap if known and number >= start else -1)
+                    if known:
                         yield _Member(info.name, info.size, body)
                         number += 1
         except TruncatedStream as error:
             yield error
-        except tarfile.TarError as error:
+        except (tarfile.TarError, ValueError, OverflowError) as error:  # the last two: numbers no archive can hold
             yield TruncatedStream(f"damaged archive: {error}")
 
 
+class _Header(tarfile.TarInfo):
+    """A header whose damage is an error: tarfile takes it for the end of the archive."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError(str(error)) from error
+
+
+def _next_header(tar: tarfile.TarFile, reader: ChunkReader) -> tarfile.TarInfo | None:
+    reader.limit = reader.num_bytes + MAX_HEADER_BYTES
+    info = tar.next()
+    reader.limit = None
+    tar.members.clear()  # type: ignore[attr-defined]  # or a million members fill the memory
+    return info
+
+
 def _member_body(tar: tarfile.TarFile, info: tarfile.TarInfo, cap: int) -> bytes | None:
+    if not info.isfile() or info.issparse():
+        return None
     member = tar.extractfile(info)
     if member is None:
         return b""

@@ -30,7 +30,7 @@ class BadRecord(InputError):
 
 @dataclass(kw_only=True)
 class Fields:
-    """The names of the fields that make a page."""
+    """The names of the fields that make a page; "meta.url" is the field `url` of the object `meta`."""
 
     id: str = "id"
     title: str = "title"
@@ -57,24 +57,28 @@ def parse_record(line: bytes) -> dict[str, Any]:
 
 
 def record_page(line: bytes, fields: Fields, fallback_id: str) -> Page:
-    """Return the page of one line. Raises BadRecord not-utf8, bad-json, no-text or bad-id.
+    """Return the page of one line. Raises BadRecord not-utf8, bad-json, no-text or bad-id."""
+    return page_of(parse_record(line), fields, fallback_id)
+
+
+def page_of(record: dict[str, Any], fields: Fields, fallback_id: str) -> Page:
+    """Return the page of one record. Raises BadRecord not-utf8, no-text or bad-id.
 
     The `html` field is the body if there is one, else the text field. Short scalars of other fields become meta.
     """
-    record = parse_record(line)
-    url = _text(record.get(fields.url))
+    url = _text(_field(record, fields.url))
     html = record.get(HTML_FIELD)
-    text = html if isinstance(html, str) else record.get(fields.text)
+    text = html if isinstance(html, str) else _field(record, fields.text)
     if not isinstance(text, str):
-        raise BadRecord("no-text", f"field {fields.text!r} is {'no string' if fields.text in record else 'missing'}")
+        raise BadRecord("no-text", f"field {fields.text!r} is {'missing' if text is None else 'no string'}")
     used = {fields.id, fields.title, fields.text, fields.url, HTML_FIELD}
     page = Page(
-        doc_id=_doc_id(record.get(fields.id), fallback_id),
+        doc_id=_doc_id(_field(record, fields.id), fallback_id),
         url=url,
         body=b"",
         content_type="text/html" if isinstance(html, str) else _content_type(url, text),
         charset="utf-8",
-        title=_text(record.get(fields.title)),
+        title=_text(_field(record, fields.title)),
         meta={key: value for key, value in record.items() if key not in used and _is_meta(value)},
     )
     try:
@@ -113,6 +117,18 @@ def _all_lines(path: Path) -> Iterator[bytes]:
         raise InputError(f"{path}: {error}; fetch the file again") from error
     if rest:
         yield rest
+
+
+def _field(record: dict[str, Any], name: str) -> Any:
+    """Return a field by its name or dotted path, None where there is none."""
+    if name in record:
+        return record[name]
+    value: Any = record
+    for key in name.split("."):
+        if not isinstance(value, dict):
+            return None
+        value = value.get(key)
+    return value
 
 
 def _doc_id(value: object, fallback_id: str) -> str:

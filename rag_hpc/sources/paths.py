@@ -1,15 +1,19 @@
-"""Which files a corpus path names, and whether they are still the ones that the plan saw."""
+"""Which files a corpus path names, whether they are still the ones that the plan saw, and caps over their pages."""
 
 from __future__ import annotations
 
 import glob
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from rag_hpc.errors import ConfigError, InputError
+from rag_hpc.sources.base import Page, Reject
+
+Found = Page | Reject
 
 _EDGE = 64 * 1024
 
@@ -77,6 +81,36 @@ def planned_file(root: Path, item: dict[str, Any]) -> Path:
     if now != (item["size"], item["sha256"]):
         raise InputError(f"{path}: changed since the plan was made ({item['size']} -> {now[0]} bytes); plan again")
     return path
+
+
+def cap_parts(parts: list[dict[str, Any]], max_pages: int,
+              read: Callable[[dict[str, Any]], Generator[Found, None, None]]) -> list[dict[str, Any]]:
+    """Return the parts up to `max_pages` pages (0 = all), each with its share as "max_pages" (0 = all of it).
+
+    Only under a cap are parts read, as many as it takes.
+    """
+    if not max_pages:
+        return [{**part, "max_pages": 0} for part in parts]
+    capped = []
+    left = max_pages
+    for part in parts:
+        with closing(read(part)) as found:
+            share = sum(isinstance(item, Page) for item in take_pages(found, left))
+        capped.append({**part, "max_pages": share if share == left else 0})
+        left -= share
+        if left == 0:
+            break
+    return capped
+
+
+def take_pages(found: Iterable[Found], max_pages: int) -> Iterator[Found]:
+    """Yield all items up to the page number `max_pages`; 0 = all."""
+    num_pages = 0
+    for item in found:
+        yield item
+        num_pages += isinstance(item, Page)
+        if max_pages and num_pages == max_pages:
+            return
 
 
 def _walk(folder: Path) -> Iterator[Path]:

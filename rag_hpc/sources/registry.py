@@ -13,6 +13,10 @@ SOURCES: dict[SourceName, tuple[str, str]] = {
     SourceName.files: ("rag_hpc.sources.files", "FilesSource"),
     SourceName.beir: ("rag_hpc.sources.beir", "BeirSource"),
     SourceName.pydoc: ("rag_hpc.sources.pydoc", "PydocSource"),
+    SourceName.parquet: ("rag_hpc.sources.parquet", "ParquetSource"),
+    SourceName.commoncrawl: ("rag_hpc.sources.commoncrawl", "CommonCrawlSource"),
+    SourceName.wikidump: ("rag_hpc.sources.wikidump", "WikiDumpSource"),
+    SourceName.wikiapi: ("rag_hpc.sources.wikiapi", "WikiApiSource"),
 }
 
 

@@ -14,7 +14,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
-_PLAIN = re.compile(r"[A-Za-z0-9_~\-][A-Za-z0-9_~\-./]*")
+_PLAIN = re.compile(r"/?[A-Za-z0-9_~\-][A-Za-z0-9_~\-./]*")
 _SAFE = "/:@!$&'()*+,;=-._~%"
 _CONTROL = dict.fromkeys((9, 10, 13))
 _BLANK = "".join(map(chr, range(33)))
@@ -93,7 +93,7 @@ def is_public(address: str) -> bool:
 @functools.lru_cache(maxsize=1 << 16)
 def _join(base: str, href: str) -> str | None:
     if _PLAIN.fullmatch(href) and "/." not in href:  # most links of most sites
-        return base + href
+        return ("/".join(base.split("/", 3)[:3]) if href[0] == "/" else base) + href
     return normalise_url(href, base)
 
 

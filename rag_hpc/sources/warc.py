@@ -1,64 +1,72 @@
-"""Web archives as a source: pages of WARC responses and texts of WET records (.warc, .wet, plain, .gz, .zst, .lz4).
+"""Web archives as a source: pages of WARC responses, texts of WET records, titles and descriptions of WAT records.
 
-Format: ISO 28500 (WARC 1.1). The older ARC format is recognised and rejected.
+Formats: ISO 28500 (WARC 1.1); WAT: Common Crawl's, JSON about the records of a WARC file. The older ARC format is
+recognised and rejected.
 """
 
 from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from itertools import islice
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rag_hpc.sources.base import CorpusConfig, Page, ReadContext, Reject
 from rag_hpc.sources.charset import declared_charset, header_charset
 from rag_hpc.sources.compress import ChunkReader, TruncatedStream, stream_chunks
-from rag_hpc.sources.paths import corpus_files, corpus_root, file_item, planned_file
+from rag_hpc.sources.jsonl import BadRecord, parse_record
+from rag_hpc.sources.paths import cap_parts, corpus_files, corpus_root, file_item, planned_file, take_pages
+from rag_hpc.sources.pdf import PDF_TYPE, PdfError, pdf_text
 
 if TYPE_CHECKING:
     from fastwarc.warc import WarcRecord
 
-SUFFIXES = (".warc", ".wet", ".arc")
+SUFFIXES = (".warc", ".wet", ".wat", ".arc")
 PACKED = (".gz", ".zst", ".lz4")
+ZSTD_DICTIONARY = b"\x5d\x2a\x4d\x18"  # first in a .warc.zst whose records need one
 HTML_TYPES = ("text/html", "application/xhtml+xml")
-PAGE_TYPES = (*HTML_TYPES, "text/plain")
+PAGE_TYPES = (*HTML_TYPES, "text/plain", PDF_TYPE)
 MAX_HEAD_BYTES = 1 << 16
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _STATUS = re.compile(r"HTTP/\d(?:\.\d)? +(\d{3})")
 
 
 class WarcSource:
-    """Pages in archives: HTTP 200 responses with HTML or text, and conversion records; ids are the target URIs."""
+    """Pages in archives: HTTP 200 responses and resources in HTML, text or PDF, WET and WAT records; ids are URIs."""
 
     def split(self, corpus: CorpusConfig, shared: Path) -> list[dict[str, Any]]:
         """Return one part per archive, by path. With `max_pages`, archives are read until they hold that many."""
         root = corpus_root(corpus.path)
-        left = corpus.max_pages
-        parts = []
-        for name in corpus_files(corpus.path, is_archive, "/".join(SUFFIXES)):
-            item = file_item(root, name)
-            share = 0
-            if corpus.max_pages and "bad_name" not in item:
-                with closing(_read_archive(root / name, name, corpus.max_page_bytes)) as found:
-                    share = sum(1 for _ in islice(found, left))
-            parts.append({**item, "max_pages": share})
-            left -= share
-            if corpus.max_pages and left == 0:
-                break
-        return parts
+        parts = [file_item(root, name) for name in corpus_files(corpus.path, is_archive, "/".join(SUFFIXES))]
+        return cap_parts(parts, corpus.max_pages, lambda part: read_file(root, part, corpus.max_page_bytes))
 
     def read(self, part: dict[str, Any], corpus: CorpusConfig, ctx: ReadContext) -> Iterator[Page | Reject]:
         """Yield the archive's pages and rejects in file order; a URI seen before in it gets "#2", "#3", ..."""
-        name = part["path"]
-        if "bad_name" in part:
-            yield Reject(id=name, reason="bad-name", detail="the file name is not UTF-8")
-            return
-        path = planned_file(corpus_root(corpus.path), part)
-        with closing(_read_archive(path, name, corpus.max_page_bytes)) as found:
-            yield from islice(found, part["max_pages"] or None)
+        with closing(read_file(corpus_root(corpus.path), part, corpus.max_page_bytes)) as found:
+            yield from take_pages(found, part["max_pages"])
+
+
+@dataclass(kw_only=True)
+class Archive:
+    """An archive's name, which tells how it is packed, and how to read it from the start."""
+
+    name: str
+    open: Callable[[], Any]  # a ChunkReader of the unpacked archive, or a file that fastwarc unpacks
+
+
+def read_file(root: Path, part: dict[str, Any], cap: int) -> Generator[Page | Reject, None, None]:
+    """Yield everything in a planned archive file. Raises InputError if it vanished or changed."""
+    name = part["path"]
+    if "bad_name" in part:
+        yield Reject(id=name, reason="bad-name", detail="the file name is not UTF-8")
+        return
+    path = planned_file(root, part)
+    with closing(read_archive(Archive(name=name, open=partial(_open, path)), cap)) as found:
+        yield from found
 
 
 def is_archive(name: str) -> bool:
@@ -69,10 +77,10 @@ def is_archive(name: str) -> bool:
     return plain.endswith(SUFFIXES)
 
 
-def _read_archive(path: Path, name: str, cap: int) -> Generator[Page | Reject, None, None]:
+def read_archive(archive: Archive, cap: int) -> Generator[Page | Reject, None, None]:
     """Yield everything in one archive, ids made unique; damage is a Reject with the archive's name, never fatal."""
     seen: dict[str, int] = {}
-    for found in _records(path, name, cap):
+    for found in _records(archive, cap):
         if isinstance(found, Page):
             count = seen[found.doc_id] = seen.get(found.doc_id, 0) + 1
             if count > 1:
@@ -80,11 +88,11 @@ def _read_archive(path: Path, name: str, cap: int) -> Generator[Page | Reject, N
         yield found
 
 
-def _records(path: Path, name: str, cap: int) -> Iterator[Page | Reject]:
+def _records(archive: Archive, cap: int) -> Iterator[Page | Reject]:
     """Yield pages and rejects by record; after a malformed header, the scan goes on at the next one that is whole."""
     num_records = 0
     for quirks in (False, True):
-        stream = _open(path)
+        stream = archive.open()
         try:
             for number, record in enumerate(_iterate(stream, quirks), start=1):
                 if quirks and number <= num_records:
@@ -95,14 +103,15 @@ def _records(path: Path, name: str, cap: int) -> Iterator[Page | Reject]:
                     yield found
             return
         except TruncatedStream as error:
-            yield Reject(id=f"{name}#{num_records + 1}", reason="truncated", detail=str(error))
+            yield Reject(id=f"{archive.name}#{num_records + 1}", reason=error.reason, detail=str(error))
             return
         except (OSError, RuntimeError) as error:
-            place = f"{name}#{num_records + 1}"
-            if num_records == 0 and _is_arc(path):
-                yield Reject(id=name, reason="unsupported-format", detail="an ARC file; convert it to WARC (warcio)")
+            place = f"{archive.name}#{num_records + 1}"
+            if num_records == 0 and _is_arc(archive):
+                yield Reject(id=archive.name, reason="unsupported-format",
+                             detail="an ARC file; convert it to WARC (warcio)")
                 return
-            if path.suffix.lower() in (".lz4", ".zst"):
+            if not isinstance(stream, ChunkReader):
                 yield Reject(id=place, reason="truncated", detail=str(error))
                 return
             yield Reject(id=place, reason="malformed", detail=str(error))
@@ -113,9 +122,14 @@ def _records(path: Path, name: str, cap: int) -> Iterator[Page | Reject]:
 
 
 def _open(path: Path) -> Any:
-    """Return a readable file: gzip by our own reader, which tells a cut from an end; zstd and lz4 by fastwarc's."""
-    if path.suffix.lower() in (".lz4", ".zst"):
-        return path.open("rb")
+    """Return a readable file: ours tells a cut from an end and sees bombs; lz4 and zstd dictionaries are fastwarc's."""
+    suffix = path.suffix.lower()
+    if suffix in (".lz4", ".zst"):
+        raw = path.open("rb")
+        if suffix == ".lz4" or raw.read(4) == ZSTD_DICTIONARY:
+            raw.seek(0)
+            return raw
+        raw.close()
     return ChunkReader(stream_chunks(path))
 
 
@@ -125,10 +139,10 @@ def _iterate(stream: Any, quirks: bool) -> Iterator[WarcRecord]:
     return iter(ArchiveIterator(stream, parse_http=False, quirks_mode=quirks))
 
 
-def _is_arc(path: Path) -> bool:
+def _is_arc(archive: Archive) -> bool:
     try:
-        with closing(stream_chunks(path)) as chunks:
-            return next(chunks, b"").startswith(b"filedesc:")
+        with closing(archive.open()) as stream:
+            return bytes(stream.read(9)) == b"filedesc:"
     except TruncatedStream:
         return False
 
@@ -145,6 +159,10 @@ def _visit(record: WarcRecord, cap: int) -> Page | Reject | None:
         return _response(record, uri, cap)
     if record.record_type == WarcRecordType.conversion and uri:
         return _conversion(record, uri, cap)
+    if record.record_type == WarcRecordType.resource and uri:
+        return _resource(record, uri, cap)
+    if record.record_type == WarcRecordType.metadata and record.headers.get("Content-Type") == "application/json":
+        return _wat(record, uri or name, cap)
     if record.record_type in (WarcRecordType.response, WarcRecordType.conversion):
         return Reject(id=name, reason="no-uri", detail="the record has no WARC-Target-URI")
     length = record.content_length
@@ -160,6 +178,33 @@ def _conversion(record: WarcRecord, uri: str, cap: int) -> Page | Reject:
     return Page(doc_id=uri, url=uri, body=body, content_type="text/plain", charset="utf-8")
 
 
+def _wat(record: WarcRecord, uri: str, cap: int) -> Page | Reject | None:
+    """Return title and description of an HTML response; None for what WAT says of other records."""
+    body = _rest(record, b"", uri, cap)
+    if isinstance(body, Reject):
+        return body
+    try:
+        head = parse_record(body)
+    except BadRecord as error:
+        return Reject(id=uri, reason=error.reason, detail=error.detail)
+    for key in ("Envelope", "Payload-Metadata", "HTTP-Response-Metadata", "HTML-Metadata", "Head"):
+        inner = head.get(key)
+        if not isinstance(inner, dict):
+            return None
+        head = inner
+    title = head.get("Title")
+    texts = [title] if isinstance(title, str) else []
+    for item in head["Metas"] if isinstance(head.get("Metas"), list) else []:
+        if isinstance(item, dict) and isinstance(item.get("content"), str):
+            name = str(item.get("name") or item.get("property")).lower()
+            texts += [item["content"]] if name in ("description", "og:description") else []
+    texts = list(dict.fromkeys(filter(None, (" ".join(text.split()) for text in texts))))
+    if not texts:
+        return Reject(id=uri, reason="no-text", detail="neither title nor description")
+    return Page(doc_id=uri, url=uri, body="\n\n".join(texts).encode("utf-8", "replace"), content_type="text/plain",
+                charset="utf-8", title=texts[0] if isinstance(title, str) else "")
+
+
 def _response(record: WarcRecord, uri: str, cap: int) -> Page | Reject:
     if not uri.lower().startswith(("http://", "https://")):
         return Reject(id=uri, reason="not-http", detail="a response of another protocol")
@@ -172,8 +217,7 @@ def _response(record: WarcRecord, uri: str, cap: int) -> Page | Reject:
     if status != 200:
         return Reject(id=uri, reason=f"http-{status}")
     content_type = headers.get("content-type", "")
-    mime = content_type.partition(";")[0].strip().lower()
-    if mime not in PAGE_TYPES:
+    if _mime(content_type) not in PAGE_TYPES:
         return Reject(id=uri, reason="content-type", detail=content_type[:200] or "none sent")
     body = _rest(record, block[start:], uri, cap)
     if isinstance(body, Reject):
@@ -187,10 +231,34 @@ def _response(record: WarcRecord, uri: str, cap: int) -> Page | Reject:
         return Reject(id=uri, reason="content-encoding", detail=f"{coding}: {error}"[:200])
     if decoded is None:
         return Reject(id=uri, reason="too-large", detail=f"over {cap} bytes when decompressed")
-    charset = header_charset(content_type) or declared_charset(decoded) or "utf-8"
+    return _page(record, uri, content_type, decoded, cap)
+
+
+def _resource(record: WarcRecord, uri: str, cap: int) -> Page | Reject:
+    """Return the page of a file that was archived without HTTP."""
+    content_type = record.headers.get("Content-Type") or ""
+    if _mime(content_type) not in PAGE_TYPES:
+        return Reject(id=uri, reason="content-type", detail=content_type[:200] or "none stated")
+    body = _rest(record, b"", uri, cap)
+    return body if isinstance(body, Reject) else _page(record, uri, content_type, body, cap)
+
+
+def _page(record: WarcRecord, uri: str, content_type: str, body: bytes, cap: int) -> Page | Reject:
+    mime = _mime(content_type)
+    charset = header_charset(content_type)
+    if mime == PDF_TYPE:
+        try:
+            body, mime, charset = pdf_text(body, cap).encode(), "text/plain", "utf-8"
+        except PdfError as error:
+            return Reject(id=uri, reason=error.reason, detail=error.detail)
+    charset = charset or declared_charset(body) or "utf-8"
     cut = record.headers.get("WARC-Truncated")  # the crawler's own cap, usual in Common Crawl; the page is kept
     meta = {"truncated": cut} if cut else {}
-    return Page(doc_id=uri, url=uri, body=decoded, content_type=mime, charset=charset, meta=meta)
+    return Page(doc_id=uri, url=uri, body=body, content_type=mime, charset=charset, meta=meta)
+
+
+def _mime(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
 
 
 def parse_head(block: bytes) -> tuple[int, dict[str, str], int]:

@@ -2,28 +2,51 @@
 
 from __future__ import annotations
 
+import enum
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from rag_hpc.algo.chunking import chunk_ids, chunk_spans
+import numpy as np
+
+from rag_hpc.algo.chunking import Span, chunk_ids, chunk_spans
+from rag_hpc.algo.semantic import topic_starts, windows
+from rag_hpc.algo.sentences import sentence_spans
+from rag_hpc.algo.structure import NO_BREAKS, TOPIC, Breaks, Heading, Outline, find_breaks, given_headings
 from rag_hpc.core.chunkstore import CHUNKS, COLUMNS
 from rag_hpc.core.stage import Context, Counts, Inputs, Stage, Unit
 from rag_hpc.core.tables import Rejects, TableWriter, read_table
-from rag_hpc.encoder import model_limit, tokenizer_file
+from rag_hpc.encoder import model_limit
 from rag_hpc.errors import ConfigError
 
-SPECIAL_TOKENS = 2  # [CLS] and [SEP] share the encoder's window with the text
+if TYPE_CHECKING:
+    from rag_hpc.encoder import Encoder
+    from rag_hpc.tokens import TokenCounter
+
+READ = ["doc_id", "url", "title", "text", "lang", "meta"]
+JOINT = " > "  # between the parts of a heading
+_MARKUP = 8  # characters that may stand before a title in Markdown
+
+
+class Method(enum.Enum):
+    """Where documents are cut: by their structure alone, or where the topic changes too."""
+
+    recursive = "recursive"
+    semantic = "semantic"
 
 
 @dataclass(kw_only=True)
 class ChunkConfig:
     """Settings of the chunk stage."""
 
-    model: str = "minilm"  # whose tokenizer counts, and whose limit holds
+    method: Method = Method.recursive
+    model: str = "minilm"  # whose tokenizer counts, and whose limit holds; semantic asks it for vectors too
     max_tokens: int = 254  # of a passage with its heading; the encoder adds two
     overlap_tokens: int = 25
-    heading_tokens: int = 24  # of the document's title, indexed before each of its passages; 0 = none
+    heading_tokens: int = 24  # of the title and headings above a passage, which are indexed before it; 0 = none
+    semantic_window: int = 3  # sentences on each side that are compared
+    semantic_percentile: float = 80.0  # of the gaps between sentences by depth: those above may begin a topic
 
     def __post_init__(self) -> None:
         if self.max_tokens < 16:
@@ -32,25 +55,30 @@ class ChunkConfig:
             raise ConfigError(f"stage.chunk.heading_tokens={self.heading_tokens}: between 0 and half of max_tokens")
         if not 0 <= self.overlap_tokens <= self.max_tokens // 2:
             raise ConfigError(f"stage.chunk.overlap_tokens={self.overlap_tokens}: between 0 and half of max_tokens")
+        if self.semantic_window < 1 or not 0 <= self.semantic_percentile <= 100:
+            raise ConfigError("stage.chunk: semantic_window >= 1 and semantic_percentile from 0 to 100 are needed; "
+                              "try 3 and 80")
 
 
 def check_limit(config: ChunkConfig) -> None:
     """Raise ConfigError when passages could be longer than the encoder reads: it would cut them in silence."""
-    limit = model_limit(config.model)
-    if config.max_tokens + SPECIAL_TOKENS > limit:
+    from rag_hpc.tokens import TokenCounter
+
+    limit, special = model_limit(config.model), TokenCounter(config.model).num_special
+    if config.max_tokens + special > limit:
         raise ConfigError(
-            f"stage.chunk.max_tokens={config.max_tokens} and {SPECIAL_TOKENS} special tokens exceed the {limit} "
-            f"tokens that {config.model} reads; set stage.chunk.max_tokens={limit - SPECIAL_TOKENS} or another "
+            f"stage.chunk.max_tokens={config.max_tokens} and {special} special tokens exceed the {limit} "
+            f"tokens that {config.model} reads; set stage.chunk.max_tokens={limit - special} or another "
             "stage.encode.model"
         )
 
 
 class Chunk(Stage):
-    """Cuts documents into overlapping passages at sentence ends."""
+    """Cuts documents into overlapping passages where their structure, or their topic, makes a break."""
 
     Config: ClassVar[type] = ChunkConfig
     name = "chunk"
-    version = 1
+    version = 2
     needs = ("dedup.drop",)
 
     def plan(self, inputs: Inputs, shared: Path) -> list[Unit]:
@@ -59,23 +87,24 @@ class Chunk(Stage):
         return [Unit(i, {"unit": unit["index"]}) for i, unit in enumerate(inputs["dedup.drop"].units)]
 
     def setup(self, ctx: Context) -> None:
-        """Load the encoder's own tokenizer."""
-        from tokenizers import Tokenizer
-
-        self._tokenizer = Tokenizer.from_file(str(tokenizer_file(self.config.model)))
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        """Load the encoder's own tokenizer, and the encoder where topics are asked for; compile what cuts."""
+        self._chunker = Chunker(self.config)
+        words = "# Some words\n\n" + "A sentence of some words. " * 2 * self.config.max_tokens
+        self._chunker.rows({"doc_id": "", "url": "", "title": "", "text": words, "lang": "", "meta": "{}"})
 
     def run(self, unit: Unit, out: Path, ctx: Context) -> Counts:
         """Write chunks.parquet; its counts are of documents, the number of chunks is `extra.chunks`."""
         counts, rejects = Counts(), Rejects()
         path = ctx.inputs["dedup.drop"].unit_dir(unit.inputs["unit"]) / "documents.parquet"
         with TableWriter(out / CHUNKS, COLUMNS) as chunks:
-            for batch in read_table(path).to_batches(max_chunksize=64):
+            for batch in read_table(path, READ).to_batches(max_chunksize=64):
                 for document in batch.to_pylist():
                     ctx.check_stop()
                     counts.items_in += 1
-                    if self._cut(document, chunks):
+                    rows = self._chunker.rows(document)
+                    for row in rows:
+                        chunks.add(*row)
+                    if rows:
                         counts.items_out += 1
                     else:
                         rejects.add(document["doc_id"], "no-tokens", "the tokenizer finds nothing to encode")
@@ -83,21 +112,105 @@ class Chunk(Stage):
         counts.extra = {"chunks": chunks.num_rows}
         return counts
 
-    def _cut(self, document: dict[str, Any], chunks: TableWriter) -> int:
-        text, title = document["text"], document["title"]
-        heading, room = ("", self.config.max_tokens) if text.startswith(title) else self._heading(title)
-        offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
-        overlap = min(self.config.overlap_tokens, room // 2)
-        spans = chunk_spans(text, offsets, max_tokens=room, overlap_tokens=overlap)
-        for chunk_id, span in zip(chunk_ids(document["doc_id"], spans), spans, strict=True):
-            chunks.add(chunk_id, document["doc_id"], document["url"], title, heading, text[span.start : span.end],
-                       span.start, span.end, span.num_tokens)
-        return len(spans)
 
-    def _heading(self, title: str) -> tuple[str, int]:
-        """Return the part of the title that is indexed before each passage, and the tokens left for the passage."""
-        line = " ".join(title.split())
-        offsets = self._tokenizer.encode(line, add_special_tokens=False).offsets[: self.config.heading_tokens]
-        if not offsets:
-            return "", self.config.max_tokens
-        return line[: offsets[-1][1]], self.config.max_tokens - len(offsets)
+class Chunker:
+    """Cuts documents with one configuration."""
+
+    def __init__(self, config: ChunkConfig) -> None:
+        from rag_hpc.tokens import TokenCounter
+
+        self._config = config
+        self._counter = TokenCounter(config.model)
+        self._encoder: Encoder | None = None
+        if config.method is Method.semantic:
+            from rag_hpc.encoder import Encoder
+
+            self._encoder = Encoder(config.model, threads=1)
+
+    def rows(self, document: dict[str, Any]) -> list[tuple[Any, ...]]:
+        """Return a document's chunks as rows of COLUMNS, none when it has no tokens."""
+        text, doc_id = document["text"], document["doc_id"]
+        headed = _Headed(document, self._counter, self._config)
+        spans = self._spans(text, headed)
+        same = (doc_id, document["url"], document["title"], document["lang"])
+        return [(chunk_id, *same, headed.heading(span.start), text[span.start : span.end], span.start, span.end,
+                 span.num_tokens) for chunk_id, span in zip(chunk_ids(doc_id, spans), spans, strict=True)]
+
+    def _spans(self, text: str, headed: _Headed) -> list[Span]:
+        tokens = self._counter.tokens(text)
+        is_short = len(tokens.starts_T) <= self._config.max_tokens - self._config.heading_tokens
+        breaks = NO_BREAKS if is_short else find_breaks(text, headed.headings)
+        if self._encoder is not None and not is_short:
+            breaks += self._topics(text, self._encoder)
+        return chunk_spans(text, tokens, breaks, headed, overlap_tokens=self._config.overlap_tokens)
+
+    def _topics(self, text: str, encoder: Encoder) -> Breaks:
+        """Return where topics begin. The encoder's batches hold this document only, so that no other moves a bit."""
+        spans, size = sentence_spans(text), self._config.semantic_window
+        vectors_WD = encoder.encode(windows(text, spans, size), tokens_per_batch=2048, allow_truncate=True)
+        at = topic_starts(vectors_WD, size, self._config.semantic_percentile)
+        places_B = np.array([spans[i][0] for i in at], dtype=np.int64)
+        return Breaks(places_B=places_B, ranks_B=np.full(len(at), TOPIC, dtype=np.int8))
+
+
+class _Headed:
+    """A document's headings as passages carry them, and the tokens that are left for the passages."""
+
+    def __init__(self, document: dict[str, Any], counter: TokenCounter, config: ChunkConfig) -> None:
+        self._text, self._counter, self._config = document["text"], counter, config
+        self._title = " ".join(document["title"].split())
+        self.headings = _headings(document)
+        self._outline = Outline(self._title, self.headings)
+        self._by_path: dict[tuple[str, ...], tuple[str, int]] = {}
+        self._by_start: dict[int, tuple[str, int]] = {}
+
+    def heading(self, start: int) -> str:
+        """Return what is indexed before a passage that starts here."""
+        return self._at(start)[0]
+
+    def room(self, start: int) -> int:
+        """Return the tokens that a passage may have which starts here."""
+        return self._config.max_tokens - self._at(start)[1]
+
+    def num_tokens(self, start: int, end: int) -> int:
+        """Return the tokens that the slice adds to its heading."""
+        heading, taken = self._at(start)
+        joint = self._counter.num_tokens(f"{heading}\n{self._text[start:end]}" if heading else self._text[start:end])
+        return joint - taken
+
+    def _at(self, start: int) -> tuple[str, int]:
+        if start not in self._by_start:
+            path = self._outline.path(start)
+            if path and path[0] == self._title and self._begins_with_title(start):
+                path = path[1:]
+            if path not in self._by_path:
+                self._by_path[path] = self._cut(path)
+            self._by_start[start] = self._by_path[path]
+        return self._by_start[start]
+
+    def _begins_with_title(self, start: int) -> bool:
+        return bool(self._text[start : start + len(self._title) + _MARKUP].lstrip("# ").startswith(self._title))
+
+    def _cut(self, path: tuple[str, ...]) -> tuple[str, int]:
+        """Return the path as a line of at most heading_tokens, and its tokens; the parts in the middle go first."""
+        most = self._config.heading_tokens
+        if not path or not most:
+            return "", 0
+        starts_T, line = self._starts(path)
+        if len(starts_T) > most and len(path) > 2:
+            starts_T, line = self._starts((path[0], path[-1]))
+        if len(starts_T) <= most:
+            return (line, len(starts_T)) if len(starts_T) else ("", 0)
+        line = line[: starts_T[most]].rstrip(JOINT)
+        num = self._counter.num_tokens(line)
+        return (line, num) if num <= most else ("", 0)
+
+    def _starts(self, path: tuple[str, ...]) -> tuple[Any, str]:
+        line = JOINT.join(path)
+        return self._counter.tokens(line).starts_T, line
+
+
+def _headings(document: dict[str, Any]) -> list[Heading]:
+    """Return the headings that the clean stage found."""
+    meta = json.loads(document["meta"] or "{}")
+    return given_headings(meta.get("headings"), document["text"]) if isinstance(meta, dict) else []

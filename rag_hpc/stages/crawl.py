@@ -1,21 +1,25 @@
-"""crawl: from a source to pages, one unit per part of the source (a host, a file, a range of records)."""
+"""crawl: from a source to pages, one unit per part of the source (a group of hosts, a file, a range of records).
+
+crawl.2 to crawl.8 are the further rounds of a crawl: each fetches what the rounds before it found on other hosts.
+"""
 
 from __future__ import annotations
 
-import json
+import importlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 from rag_hpc.core.stage import Context, Counts, Inputs, Stage, Unit
-from rag_hpc.core.tables import Rejects, TableWriter
-from rag_hpc.errors import InputError
-from rag_hpc.sources.base import CorpusConfig, Page, ReadContext
+from rag_hpc.core.tables import Rejects
+from rag_hpc.errors import InputError, Interrupted
+from rag_hpc.pagestore import open_pages
+from rag_hpc.rounds import earlier_crawls, frontier, rows_of_hosts
+from rag_hpc.sources.base import MAX_ROUNDS, CorpusConfig, Page, ReadContext, SourceName
 from rag_hpc.sources.registry import get_source
 
-PAGES = "pages.parquet"
-COLUMNS = {"doc_id": "string", "url": "string", "title": "string", "content_type": "string", "charset": "string",
-           "body": "binary", "meta": "string"}
+LIBRARIES = ("httptools", "protego", "pyarrow.parquet", "zstandard")
 
 
 class Crawl(Stage):
@@ -23,22 +27,31 @@ class Crawl(Stage):
 
     Config: ClassVar[type] = CorpusConfig
     name = "crawl"
-    version = 1
+    version = 2
+
+    def __init__(self, config: CorpusConfig) -> None:
+        super().__init__(config)
+        self.exclusive = config.source is SourceName.site  # two workers at one unit would ask its hosts twice
+
+    def setup(self, ctx: Context) -> None:
+        """Import what a crawl needs, once and before its clock runs."""
+        for library in LIBRARIES if self.exclusive else ():
+            importlib.import_module(library)
 
     def plan(self, inputs: Inputs, shared: Path) -> list[Unit]:
         """Return one unit per part of the source."""
-        parts = get_source(self.config.source).split(self.config, shared)
-        if not parts:
-            raise InputError(f"corpus {self.config.name}: empty; nothing readable at path={self.config.path} "
-                             f"seeds={list(self.config.seeds)}")
-        return [Unit(index, part) for index, part in enumerate(parts)]
+        parts = self._parts(inputs, shared)
+        previous = [crawl.output_hash for crawl in self._previous()]
+        return [Unit(index, {**part, "previous": previous} if previous else part) for index, part in enumerate(parts)]
 
     def run(self, unit: Unit, out: Path, ctx: Context) -> Counts:
-        """Write pages.parquet; ids that come twice within a unit are rejected."""
+        """Write the pages; ids that come twice within a unit are rejected."""
         counts, rejects, seen = Counts(), Rejects(), set()
-        reading = ReadContext(shared=ctx.shared, should_stop=ctx.stop_requested, sleep=time.sleep)
-        with TableWriter(out / PAGES, COLUMNS) as pages:
-            for item in get_source(self.config.source).read(unit.inputs, self.config, reading):
+        num_reused = 0
+        reading = ReadContext(shared=ctx.shared, should_stop=lambda: _must_stop(out, ctx), sleep=time.sleep,
+                              carry=ctx.carry, attempt=out.name.lstrip("."), previous=self._earlier_pages(unit))
+        with open_pages(out, self.config.output) as pages:
+            for item in get_source(self.config.source).read(self._part(unit, ctx), self.config, reading):
                 ctx.check_stop()
                 counts.items_in += 1
                 if not isinstance(item, Page):
@@ -47,11 +60,71 @@ class Crawl(Stage):
                     rejects.add(item.doc_id, "duplicate-id", item.url)
                 else:
                     seen.add(item.doc_id)
-                    pages.add(*_row(item))
+                    num_reused += item.reused
+                    pages.add(item)
         counts.items_out, counts.dropped = pages.num_rows, rejects.write(out)
+        if unit.inputs.get("previous"):
+            counts.extra["not_modified"] = num_reused
         return counts
 
+    def _parts(self, inputs: Inputs, shared: Path) -> list[dict[str, Any]]:
+        parts = get_source(self.config.source).split(self.config, shared)
+        if not parts:
+            raise InputError(f"corpus {self.config.name}: empty; nothing readable at path={self.config.path} "
+                             f"seeds={list(self.config.seeds)}")
+        return parts
 
-def _row(page: Page) -> tuple[Any, ...]:
-    meta = json.dumps(page.meta, sort_keys=True, ensure_ascii=False)
-    return page.doc_id, page.url, page.title, page.content_type, page.charset, page.body, meta
+    def _part(self, unit: Unit, ctx: Context) -> dict[str, Any]:
+        return unit.inputs
+
+    def _previous(self) -> list[Any]:
+        is_site = self.config.source is SourceName.site
+        return earlier_crawls(self.config.previous) if is_site and self.config.previous else []
+
+    def _earlier_pages(self, unit: Unit) -> Iterator[dict[str, Any]]:
+        wanted = unit.inputs.get("previous", [])
+        crawls = [crawl for crawl in self._previous() if crawl.output_hash in wanted] if wanted else []
+        if len(crawls) < len(wanted):
+            raise InputError(f"corpus.previous={self.config.previous}: its crawl is not the one that the plan was made "
+                             "with; start a run under a new name")
+        return rows_of_hosts(crawls, {item["host"] for item in unit.inputs["hosts"]} if wanted else ())
+
+
+class Round(Crawl):
+    """A further round: the hosts and URLs that earlier rounds found and did not fetch."""
+
+    may_be_empty = True
+
+    def _parts(self, inputs: Inputs, shared: Path) -> list[dict[str, Any]]:
+        """The seeds are not in the plan, which would grow with them: each unit reads its own from the manifests."""
+        from rag_hpc.sources.site import check_user_agent, deal
+
+        found = frontier(inputs, self.config)
+        check_user_agent(self.config, found.seeds)
+        left = self.config.max_pages - sum(found.num_pages.values())
+        if self.config.max_pages and left <= 0:
+            return []
+        parts = deal(found.seeds, self.config, max(left, 0), found.num_pages)
+        return [{"hosts": [{**item, "seeds": len(item["seeds"])} for item in part["hosts"]]} for part in parts]
+
+    def _part(self, unit: Unit, ctx: Context) -> dict[str, Any]:
+        hosts = {item["host"]: item for item in unit.inputs["hosts"]}
+        found = frontier(ctx.inputs, self.config, hosts.keys())
+        return {"hosts": [{**item, "seeds": list(found.seeds[host].items()), "done": found.done.get(host, ())}
+                          for host, item in hosts.items()]}
+
+
+def _must_stop(out: Path, ctx: Context) -> bool:
+    """Return whether to stop. Raises Interrupted when the draft is gone: a later submission owns the hosts now."""
+    if not out.exists():
+        raise Interrupted(f"{out.name}: its draft was removed, a later submission took over")
+    return ctx.stop_requested()
+
+
+def _round(number: int) -> type[Round]:
+    needs = ("crawl", *(f"crawl.{earlier}" for earlier in range(2, number)))
+    return type(f"Crawl{number}", (Round,), {"name": f"crawl.{number}", "needs": needs})
+
+
+ROUNDS = {number: _round(number) for number in range(2, MAX_ROUNDS + 1)}
+Crawl2, Crawl3, Crawl4, Crawl5, Crawl6, Crawl7, Crawl8 = ROUNDS.values()

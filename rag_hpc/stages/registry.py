@@ -10,10 +10,13 @@ from rag_hpc.errors import ConfigError
 
 STAGES = {
     "crawl": "rag_hpc.stages.crawl:Crawl",
+    **{f"crawl.{number}": f"rag_hpc.stages.crawl:Crawl{number}" for number in range(2, 9)},
     "clean": "rag_hpc.stages.clean:Clean",
-    "dedup.sign": "rag_hpc.stages.dedup:Sign",
-    "dedup.group": "rag_hpc.stages.dedup:Group",
-    "dedup.drop": "rag_hpc.stages.dedup:Drop",
+    "dedup.sign": "rag_hpc.stages.dedup_sign:Sign",
+    "dedup.group": "rag_hpc.stages.dedup_group:Group",
+    "dedup.verify": "rag_hpc.stages.dedup_verify:Verify",
+    "dedup.link": "rag_hpc.stages.dedup_link:Link",
+    "dedup.drop": "rag_hpc.stages.dedup_drop:Drop",
     "chunk": "rag_hpc.stages.chunk:Chunk",
     "lexical": "rag_hpc.stages.lexical:Lexical",
     "encode": "rag_hpc.stages.encode:Encode",

@@ -18,7 +18,8 @@ from tests.e2e.conftest import SMALL, TEXT_STAGES, Cli, Copy, hashes
 pytestmark = pytest.mark.timeout(400)
 Start = Callable[..., "subprocess.Popen[bytes]"]
 Said = Callable[[], str]
-STEPS = {"text": ("crawl", "clean", "dedup.sign", "dedup.group", "dedup.drop"), "encode": ("encode",),
+STEPS = {"text": ("crawl", "clean", "dedup.sign", "dedup.group", "dedup.verify", "dedup.link", "dedup.drop"),
+         "encode": ("encode",),
          "retrieve": ("retrieve.queries", "retrieve.search")}
 
 

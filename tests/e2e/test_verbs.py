@@ -67,7 +67,7 @@ def test_the_plan_shows_each_stage_with_its_commands(cli: Cli, corpus: Path, tmp
 
 
 def test_a_sweep_over_workers_makes_a_run_for_each(cli: Cli, corpus: Path, tmp_path: Path) -> None:
-    done = cli("run", "-m", "workers=1,2", "corpus=beir", f"corpus.path={corpus}", *SMALL, TEXT_STAGES, cwd=tmp_path)
+    done = cli("run", "workers=1,2", "corpus=beir", f"corpus.path={corpus}", *SMALL, TEXT_STAGES, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     one, two = sorted((tmp_path / "results/runs").iterdir())
     assert (one.name[-3:], two.name[-3:]) == ("-w1", "-w2")
@@ -75,6 +75,18 @@ def test_a_sweep_over_workers_makes_a_run_for_each(cli: Cli, corpus: Path, tmp_p
     assert hashes(one) == hashes(two) != {}
     counts = [{json.loads(p.read_bytes())["p"] for p in run.glob("crawl-*/units/*/record.json")} for run in (one, two)]
     assert counts == [{1}, {2}]
+    assert done.stdout.splitlines()[-1] == f"the speed-ups: rag-hpc scaling {one.name} {two.name}"
+    table = cli("scaling", one.name, two.name, cwd=tmp_path)
+    assert table.returncode == 0 and "\nclean  1  " in table.stdout
+
+
+def test_a_dry_sweep_shows_every_point_and_writes_nothing(cli: Cli, corpus: Path, tmp_path: Path) -> None:
+    done = cli("run", "-m", "workers=1,3", "corpus=beir", f"corpus.path={corpus}", "dry_run=true", TEXT_STAGES,
+               cwd=tmp_path)
+    one, three = done.stdout.split("-- workers=3")
+    assert (one.count("-m rag_hpc.worker"), three.count("-m rag_hpc.worker")) == (2, 6)
+    assert "rag-hpc scaling" not in three
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_without_a_name_is_found_again_by_what_was_asked(cli: Cli, corpus: Path, tmp_path: Path) -> None:

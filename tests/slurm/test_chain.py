@@ -89,6 +89,26 @@ def same_bytes_as_inline(ledger: Ledger, tmp_path: Path) -> None:
         assert found == expected
 
 
+def test_runs_of_a_sweep_do_not_overlap(run: Ledger, ask: Ask, shared_tmp: Path) -> None:
+    second = new_ledger(shared_tmp / "second")
+    chain.submit(run, ask(workers=1, max_ms=400))
+    chain.submit(second, dataclasses.replace(ask_again(run), run="second", workers=4), after=run)
+    assert (finish(run), finish(second)) == (0, 0)
+    ended = max(record["ended_unix"] for record in records(run))
+    assert ended < min(record["started_unix"] for record in records(second))
+    assert {record["p"] for record in records(second)} == {4}
+
+
+def ask_again(ledger: Ledger) -> Request:
+    """Return the run's request without its number."""
+    return dataclasses.replace(ledger.request(), number=0, submitted_unix=0.0)
+
+
+def records(ledger: Ledger) -> list[dict[str, Any]]:
+    return [read_record(folder) for stage in ledger.request().stages
+            for folder in sorted((stage_dir(ledger, stage) / UNITS).glob("unit-*"))]
+
+
 def test_chain_of_arrays_gives_the_bytes_of_one_worker(run: Ledger, ask: Ask, sh: Sh, tmp_path: Path) -> None:
     begun = time.monotonic()
     chain.submit(run, ask(num_units=9, max_ms=200))
@@ -276,7 +296,7 @@ def test_pipeline_on_slurm_equals_the_pipeline_here(slurm_env: dc.DevCluster, sh
         words = " ".join(f"w{(number % 13) * 31 + i * (number % 5 + 1)}" for i in range(200))
         (texts / f"doc{number:02d}.txt").write_text(f"Title {number}\n\n{words}.\n")
     common = ["corpus=files", f"corpus.path={texts}", "corpus.pages_per_unit=8", "workers=4",
-              "pipeline.stages=[crawl,clean,dedup.sign,dedup.group,dedup.drop]"]
+              "pipeline.stages=[crawl,clean,dedup.sign,dedup.group,dedup.verify,dedup.link,dedup.drop]"]
     hashes = []
     for name, more in (("here", []), ("there", ["cluster=devcluster", f"cluster.slurm_conf={slurm_env.slurm_conf}",
                                                 "--watch"])):

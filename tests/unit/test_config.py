@@ -8,7 +8,7 @@ import pytest
 
 from rag_hpc.config import ClusterConfig, check, compose
 from rag_hpc.errors import ConfigError
-from rag_hpc.launchers.verbs import default_name, make_request, sweep_points
+from rag_hpc.launchers.verbs import default_name, make_request, sweep_points, sweep_requests
 from rag_hpc.schema import from_plain, to_plain
 from rag_hpc.sources.base import CorpusConfig, SourceName
 from rag_hpc.stages.encode import EncodeConfig, Precision
@@ -135,6 +135,23 @@ def test_a_sweep_is_the_product_of_its_lists() -> None:
     assert ["workers=2", "corpus=files", "max_attempts=3"] in points
 
 
+def test_lists_and_broken_overrides_are_no_sweep() -> None:
+    for overrides in (["corpus.seeds=[a,b]", "workers=2"], ["corpus.path=[a"], []):
+        assert sweep_points(overrides) == [overrides]
+
+
+def test_points_that_differ_in_workers_alone_get_names_of_their_own() -> None:
+    def names(*overrides: str) -> list[str]:
+        return [request.run for request in sweep_requests([compose(point) for point in sweep_points(list(overrides))])]
+
+    (alone,) = names("workers=2")
+    assert names("workers=1,2,4") == [f"{alone}-w{p}" for p in (1, 2, 4)]
+    assert names("run=a,b", "workers=1,2") == ["a-w1", "a-w2", "b-w1", "b-w2"]
+    assert names("run=a,b") == ["a", "b"]
+    with pytest.raises(ConfigError, match="several points of run=mine-w2"):
+        names("run=mine", "corpus.max_pages=1,2")
+
+
 def test_paths_are_made_absolute_since_jobs_run_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "q.jsonl").write_text("")
@@ -144,3 +161,18 @@ def test_paths_are_made_absolute_since_jobs_run_elsewhere(tmp_path: Path, monkey
     assert config.stage.queries.path == config.corpus.path
     assert config.stage.queries.questions == str(tmp_path / "q.jsonl")
     assert config.stage.chunk.model == str(tmp_path / "model")
+
+
+def test_rounds_of_a_site_are_stages_of_their_own() -> None:
+    config = compose(["corpus=site", "corpus.rounds=3", "pipeline.stages=[crawl,clean]"])
+    assert config.stages == ["crawl", "crawl.2", "crawl.3", "clean"]
+    assert config.stage_config("crawl.3") is config.corpus
+    assert compose(["corpus=files", "corpus.rounds=3", "pipeline.stages=[crawl]"]).stages == ["crawl"]
+
+
+@pytest.mark.parametrize(("override", "remedy"), [
+    ("corpus.rounds=9", "between 1 and 8"), ("corpus.allow=['(']", "no regular expression"),
+    ("+corpus.resolve={a: localhost}", "no address:port"), ("corpus.hosts_per_unit=0", "hosts_per_unit >= 1")])
+def test_wrong_settings_of_a_crawl_are_told_with_a_remedy(override: str, remedy: str) -> None:
+    with pytest.raises(ConfigError, match=remedy):
+        compose(["corpus=site", override])

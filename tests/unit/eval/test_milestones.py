@@ -32,7 +32,7 @@ def test_a_run_that_keeps_its_promises_exits_with_0(root: Path, capsys: pytest.C
 
 def test_rows_carry_prediction_result_and_verdict(run: Results, base: Results) -> None:
     found = by_name(run, base)
-    assert found["same output as the baseline"].result == "11 of 11 same"
+    assert found["same output as the baseline"].result == "13 of 13 same"
     assert found["counts add up"].verdict == "hit"
     assert (found["duplicates found"].value, found["duplicates found"].bound) == (3, 3)
     assert found["vector index, recall@10"].predicted == ">= 0.9800"
@@ -102,7 +102,7 @@ def test_quarantined_units_do_not_add_up(run: Results, monkeypatch: pytest.Monke
 def test_an_unfinished_run_without_a_miss_exits_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fake_run.build(tmp_path, fake_run.Shape(finish=4))
     assert call(tmp_path, "demo-cluster") == 3
-    assert "unfinished: dedup.drop" in capsys.readouterr().out
+    assert "unfinished: dedup.verify" in capsys.readouterr().out
 
 
 def test_json_holds_values_and_bounds(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,7 +39,7 @@ def test_rows_follow_the_pipeline_whichever_run_comes_first(run: Results, base: 
 def test_same_runs_exit_with_0_and_show_the_recall(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(root, "demo-baseline", "demo-cluster") == 0
     printed = capsys.readouterr().out
-    assert "11 of 11 comparable stages are the same" in printed
+    assert "13 of 13 comparable stages are the same" in printed
     assert "recall@10 of the vector index against exact search: 1.0000, within 0.01" in printed
     assert not any(line.endswith(" ") for line in printed.splitlines())
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import toystages
 from fake_slurm import FakeSlurm
 from toystages import run_inline
 
@@ -43,6 +44,24 @@ def test_first_workers_are_held_until_all_is_queued(ledger: Ledger, slurm: FakeS
     chain.submit(ledger, ask())
     assert [job["held"] for job in slurm.jobs()] == [True, False, False, False]
     assert [call["argv"] for call in slurm.calls()][-1] == ["release", "1"]
+
+
+def test_the_chains_of_a_sweep_run_one_after_the_other(ledger: Ledger, slurm: FakeSlurm, ask: Ask,
+                                                       tmp_path: Path) -> None:
+    chain.submit(ledger, ask())
+    other = toystages.new_ledger(tmp_path / "other")
+    chain.submit(other, ask(), after=ledger)
+    assert [job["dependency"] for job in slurm.jobs()[4:]] == ["afterany:4", "afterany:5", "afterok:6", "afterany:7"]
+    assert [job["held"] for job in slurm.jobs()[4:]] == [True, False, False, False]
+    assert slurm.calls()[-1]["argv"] == ["release", "5"]
+    chain.submit(toystages.new_ledger(tmp_path / "third"), ask("toy.each"), after=other)
+    assert slurm.jobs()[8]["dependency"] == "afterany:8" and slurm.jobs()[8]["held"]
+
+
+def test_a_chain_waits_for_nothing_where_the_run_before_it_had_nothing_to_queue(
+        ledger: Ledger, slurm: FakeSlurm, ask: Ask, tmp_path: Path) -> None:
+    chain.submit(toystages.new_ledger(tmp_path / "other"), ask("toy.source"), after=ledger)
+    assert slurm.jobs()[0]["dependency"] is None and slurm.jobs()[0]["held"]
 
 
 def test_large_stage_is_split_and_its_gate_waits_for_every_array(ledger: Ledger, slurm: FakeSlurm, ask: Ask) -> None:

@@ -111,6 +111,9 @@ def test_nothing_is_written_by_a_dry_run(tmp_path: Path, toys: dict[str, str], a
     text = show(ledger, request, config)
     assert text.count("\n#!/bin/bash\n") == 6 and slurm.calls() == []
     assert "toy.source has 5 units" in text and "#SBATCH --array=0-2%3" in text and "#SBATCH --hold" in text
+    assert "### toy.source: 3 by array; sbatch --hold\n" in text
+    after = show(ledger, request, config, Ledger(tmp_path / "runs" / "first"))
+    assert "### toy.source: 3 by array; sbatch --dependency=afterany:LAST_GATE_OF_first --hold\n" in after
     assert "### toy.each: 3 by torchrun; sbatch --dependency=afterok:GATE_OF_toy.source" in text
     assert "### toy.gather: gate; sbatch --dependency=afterany:WORKERS_OF_toy.gather" in text
     assert text.count("""#SBATCH --account='a'"'"'; echo foo'""") == 6

@@ -138,6 +138,17 @@ def test_records_become_pages_with_the_configured_fields(tmp_path: Path) -> None
     ]
 
 
+def test_fields_may_be_dotted_paths_into_nested_objects(tmp_path: Path) -> None:
+    path = tmp_path / "d.jsonl"
+    path.write_bytes(jsonl({"meta": {"id": 3, "url": "u", "deep": {"title": "T"}}, "a.b": "text", "a": {"b": "no"}},
+                           {"meta": ["no object"], "a": {"b": "inner"}}, {"meta": {"id": {}}, "a.b": "x"}))
+    config = corpus(path, id_field="meta.id", url_field="meta.url", title_field="meta.deep.title", text_field="a.b")
+    first, second, third = read_all(config)
+    assert isinstance(first, Page) and (first.doc_id, first.url, first.title, first.body) == ("3", "u", "T", b"text")
+    assert isinstance(second, Page) and (second.doc_id, second.body) == ("d.jsonl#1", b"inner")
+    assert isinstance(third, Reject) and third.reason == "bad-id"
+
+
 def test_each_bad_record_is_rejected_with_its_position(tmp_path: Path) -> None:
     bad = [
         b'{"text": "\xff"}',

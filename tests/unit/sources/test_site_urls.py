@@ -95,7 +95,8 @@ def test_links_joined_through_the_folder_equal_those_joined_to_the_page(path: st
 @given(PIECES, PIECES)
 def test_joining_agrees_with_the_standard_library_where_no_segment_is_empty(path: str, href: str) -> None:
     base = normalise_url("http://h/x/" + path.replace("@", ""))
-    if base is not None and "//" not in base.partition("://")[2] + href:
+    empty_query = href.partition("#")[0].endswith("?")  # RFC 3986 has it replace the base's; urljoin ignores it
+    if base is not None and not empty_query and "//" not in base.partition("://")[2] + href:
         assert normalise_url(href, base) == normalise_url(urljoin(base, href))
 
 

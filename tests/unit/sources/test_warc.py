@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import random
+import struct
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,12 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pdfs import make_pdf
 
 from rag_hpc.errors import InputError
+from rag_hpc.sources import compress
 from rag_hpc.sources.base import CorpusConfig, Page, ReadContext, Reject, SourceName
-from rag_hpc.sources.warc import WarcSource, dechunked, inflated, parse_head
+from rag_hpc.sources.warc import WarcSource, dechunked, inflated, is_archive, parse_head
 
 DATA = Path(os.environ.get("RAG_HPC_DATA", Path(__file__).parents[4] / "shared" / "data")) / "warc"
 CONTEXT = ReadContext(shared=Path(), should_stop=lambda: False, sleep=lambda wait: None)
@@ -157,6 +161,61 @@ def test_damage_of_any_kind_is_never_fatal(tmp_path_factory: pytest.TempPathFact
         content[rng.randrange(len(content))] = rng.randrange(256)
     items = read_bytes(tmp_path_factory.mktemp("damage"), bytes(content))
     assert len(items) >= 1
+
+
+def wat(uri: str, head: Any, kind: str = "Response") -> bytes:
+    envelope = {"Payload-Metadata": {f"HTTP-{kind}-Metadata": {"HTML-Metadata": {"Head": head}, "Entity-Length": "9"}}}
+    body = json.dumps({"Container": {"Offset": "1"}, "Envelope": envelope}).encode()
+    return record(uri, body, "metadata").replace(b"application/http", b"application/json")
+
+
+def test_wat_records_of_pages_give_title_and_description(tmp_path: Path) -> None:
+    metas = [{"name": "Description", "content": " what\nit is "}, {"name": "og:description", "content": "what it is"},
+             {"property": "og:description", "content": "else"}, {"name": "keywords", "content": "no"}, "odd",
+             {"name": 3, "content": 4}]
+    content = wat("http://h/a", {"Title": "A  title", "Metas": metas}) + wat("http://h/r", {"Title": "x"}, "Request")
+    content += wat("http://h/b", {"Link": []}) + wat("http://h/c", ["odd"])
+    content += wat("http://h/d", {"Title": 3, "Metas": 4})
+    content += record("http://h/e", b"{", "metadata").replace(b"application/http", b"application/json")
+    items = read_bytes(tmp_path, content, "a.warc.wat")
+    assert ids(items) == ["http://h/a", "no-text:http://h/b", "no-text:http://h/d", "bad-json:http://h/e"]
+    assert items[0] == Page(doc_id="http://h/a", url="http://h/a", body=b"A title\n\nwhat it is\n\nelse",
+                            content_type="text/plain", charset="utf-8", title="A title")
+
+
+def test_resources_and_pdf_replies_are_pages_too(tmp_path: Path) -> None:
+    pdf = b"HTTP/1.1 200 OK\r\nContent-Type: application/pdf\r\n\r\n" + make_pdf("Hello PDF")
+    content = record("file:///a.html", b"<p>a", "resource").replace(b"application/http", b"text/html; charset=koi8-r")
+    content += record("file:///b.png", b"x", "resource").replace(b"application/http", b"image/png")
+    content += record("http://h/p", pdf) + record("http://h/q", pdf[:90])
+    items = read_bytes(tmp_path, content)
+    assert ids(items) == ["file:///a.html", "content-type:file:///b.png", "http://h/p", "malformed:http://h/q"]
+    assert [(item.body, item.content_type, item.charset) for item in items if isinstance(item, Page)] == [
+        (b"<p>a", "text/html", "koi8-r"), (b"Hello PDF", "text/plain", "utf-8")]
+
+
+def test_a_zstd_archive_may_bring_its_dictionary_or_be_a_bomb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compress, "FREE_BYTES", 1 << 24)
+    records = [record(f"http://h/{n}", HTML + b"<p>some words of the body " * 40) for n in range(100)]
+    dictionary = zstandard.train_dictionary(2048, records)
+    packed = [zstandard.ZstdCompressor(dict_data=dictionary).compress(item) for item in records[:3]]
+    body = struct.pack("<II", 0x184D2A5D, len(dictionary.as_bytes())) + dictionary.as_bytes() + b"".join(packed)
+    assert ids(read_bytes(tmp_path, body, "d.warc.zst")) == [f"http://h/{n}" for n in range(3)]
+    huge = record("http://h/huge", b"", length=40 << 20)[:-4] + b"\0" * (40 << 20)
+    items = read_bytes(tmp_path, zstandard.compress(records[0]) + zstandard.compress(huge), "b.warc.zst")
+    assert ids(items) == ["http://h/0", "bad-http:http://h/huge", "bomb:b.warc.zst#3"]
+
+
+def test_every_real_archive_ends_in_pages_and_rejects(tmp_path: Path) -> None:
+    names = sorted(path for path in shared("").rglob("*") if path.is_file() and is_archive(path.name))
+    assert len(names) > 30
+    for path in names:
+        items = read_all(corpus(path))
+        assert all(item.doc_id == item.doc_id.strip() != "" for item in items if isinstance(item, Page))
+        is_arc = ".arc" in path.name
+        assert ("unsupported-format" in {item.reason for item in items if isinstance(item, Reject)}) == is_arc
 
 
 def test_arc_files_and_files_that_are_no_archive_are_told_apart(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from rag_hpc.core.plan import stage_folder
 from rag_hpc.core.planner import Submission, make_plan
 from rag_hpc.core.tables import read_table
 from rag_hpc.errors import ConfigError, Interrupted
+from rag_hpc.sources.base import MAX_ROUNDS
 from rag_hpc.stages.registry import STAGES, make_stage, stage_class
 
 RUN = stagerun.STAGES
@@ -31,6 +32,8 @@ WRONG = [  # stage, settings, what the message must say
     ("dedup.group", {"threshold": 1.01}, "try 0.8"),
     ("dedup.drop", {"num_perm": 15}, "num_perm >= 16"),
     ("dedup.drop", {"num_groups": 0}, "num_groups >= 1"),
+    ("dedup.verify", {"window": 0}, "try window=16"),
+    ("dedup.link", {"family": "legacy"}, "set stage.dedup.verify=estimate"),
     ("chunk", {"max_tokens": 15}, "at least 16; try 254"),
     ("chunk", {"heading_tokens": 128}, "between 0 and half"),
     ("chunk", {"overlap_tokens": -1}, "between 0 and half"),
@@ -133,7 +136,8 @@ def test_wrong_setting_is_a_config_error_with_a_remedy(stage: str, settings: dic
     assert remedy in str(error.value)
 
 
-@pytest.mark.parametrize("stage", ["clean", "dedup.group", "chunk", "generate"])
+@pytest.mark.parametrize("stage", ["clean", "dedup.sign", "dedup.group", "dedup.verify", "dedup.link", "dedup.drop",
+                                   "chunk", "generate"])
 def test_worker_that_has_to_stop_drops_the_open_unit(stage: str, chain: stagerun.Chain, tmp_path: Path) -> None:
     made = make_stage(stage, chain.settings[stage])
     ctx = stagerun.context(chain.out, tmp_path)
@@ -148,9 +152,10 @@ def test_every_stage_of_the_registry_has_a_class_with_its_name_and_a_version() -
         found = stage_class(name)
         assert found.name == name and found.version >= 1
         assert set(found.needs) | set(found.wants) <= set(STAGES)
-    assert set(RUN) | {"rerank"} == set(STAGES)
+    rounds = {f"crawl.{number}" for number in range(2, MAX_ROUNDS + 1)}
+    assert set(RUN) | {"rerank"} | rounds == set(STAGES)
 
 
 def test_unknown_stage_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"no stage is called 'embed'; known: crawl, clean.*evaluate"):
+    with pytest.raises(ConfigError, match=r"no stage is called 'embed'; known: crawl, crawl.2.*clean.*evaluate"):
         stage_class("embed")

@@ -1,0 +1,55 @@
+"""The benchmarks by name, and the verb that runs them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from rag_hpc.errors import ConfigError, MissingDependency
+from rag_hpc.eval.bench.rows import Row, as_json, as_text
+
+if TYPE_CHECKING:
+    from rag_hpc.cli import Arguments
+
+Options = dict[str, str]  # the key=value words of the command line
+BENCHES = {
+    "crawl": "rag_hpc.eval.bench.crawl:run",
+    "extract": "rag_hpc.eval.bench.extract:run",
+    "dedup": "rag_hpc.eval.bench.dedup:run",
+    "chunk": "rag_hpc.eval.bench.chunk:run",
+    "dedup_scale": "rag_hpc.eval.bench.dedup_scale:run",
+}
+
+
+def bench(arguments: Arguments) -> int:
+    """Run the benchmark named on the command line and print its rows; exit code 1 when a bar is missed."""
+    if len(arguments.words) != 1 or arguments.words[0] not in BENCHES:
+        raise ConfigError(f"usage: rag-hpc bench NAME [key=value ...] [--json]; NAME is one of {', '.join(BENCHES)}")
+    options = dict(word.split("=", 1) for word in arguments.overrides)
+    rows = _function(arguments.words[0])(options)
+    print(as_json(rows) if "--json" in arguments.flags else as_text(rows))
+    return 1 if any(row.met is False for row in rows) else 0
+
+
+def known(options: Options, defaults: Options) -> Options:
+    """Return the options over their defaults; ConfigError names a key that the benchmark does not have."""
+    unknown = sorted(set(options) - set(defaults))
+    if unknown:
+        raise ConfigError(f"no option {unknown[0]!r} here; known: {', '.join(f'{k}={v}' for k, v in defaults.items())}")
+    return defaults | options
+
+
+def peer(module: str, package: str) -> None:
+    """Raise MissingDependency with the command that installs it when a peer's module is not there."""
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise MissingDependency(f"this benchmark compares with {package}, which is not installed; run: "
+                                "pip install 'rag-hpc[bench]'") from error
+
+
+def _function(name: str) -> Callable[[Options], list[Row]]:
+    module, function = BENCHES[name].split(":")
+    found: Callable[[Options], list[Row]] = getattr(importlib.import_module(module), function)
+    return found

@@ -1,0 +1,97 @@
+"""What a round of a crawl takes over from the rounds before it, and from an earlier run's crawl."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rag_hpc.core.manifest import MANIFEST, Manifest, load
+from rag_hpc.core.tables import REJECTS, read_table
+from rag_hpc.errors import ConfigError
+from rag_hpc.pagestore import iter_pages
+from rag_hpc.sources.base import CorpusConfig
+from rag_hpc.sources.frontier import OFFSITE, next_round
+from rag_hpc.sources.scope import Scope
+from rag_hpc.sources.urls import host_key
+
+
+@dataclass
+class Frontier:
+    """The URLs that earlier rounds found and did not fetch, by host."""
+
+    seeds: dict[str, dict[str, int]] = field(default_factory=dict)  # host -> URL -> least depth
+    done: dict[str, set[str]] = field(default_factory=dict)  # host -> URLs fetched or refused, of the hosts in seeds
+    num_pages: dict[str, int] = field(default_factory=dict)  # host -> pages fetched
+
+
+def frontier(earlier: Mapping[str, Manifest], corpus: CorpusConfig, hosts: Collection[str] | None = None) -> Frontier:
+    """Return what earlier rounds leave to the next one, URLs in the order of the rounds' units; of some hosts only."""
+    found, scope = Frontier(), Scope(corpus)
+    for url, depth in _targets(earlier):
+        host = host_key(url)
+        if (hosts is None or host in hosts) and scope.admits(url) and depth <= corpus.max_depth:
+            seeds = found.seeds.setdefault(host, {})
+            seeds[url] = min(depth, seeds.get(url, depth))
+    for url, is_page in _visited(earlier):
+        host = host_key(url)
+        if is_page:
+            found.num_pages[host] = found.num_pages.get(host, 0) + 1
+        if host in found.seeds:
+            found.done.setdefault(host, set()).add(url)
+            found.seeds[host].pop(url, None)
+    found.seeds = {host: dict(sorted(urls.items(), key=lambda seed: (seed[1], seed[0])))
+                   for host, urls in found.seeds.items() if urls}
+    return found
+
+
+def earlier_crawls(run: str) -> list[Manifest]:
+    """Return the finished crawl rounds of a run's folder, the latest of each round; ConfigError if there is none."""
+    latest: dict[str, Path] = {}
+    for path in sorted(Path(run).glob(f"crawl*-*/{MANIFEST}"), key=lambda path: (path.stat().st_mtime_ns, path)):
+        latest[path.parent.name.rpartition("-")[0]] = path.parent
+    if not latest:
+        raise ConfigError(f"corpus.previous={run}: no finished crawl is there; name a run (rag-hpc status lists them) "
+                          "or its folder")
+    return [load(latest[name]) for name in sorted(latest)]
+
+
+def rows_of_hosts(crawls: list[Manifest], hosts: Collection[str]) -> Iterator[dict[str, Any]]:
+    """Yield the pages of some hosts, as rows."""
+    for unit_dir in _unit_dirs(crawls):
+        if any(host_key(row["url"]) in hosts for row in iter_pages(unit_dir, ("url",))):
+            yield from (row for row in iter_pages(unit_dir) if host_key(row["url"]) in hosts)
+
+
+def _targets(earlier: Mapping[str, Manifest]) -> Iterator[tuple[str, int]]:
+    """Yield what pages link to and redirects lead to on other hosts, with the depth there."""
+    for unit_dir in _unit_dirs(earlier.values()):
+        for row in iter_pages(unit_dir, ("meta", "links")):
+            if row["links"]:
+                depth = json.loads(row["meta"])["depth"] + 1
+                yield from ((url, depth) for url in row["links"].split("\n"))
+        yield from (next_round(row["detail"]) for row in _rejects(unit_dir) if row["reason"] == OFFSITE)
+
+
+def _visited(earlier: Mapping[str, Manifest]) -> Iterator[tuple[str, bool]]:
+    """Yield the URLs that were asked for, and whether the URL is that of a page."""
+    for unit_dir in _unit_dirs(earlier.values()):
+        for row in iter_pages(unit_dir, ("url", "meta")):
+            yield row["url"], True
+            requested = json.loads(row["meta"]).get("requested")
+            if requested:
+                yield requested, False
+        yield from ((row["id"], False) for row in _rejects(unit_dir) if "://" in row["id"])
+
+
+def _rejects(unit_dir: Path) -> list[dict[str, str]]:
+    path = unit_dir / REJECTS
+    rows: list[dict[str, str]] = read_table(path).to_pylist() if path.exists() else []
+    return rows
+
+
+def _unit_dirs(crawls: Collection[Manifest]) -> Iterator[Path]:
+    for crawl in crawls:
+        yield from (crawl.unit_dir(unit["index"]) for unit in crawl.units)

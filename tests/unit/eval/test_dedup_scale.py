@@ -1,0 +1,60 @@
+"""The benchmark of dedup: what it generates, how it counts pairs, and that its parts run on a little."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from rag_hpc.errors import ConfigError
+from rag_hpc.eval.bench import dedup_corpus, dedup_memory, dedup_scale
+from rag_hpc.eval.bench.dedup_pairs import found_pairs, precision_and_recall
+from rag_hpc.eval.bench.stagedoor import given_documents, in_units, run_dedup
+
+
+def test_documents_are_the_same_each_time_and_a_fifth_are_planted() -> None:
+    documents = dedup_corpus.documents(400, None)
+    assert documents == dedup_corpus.documents(400, None) != dedup_corpus.documents(400, None, seed=1)
+    lengths = [len(text.split()) for _, text in documents]
+    assert 150 < sum(lengths) / len(lengths) < 300
+    texts = [text for _, text in documents]
+    assert 5 < len(texts) - len(set(texts)) < 45
+
+
+def test_edits_change_a_text_and_never_empty_it() -> None:
+    rng = random.Random(0)
+    assert all(dedup_corpus.edited("one two", rng).split() for _ in range(200))
+
+
+def test_pairs_count_copies_of_both_sides(tmp_path: Path) -> None:
+    text = " ".join(f"w{n}" for n in range(100))
+    rows = [("a", text), ("b", text), ("c", text + " more"), ("d", text + " more"), ("e", "something else entirely")]
+    found = found_pairs(run_dedup(tmp_path / "run", given_documents(tmp_path / "run", in_units(rows, 2)), {}))
+    assert found == {(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)}
+    wanted = {("a", "b"), ("a", "c"), ("a", "d"), ("b", "c"), ("b", "d"), ("c", "d"), ("a", "e"), ("b", "e")}
+    assert precision_and_recall(found, list("abcde"), wanted) == (1.0, 0.75)
+
+
+def test_the_estimate_scales_what_was_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RAG_HPC_DATA", str(tmp_path))
+    rows = {row.name: row for row in dedup_scale.run({"parts": "estimate", "rate_documents": "300"})}
+    rates = [row.ours for name, row in rows.items() if name.startswith("rate of")]
+    assert len(rates) == 5
+    assert rows["1e9 documents, work"].ours == pytest.approx(sum(1e9 / rate for rate in rates) / 3600)
+    assert 500 < rows["1e9 documents, disk"].ours < 5000
+    assert rows["1e9 documents, files"].ours < 100_000
+
+
+def test_memory_of_each_process_is_noted(tmp_path: Path) -> None:
+    documents = given_documents(tmp_path / "given", in_units(dedup_corpus.documents(60, None), 20))
+    peaks = dedup_memory.dedup_peaks(tmp_path / "run", documents, {}, p=1)
+    assert list(peaks) == ["dedup.sign", "dedup.group", "dedup.verify", "dedup.link", "dedup.drop"]
+    assert all(30 << 20 < peak < 2 << 30 for peak in peaks.values())
+
+
+@pytest.mark.parametrize(("options", "words"), [({"parts": "speed"}, "known: peer, pairs, memory, estimate"),
+                                               ({"document": "1"}, "no option 'document'")])
+def test_wrong_options_list_the_known_ones(options: dict[str, str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        dedup_scale.run(options)

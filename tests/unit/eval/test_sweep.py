@@ -1,0 +1,87 @@
+"""The table of a sweep over workers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from unit.eval import fake_run
+
+from rag_hpc import cli
+from rag_hpc.eval import sweep
+from rag_hpc.eval.results import Results
+
+WORKERS = (1, 2, 4)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three runs that differ in workers alone."""
+    root = tmp_path_factory.mktemp("sweep")
+    for p in WORKERS:
+        fake_run.build(root, fake_run.Shape(name=f"c-w{p}", p=p, queue_s=1.5, overhead=0.1,
+                                            stages=["crawl", "clean", "chunk"]))
+    return root
+
+
+def call(root: Path, *words: str) -> int:
+    return cli.main(["scaling", *words, f"cluster.root={root}"])
+
+
+def test_each_stage_has_a_point_for_each_run_with_s_and_e_against_the_first(swept: Path) -> None:
+    points = sweep.compare([Results(swept / f"c-w{p}") for p in WORKERS])
+    assert [(point.stage, point.p) for point in points] == [
+        (stage, p) for stage in ("crawl", "clean", "chunk") for p in WORKERS]
+    one, two, four = points[:3]
+    assert (one.speedup, one.efficiency) == (1, 1)
+    assert two.speedup == pytest.approx(one.wall_s / two.wall_s) and two.efficiency == pytest.approx(two.speedup / 2)
+    assert four.efficiency == pytest.approx(one.wall_s / four.wall_s / 4)
+    assert all(point.same_output for point in points)
+    assert [point.num_hosts for point in points[:3]] == [1, 2, 4]
+    assert one.queue_s == 1.5
+
+
+def test_the_table_names_a_stage_once(swept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(swept, "c-w4", "c-w1", "c-w2") == 0  # the order of the words does not matter
+    shown = capsys.readouterr().out
+    assert shown.startswith("baseline  c-w1\n\nstage  p  T ")
+    assert [shown.count(stage) for stage in ("\ncrawl ", "\nclean ", "\nchunk ", "same")] == [1, 1, 1, 9]
+
+
+def test_a_script_reads_the_same(swept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(swept, "c-w1", "c-w2", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["baseline"] == "c-w1" and found["unfinished"] == {}
+    assert found["points"][1]["efficiency"] == pytest.approx(found["points"][1]["speedup"] / 2)
+
+
+def test_the_picture_has_a_line_for_each_stage_and_is_a_file_of_its_own(swept: Path, tmp_path: Path) -> None:
+    assert call(swept, "c-w1", "c-w2", "c-w4", f"--out={tmp_path / 's.svg'}") == 0
+    root = ElementTree.fromstring((tmp_path / "s.svg").read_text())
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    shown = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"crawl", "clean", "chunk", "S = p"} <= set(shown)
+
+
+def test_other_output_is_said_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for p, lost in ((1, 0), (2, 3)):
+        fake_run.build(tmp_path, fake_run.Shape(name=f"c-w{p}", p=p, dropped_in_silence=lost,
+                                                stages=["crawl", "clean", "chunk"]))
+    assert call(tmp_path, "c-w1", "c-w2") == 1
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if "DIFFERS" in line}
+    assert rows
+
+
+def test_an_unfinished_run_is_named_with_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for p, finish in ((1, 9), (2, 2)):
+        fake_run.build(tmp_path, fake_run.Shape(name=f"c-w{p}", p=p, finish=finish,
+                                                stages=["crawl", "clean", "chunk"]))
+    assert call(tmp_path, "c-w1", "c-w2") == 3
+    assert "unfinished: chunk; go on: rag-hpc retry run=c-w2" in capsys.readouterr().out
+
+
+def test_one_run_is_no_sweep(swept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(swept, "c-w1") == 2
+    assert "rag-hpc scaling RUN-w1 RUN-w2" in capsys.readouterr().err

@@ -1,0 +1,249 @@
+"""What one host's connection takes, waits for and refuses, against servers on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import threading
+import time
+import tracemalloc
+import zlib
+from email.utils import formatdate
+from typing import Any
+
+import pytest
+from crawlsite import Handler, Route, context, corpus, crawl, html, paths, serving
+
+from rag_hpc.sources.base import Page, Reject
+from rag_hpc.sources.client import MAX_TRIES, HostClient, Network, Pace
+from rag_hpc.sources.connection import MAX_HEAD_BYTES, Ask
+from rag_hpc.sources.frontier import MAX_FAILURES
+from rag_hpc.sources.site import crawl_host
+
+
+def test_one_connection_serves_the_whole_crawl_and_says_who_asks() -> None:
+    with serving({"/": html("/a", "/b", "/no"), "/a": html(), "/b": html()}) as site:
+        crawl(site, user_agent="rag-hpc/0.1 (me@x.org)")
+        assert len({address for address, _ in site.seen}) == 1
+        assert {headers["User-Agent"] for _, headers in site.seen} == {"rag-hpc/0.1 (me@x.org)"}
+        assert {headers["Host"] for _, headers in site.seen} == {site.host}
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "low", "high"), [("3", 3, 3), (None, 1, 1), ("soon", 1, 1), ("a minute from now", 50, 60)]
+)
+def test_busy_replies_are_waited_for(retry_after: str | None, low: float, high: float) -> None:
+    sleeps: list[float] = []
+    if retry_after == "a minute from now":
+        retry_after = formatdate(time.time() + 60)
+    headers = {} if retry_after is None else {"Retry-After": retry_after}
+    with serving({"/": [(429, headers, b""), html()]}) as site:
+        pages, rejects = crawl(site, sleeps=sleeps)
+        assert (paths(pages), rejects) == (["/"], {})
+    assert low <= sum(sleeps) <= high
+
+
+def test_a_host_that_stays_busy_or_asks_for_an_hour_is_given_up() -> None:
+    with serving({"/": (503, {"Retry-After": "1"}, b"")}) as site:
+        assert crawl(site) == ([], {"/": "http-503"})
+        assert site.asked.count("/") == MAX_TRIES
+    sleeps: list[float] = []
+    with serving({"/": (429, {"Retry-After": "3600"}, b"")}) as site:
+        assert crawl(site, sleeps=sleeps) == ([], {"/": "http-429"})
+        assert site.asked.count("/") == 1
+    assert sleeps == []
+
+
+def test_compressed_bodies_are_decoded() -> None:
+    text = b"<p>" + b"word " * 1000
+    bare = zlib.compressobj(wbits=-15)
+    bodies = {
+        "/gzip": gzip.compress(text),
+        "/deflate": zlib.compress(text),
+        "/bare": bare.compress(text) + bare.flush(),
+    }
+    codings = {"/gzip": "gzip", "/deflate": "deflate", "/bare": "deflate"}
+    routes: dict[str, Route] = {
+        path: (200, {"Content-Type": "text/html", "Content-Encoding": codings[path]}, body)
+        for path, body in bodies.items()
+    }
+    with serving(routes) as site:
+        pages, rejects = crawl(site, *routes)
+        assert rejects == {}
+        assert [page.body for page in pages] == [text] * 3
+
+
+def test_bodies_over_the_cap_are_rejected_before_they_are_held() -> None:
+    def endless(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/html")
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        for _ in range(10_000):
+            handler.wfile.write(b"x" * 100_000)
+
+    kind = {"Content-Type": "text/html"}
+    bomb = gzip.compress(b"\0" * 30_000_000)
+    routes: dict[str, Route] = {
+        "/": html("/bomb", "/plain", "/endless", "/cut", "/cutgzip", "/br", "/fits"),
+        "/bomb": (200, {**kind, "Content-Encoding": "gzip"}, bomb),
+        "/plain": (200, kind, b"x" * 10_001),
+        "/endless": endless,
+        "/cut": (200, {**kind, "Content-Length": "500", "Connection": "close"}, b"x" * 100),
+        "/cutgzip": (200, {**kind, "Content-Encoding": "gzip"}, gzip.compress(b"hello" * 50)[:-9]),
+        "/br": (200, {**kind, "Content-Encoding": "br"}, b"??"),
+        "/fits": (200, kind, b"x" * 10_000),
+    }
+    with serving(routes) as site:
+        tracemalloc.start()
+        pages, rejects = crawl(site, max_page_bytes=10_000)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 5_000_000
+    assert paths(pages) == ["/", "/fits"]
+    assert rejects == {
+        "/bomb": "too-large",
+        "/plain": "too-large",
+        "/endless": "too-large",
+        "/cut": "truncated",
+        "/cutgzip": "truncated",
+        "/br": "content-encoding",
+    }
+
+
+def test_chunked_replies_keep_the_connection() -> None:
+    def chunked(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/html")
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        handler.wfile.write(b"5\r\nhello\r\n6;x=y\r\n world\r\n0\r\nTrailer: 1\r\n\r\n")
+
+    with serving({"/": chunked, "/a": html()}) as site:
+        pages, rejects = crawl(site, "/", "/a")
+        assert rejects == {}
+        assert pages[0].body == b"hello world"
+        assert len({address for address, _ in site.seen}) == 1
+
+
+def test_a_connection_closed_while_idle_is_opened_again() -> None:
+    def hang_up(handler: Handler) -> None:
+        handler.close_connection = True  # without saying so in a header
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/html")
+        handler.send_header("Content-Length", "2")
+        handler.end_headers()
+        handler.wfile.write(b"hi")
+
+    with serving({"/": hang_up, "/a": hang_up, "/b": html()}) as site:
+        sleeps: list[float] = []
+        pages, rejects = crawl(site, "/", "/a", "/b", sleeps=sleeps)
+        assert (paths(pages), rejects, sleeps) == (["/", "/a", "/b"], {}, [])
+
+
+@pytest.mark.parametrize("slow_head", [True, False])
+def test_a_page_that_trickles_in_ends_by_its_total_time(slow_head: bool) -> None:
+    done = threading.Event()
+
+    def trickle(handler: Handler) -> None:
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 9999\r\n"
+        handler.wfile.write(head if slow_head else head + b"\r\n")
+        for _ in range(1000):
+            if done.wait(0.01):
+                return
+            handler.wfile.write(b"X" if slow_head else b"x")
+
+    with serving({"/": trickle}) as site:
+        start = time.monotonic()
+        assert crawl(site, timeout_s=0.05) == ([], {"/": "timeout"})
+        assert 0.1 <= time.monotonic() - start < 2.0
+        done.set()
+
+
+def test_a_host_that_goes_silent_is_not_asked_for_every_url() -> None:
+    def silent(handler: Handler) -> None:
+        handler.close_connection = True
+
+    links = [f"/p{n}" for n in range(MAX_FAILURES + 3)]
+    with serving({"/": html(*links), **dict.fromkeys(links, silent)}) as site:
+        pages, rejects = crawl(site)
+    assert len(pages) == 1
+    assert list(rejects.values()) == ["connection"] * MAX_FAILURES + ["host-down"] * 3
+
+
+def test_nonsense_instead_of_http_is_rejected() -> None:
+    def nonsense(handler: Handler) -> None:
+        handler.close_connection = True
+        handler.wfile.write(b"SSH-2.0-OpenSSH_9.2\r\n")
+
+    with serving({"/": nonsense, "/a": html()}) as site:
+        pages, rejects = crawl(site, "/", "/a")
+    assert (paths(pages), rejects) == (["/a"], {"/": "bad-response"})
+
+
+def test_private_addresses_are_refused_unless_allowed() -> None:
+    with serving({"/": html()}) as site:
+        assert crawl(site, "/", "/a", allow_private=False) == ([], {"/": "address-refused", "/a": "address-refused"})
+        assert site.asked == []
+
+
+def test_one_private_address_among_public_ones_refuses_the_host() -> None:
+    async def lookup(*parts: Any, **options: Any) -> list[Any]:
+        return [(2, 1, 6, "", ("93.184.216.34", 80)), (2, 1, 6, "", ("10.0.0.1", 80))]
+
+    async def ask() -> Any:
+        network = Network(user_agent="x", timeout_s=1.0, lookup=lookup)
+        client = HostClient("two.example", network, Pace(0.0, asyncio.sleep))
+        return await client.get(Ask("page", "http://two.example/", 100))
+
+    found = asyncio.run(ask())
+    assert found.error == "address-refused" and "10.0.0.1" in found.detail
+
+
+def test_resolve_maps_a_virtual_host_to_a_server() -> None:
+    with serving({"/": html("/a", "http://docs.test/b"), "/a": html(), "/b": html()}) as site:
+        part = {"host": "docs.test", "seeds": ["http://docs.test/"], "max_pages": 0}
+        where = {"docs.test": ("127.0.0.1", site.server_port)}
+        found = list(crawl_host(part, corpus(), context(), resolve=where))
+        assert [item.doc_id for item in found if isinstance(item, Page)] == [
+            "http://docs.test/",
+            "http://docs.test/a",
+            "http://docs.test/b",
+        ]
+        assert {headers["Host"] for _, headers in site.seen} == {"docs.test"}
+        refused = list(crawl_host(part, corpus(allow_private=False), context(), resolve=where))
+        assert [item.reason for item in refused if isinstance(item, Reject)] == ["address-refused"]
+
+
+def test_headers_without_end_and_too_many_of_them_are_refused() -> None:
+    def endless(handler: Handler) -> None:
+        handler.close_connection = True
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
+        for _ in range(40):
+            handler.wfile.write(b"x" * MAX_HEAD_BYTES)
+
+    many: Route = (200, {"Content-Type": "text/html", **{f"X-{n}": "y" * 1000 for n in range(70)}}, b"")
+    with serving({"/endless": endless, "/many": many, "/a": html()}) as site:
+        pages, rejects = crawl(site, "/endless", "/many", "/a")
+    assert (paths(pages), rejects) == (["/a"], {"/endless": "header-too-large", "/many": "header-too-large"})
+
+
+def test_a_page_that_unpacks_to_hundreds_of_times_its_size_is_refused() -> None:
+    kind = {"Content-Type": "text/html", "Content-Encoding": "gzip"}
+    routes: dict[str, Route] = {"/bomb": (200, kind, gzip.compress(b"\0" * 3_000_000)),
+                                "/small": (200, kind, gzip.compress(b"\0" * 500_000))}
+    with serving(routes) as site:
+        pages, rejects = crawl(site, *routes)
+        assert (paths(pages), rejects) == (["/small"], {"/bomb": "over-ratio"})
+        assert crawl(site, *routes, max_ratio=2000.0)[1] == {}
+
+
+def test_interim_replies_are_passed_over_and_a_body_may_end_with_its_connection() -> None:
+    def hints(handler: Handler) -> None:
+        handler.close_connection = True
+        handler.wfile.write(b"HTTP/1.1 103 Early Hints\r\nLink: </x.css>\r\n\r\n"
+                            b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<p>to the end")
+
+    with serving({"/": hints, "/a": html()}) as site:
+        pages, rejects = crawl(site, "/", "/a")
+    assert rejects == {} and pages[0].body == b"<p>to the end"
