@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rag_hpc.core import manifest, tables
 from rag_hpc.core.commit import UNITS, committed, drafts
 from rag_hpc.core.failures import failures
 from rag_hpc.core.fs import read_json
@@ -40,6 +41,7 @@ def status(arguments: Arguments) -> int:
             print(f"{row['stage']:<18}{units}{row['open']:>6}{row['failed']:>8}  {row['state']}")
         for line in queue:
             print(f"job {line['job']}: {line['stage']} {line['kind']} {line['state']} {line['reason']}")
+        print_if_empty(ledger, rows)
     return {"finished": 0, "failed": 1}.get(state, 3)
 
 
@@ -65,6 +67,7 @@ def why(arguments: Arguments) -> int:
     state = overall(rows)
     print(f"run {ledger.name}: {state}")
     if state == "finished":
+        print_if_empty(ledger, rows)
         return 0
     row = next((r for r in rows if r["state"] == "failed"), None) or next(r for r in rows if r["state"] != "finished")
     units = f"{row['done']} of {row['units'] or '?'} units"
@@ -80,6 +83,7 @@ def why(arguments: Arguments) -> int:
     for path in log_files(ledger, row["stage"])[-1:]:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         print(*error_lines(lines[:-TAIL_LINES]), f"-- end of {path}", *lines[-TAIL_LINES:], sep="\n")
+    print_if_empty(ledger, rows)
     print(f"go on: rag-hpc retry run={ledger.name}")
     return 1 if state == "failed" else 3
 
@@ -95,6 +99,23 @@ def stage_rows(ledger: Ledger, request: Request) -> list[dict[str, Any]]:
             row |= _planned(ledger, read_json(path))
         rows.append(row)
     return rows
+
+
+def print_if_empty(ledger: Ledger, rows: list[dict[str, Any]]) -> None:
+    """Print which stage dropped all that it took in, and why: a wrong setting, as a rule, that stops nothing."""
+    for row in rows:
+        if row["state"] != "finished" or row["stage"].startswith("crawl."):  # later rounds may well find nothing
+            continue
+        done = manifest.load(ledger.run_dir / row["folder"])
+        dropped = sorted(done.dropped().items(), key=lambda item: (-item[1], item[0]))
+        if dropped and done.total("items_out") == 0:
+            counts = ", ".join(f"{reason} {count}" for reason, count in dropped[:NUM_ERRORS])
+            print(f"nothing is left: {row['stage']} dropped all {done.total('items_in')} ({counts})")
+            for path in done.files(tables.REJECTS)[:1]:
+                first = tables.read_table(path).slice(0, 1).to_pylist()[0]
+                print(f"the first: {first['id']}: {first['reason']} {first['detail']}; "
+                      f"more in {done.folder}/{UNITS}/*/{tables.REJECTS}")
+            return
 
 
 def overall(rows: list[dict[str, Any]]) -> str:

@@ -44,6 +44,8 @@ def run(arguments: Arguments) -> int:
     for config in configs:
         check(config)
     requests = sweep_requests(configs)
+    for config, request in zip(configs, requests, strict=True):
+        refuse_itself(config, ledger_of(config, request))
     codes, before = [], None
     for overrides, config, request in zip(points, configs, requests, strict=True):
         if len(points) > 1:
@@ -72,6 +74,13 @@ def sweep_requests(configs: list[RunConfig]) -> list[Request]:
     if name := _shared_name(requests):
         raise ConfigError(f"the sweep has several points of run={name}; leave run= away, or sweep over it too")
     return requests
+
+
+def refuse_itself(config: RunConfig, ledger: Ledger) -> None:
+    """Raise ConfigError for a run that is to be held against itself: it would wait for its own end."""
+    if ledger.run_dir in [Path(run).resolve() for run in (*config.stage.dedup.against, config.corpus.previous) if run]:
+        raise ConfigError(f"run={ledger.name} is named in its own stage.dedup.against or corpus.previous; "
+                          "give the new run another name, run=NAME")
 
 
 def is_dry(config: RunConfig, arguments: Arguments) -> bool:
@@ -117,7 +126,10 @@ def run_here(ledger: Ledger, request: Request) -> int:
         raise
     except IncompleteError as error:
         raise IncompleteError("\n".join([str(error), *_last_errors(ledger)])) from error
+    from rag_hpc.launchers.status import print_if_empty, stage_rows
+
     print(f"run={ledger.name}: {len(finished)} stages finished; see: rag-hpc report run={ledger.name}")
+    print_if_empty(ledger, stage_rows(ledger, request))
     return 0
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rag_hpc.cli import Arguments
 
 NEEDED = ("chunk", "lexical", "encode")
+SETTINGS = ("retrieve.queries", "retrieve.search", "generate")  # stages whose settings are used
 
 
 def ask(arguments: Arguments) -> int:
@@ -33,6 +34,9 @@ def ask(arguments: Arguments) -> int:
         raise ConfigError('ask: give a question, e.g. rag-hpc ask "How do I copy a folder?"')
     ledger = find_run(root_of(arguments), arguments.override("run"))
     request = ledger.request()
+    if absent := [stage for stage in (*NEEDED, *SETTINGS) if stage not in request.stages]:
+        raise ConfigError(f"run={ledger.name}: its pipeline has no {', '.join(absent)}, so nothing can be searched; "
+                          "run the same corpus with pipeline=cluster, and ask that run")
     found = answer(ledger.run_dir, question, manifests(ledger.run_dir, request.number), request.settings)
     if "--json" in arguments.flags:
         print(json.dumps(found, indent=2, sort_keys=True, ensure_ascii=False))

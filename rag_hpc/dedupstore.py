@@ -26,6 +26,7 @@ from rag_hpc.errors import ConfigError, IncompleteError, InputError
 I64 = npt.NDArray[np.int64]
 U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
+SIGNED = 2  # the version of dedup.sign: signatures of another one mean something else
 BANDS, SHINGLES, SIGNATURES = "bands.parquet", "shingles.npy", "signatures.npy"  # of dedup.sign
 CANDIDATES, COPIES = "pairs.npy", "copies.npy"  # of dedup.group
 VERIFIED = "verified.npy"  # of dedup.verify
@@ -69,6 +70,7 @@ class DedupConfig:
         if self.family is not Family.fast and self.verify is VerifyBy.exact:
             raise ConfigError(f"stage.dedup.family={self.family.value}: its signatures are written where they verify; "
                               "set stage.dedup.verify=estimate too")
+        self.bands()  # raises where no bands find the pairs
 
     @property
     def memory_bytes(self) -> int:
@@ -250,8 +252,10 @@ def older_generations(config: DedupConfig) -> list[Generation]:
     """Return the earlier runs to compare with. Raises ConfigError when one is not finished or was signed otherwise."""
     found = [_generation(Path(folder)) for folder in config.against]
     for generation in found:
-        theirs, ours = _what_is_signed(generation.signed.config), _what_is_signed(output_config(config))
-        differing = [f"{key} is {theirs[key]} there, {ours[key]} here" for key in ours if ours[key] != theirs[key]]
+        theirs = _what_is_signed(generation.signed.version, generation.signed.config)
+        ours = _what_is_signed(SIGNED, output_config(config))
+        differing = [f"{key} is {theirs[key]} there, {ours[key]} here" for key in ours
+                     if key in theirs and ours[key] != theirs[key]]
         if differing:
             raise ConfigError(f"stage.dedup.against: {generation.run} cannot be compared with: {'; '.join(differing)}; "
                               "use its settings, or leave it out")
@@ -272,7 +276,10 @@ def _generation(run_dir: Path) -> Generation:
     return Generation(run_dir.name, signed, linked, plans[1].units[0].inputs["older"])
 
 
-def _what_is_signed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what two generations must have in common."""
+def _what_is_signed(version: int, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what two generations must have in common; of another version we cannot tell what its settings mean."""
+    if version != SIGNED:
+        return {"version": version}
     bands = bands_for(config["num_perm"], config["threshold"], MIN_RECALL)
-    return {name: config[name] for name in ("ngram", "num_perm", "family", "verify")} | {"bands": bands}
+    named = {name: config[name] for name in ("ngram", "num_perm", "family", "verify")}
+    return {"version": version, **named, "bands": bands}

@@ -12,7 +12,7 @@ from rag_hpc.core.manifest import MANIFEST, Manifest, load
 from rag_hpc.core.tables import REJECTS, read_table
 from rag_hpc.errors import ConfigError
 from rag_hpc.pagestore import iter_pages
-from rag_hpc.sources.base import CorpusConfig
+from rag_hpc.sources.base import CorpusConfig, SourceName
 from rag_hpc.sources.frontier import OFFSITE, next_round
 from rag_hpc.sources.scope import Scope
 from rag_hpc.sources.urls import host_key
@@ -48,14 +48,21 @@ def frontier(earlier: Mapping[str, Manifest], corpus: CorpusConfig, hosts: Colle
 
 
 def earlier_crawls(run: str) -> list[Manifest]:
-    """Return the finished crawl rounds of a run's folder, the latest of each round; ConfigError if there is none."""
+    """Return the finished crawl rounds of a run's folder, the latest of each round.
+
+    Raises ConfigError if there is none, or if they are of another source than web sites.
+    """
     latest: dict[str, Path] = {}
     for path in sorted(Path(run).glob(f"crawl*-*/{MANIFEST}"), key=lambda path: (path.stat().st_mtime_ns, path)):
         latest[path.parent.name.rpartition("-")[0]] = path.parent
     if not latest:
         raise ConfigError(f"corpus.previous={run}: no finished crawl is there; name a run (rag-hpc status lists them) "
                           "or its folder")
-    return [load(latest[name]) for name in sorted(latest)]
+    crawls = [load(latest[name]) for name in sorted(latest)]
+    sources = sorted({crawl.config["source"] for crawl in crawls} - {SourceName.site.value})
+    if sources:
+        raise ConfigError(f"corpus.previous={run}: its pages are of source={sources[0]}; name a run of corpus=site")
+    return crawls
 
 
 def rows_of_hosts(crawls: list[Manifest], hosts: Collection[str]) -> Iterator[dict[str, Any]]:

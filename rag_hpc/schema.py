@@ -37,4 +37,6 @@ def explain(error: Exception) -> str:
     cause = error.__cause__
     if cause is not None and str(cause).strip() not in text:
         text += f"\n{cause}"
+    if "is not a ListConfig" in text:
+        text += "\nA list is written in brackets: KEY=[VALUE,VALUE]"
     return text + "\nSee all keys: rag-hpc run --cfg job"

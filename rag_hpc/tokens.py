@@ -95,11 +95,14 @@ def _wordpiece(tokenizer: Any, spec: dict[str, Any]) -> WordPiece | None:
     if any(added.get("normalized") for added in spec.get("added_tokens") or []):
         return None  # found in the normalized text, whose characters we do not keep
     model = spec["model"]
-    return WordPiece(
-        model["vocab"], prefix=model["continuing_subword_prefix"], max_word_chars=model["max_input_chars_per_word"],
-        normalize=tokenizer.normalizer.normalize_str,
-        split=lambda text: [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)],
-    )
+    try:
+        return WordPiece(
+            model["vocab"], prefix=model["continuing_subword_prefix"], max_word_chars=model["max_input_chars_per_word"],
+            normalize=tokenizer.normalizer.normalize_str,
+            split=lambda text: [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)],
+        )
+    except OverflowError:  # a vocabulary too large for it
+        return None
 
 
 def _blocks(text: str) -> Iterator[tuple[int, str]]:

@@ -114,6 +114,7 @@ class Worker:
             mine = claim(carry, self.plan.submission, self.index)
             if not mine or unit.index in commit.committed(self.units_dir):  # another was quicker, or is done by now
                 return
+            commit.sweep(self.units_dir, submission=self.plan.submission)
         publishes = not self.stage.collective or self.comm.rank == 0
         name = commit.draft_name(unit, self.plan.submission, self.index, int(os.environ.get("SLURM_RESTART_COUNT", 0)))
         draft, opened = (self.units_dir if publishes else ctx.scratch) / name, False
@@ -123,6 +124,8 @@ class Worker:
             with naming_disk(draft):
                 commit.open_draft(draft.parent, name)
                 opened = True
+                if self.stage.exclusive:
+                    claim(carry, self.plan.submission, self.index)
                 counts = self.stage.run(unit, draft, ctx)
                 meter.work_done()
                 won = commit.commit(draft, unit, counts, meter, self._identity(unit)) if publishes else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,9 @@ BENCHES = {
     "dedup_scale": "rag_hpc.eval.bench.dedup_scale:run",
 }
 
+KINDS = {r"[1-9][0-9]*": "a whole number, at least 1", r"[0-9]*\.?[0-9]+": "a number",
+         "true|false": "true or false"}  # what an option takes that has such a default
+
 
 def bench(arguments: Arguments) -> int:
     """Run the benchmark named on the command line and print its rows; exit code 1 when a bar is missed."""
@@ -33,10 +37,17 @@ def bench(arguments: Arguments) -> int:
 
 
 def known(options: Options, defaults: Options) -> Options:
-    """Return the options over their defaults; ConfigError names a key that the benchmark does not have."""
+    """Return the options over their defaults.
+
+    Raises ConfigError for a key that the benchmark does not have, or a value that is not of its default's kind.
+    """
     unknown = sorted(set(options) - set(defaults))
     if unknown:
         raise ConfigError(f"no option {unknown[0]!r} here; known: {', '.join(f'{k}={v}' for k, v in defaults.items())}")
+    for key, value in options.items():
+        for pattern, kind in KINDS.items():
+            if re.fullmatch(pattern, defaults[key]) and not re.fullmatch(pattern, value):
+                raise ConfigError(f"{key}={value}: {kind} is needed, such as {key}={defaults[key]}")
     return defaults | options
 
 

@@ -16,6 +16,8 @@ from rag_hpc.algo.structure import BLOCK_GAP, BLOCK_LINE, DEEPEST, HEADING, LINE
 
 MAX_CHARS_PER_TOKEN = 32  # on average over a chunk: one unknown word may be a megabyte long
 _LONG, _PIECE = 256, 64  # characters: of a token that may be cut inside, and between its cuts
+_WIDE_ROOM = 200  # tokens; below, pieces of an unknown word must be short: read alone, each character may make three
+# tokens (Hangul). Above they fit: WordPiece knows no word of more than 100
 _SPACE, _WORD = -1, -2  # ranks of cuts that no structure names
 _WAYS = (  # (least rank, share of the chunk that must be full), tried in this order
     (TOPIC, 0.25), (PARAGRAPH, 0.5), (LINE, 0.5), (SENTENCE, 0.5), (SENTENCE, 0.125), (BLOCK_GAP, 0.5),
@@ -84,7 +86,9 @@ class _Cutter:
     """A text with the rank of a cut before each of its tokens."""
 
     def __init__(self, text: str, tokens: Tokens, breaks: Breaks, measure: Measure) -> None:
-        tokens = _with_stops(tokens, text, max(1, min(_PIECE, measure.room(0) // 2)))
+        room = measure.room(0)
+        step = min(_PIECE, room // 2) if room >= _WIDE_ROOM else room // 6  # half of the first room any place has
+        tokens = _with_stops(tokens, text, max(1, step))
         self._text, self._tokens, self._measure = text, tokens, measure
         self.num_tokens = len(tokens.starts_T)
         self._start = len(text) - len(text.lstrip())

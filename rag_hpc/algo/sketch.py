@@ -157,8 +157,8 @@ def _lowered(data: U8, ends: I64, special: I64) -> tuple[U8, I64]:
     for doc in special:
         try:
             text = documents[doc].decode("utf-8", "surrogatepass")
-        except UnicodeDecodeError:  # not from a str; what is not UTF-8 is no part of a word
-            text = documents[doc].decode("utf-8", "replace")
+        except UnicodeDecodeError:  # not from a str: left as the kernels take it, whichever documents stand beside it
+            continue
         documents[doc] = text.lower().encode("utf-8", "surrogatepass")
     joined = b"".join([*documents, bytes(PADDING)])
     return np.frombuffer(joined, np.uint8), np.fromiter(accumulate(map(len, documents)), np.int64, len(documents))

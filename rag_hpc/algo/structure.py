@@ -82,7 +82,8 @@ def given_headings(values: Any, text: str) -> list[Heading]:
     for value in values if isinstance(values, list) else []:
         if (isinstance(value, list) and len(value) == 3 and all(type(n) is int for n in value[:2])
                 and isinstance(value[2], str) and 0 <= value[0] < len(text)):
-            start, level, title = value
+            start, level = value[:2]
+            title = value[2].encode("utf-8", "replace").decode()  # JSON can name half pairs, which no file can hold
             marks = text[text.rfind("\n", 0, start) + 1 : start].lstrip()
             found.append(Heading(start if marks.strip("# \t") else start - len(marks), level, title))
     return sorted(found, key=lambda heading: heading.start)

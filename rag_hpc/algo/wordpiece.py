@@ -36,7 +36,10 @@ class WordPiece:
 
     def __init__(self, vocab: Iterable[str], *, prefix: str, max_word_chars: int,
                  normalize: Callable[[str], str], split: Callable[[str], list[str]]) -> None:
-        """prefix: of tokens inside a word. split: a normalized text's words in order."""
+        """prefix: of tokens inside a word. split: a normalized text's words in order.
+
+        Raises OverflowError when the vocabulary has more beginnings of tokens than a table of edges can number.
+        """
         self._normalize, self._split = normalize, split
         self._max_word_chars = max_word_chars
         self._kinds: dict[str, int] = {}
@@ -98,6 +101,8 @@ class _Trie:
             for char in token:
                 node = edges.setdefault((node, ord(char)), len(edges) + 1)
             ends.append(node)
+        if len(edges) > _NODE_MASK:
+            raise OverflowError(f"{len(edges)} beginnings of tokens; {_NODE_MASK} can be numbered")
         inner = 0
         for char in prefix:
             inner = edges.get((inner, ord(char)), -1) if inner >= 0 else -1

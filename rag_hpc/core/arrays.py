@@ -54,8 +54,11 @@ class ArrayFile:
     def __init__(self, path: Path) -> None:
         """Raises CorruptOutput when the file holds no array in C order."""
         with path.open("rb") as stream:
-            NPY.read_magic(stream)
-            shape, fortran, self.dtype = NPY.read_array_header_1_0(stream)
+            try:
+                NPY.read_magic(stream)
+                shape, fortran, self.dtype = NPY.read_array_header_1_0(stream)
+            except ValueError as error:
+                raise CorruptOutput(f"{path}: not an array ({error}); remove {path.parent} and run again") from error
             self._offset = stream.tell()
         if fortran or not shape:
             raise CorruptOutput(f"{path}: not an array of rows in C order")

@@ -20,14 +20,26 @@ from rag_hpc.core.failures import failure_counts
 from rag_hpc.core.fs import publish_file
 from rag_hpc.core.plan import Plan
 from rag_hpc.core.stage import Unit
+from rag_hpc.errors import Interrupted
 
 POLL_S = 0.5
 
 
 def claim(carry: Path, submission: int, worker: int) -> bool:
-    """Return whether the unit is this worker's in this submission; of those that ask, one gets it."""
-    carry.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return publish_file(_claim_path(carry, submission), b"%d" % worker) or _claimant(carry, submission) == worker
+    """Return whether the unit is this worker's in this submission; of those that ask, one gets it.
+
+    Raises Interrupted when a later submission has claimed it. Claim, sweep older drafts, open the draft, claim again:
+    of two submissions one then sees the other, in whatever order their steps come.
+    """
+    path = _claim_path(carry, submission)
+    try:
+        carry.mkdir(parents=True, exist_ok=True, mode=0o700)
+        mine = publish_file(path, b"%d" % worker) or _claimant(carry, submission) == worker
+    except FileNotFoundError:  # the folder goes when the unit is committed
+        return False
+    if any(later.name > path.name for later in carry.glob("claim-*")):
+        raise Interrupted(f"{carry.name}: a later submission took over")
+    return mine
 
 
 def release(carry: Path, submission: int) -> None:
@@ -69,7 +81,7 @@ class Taker:
             left = self._left()
             if not left:
                 return None
-            others = set(begun.values()) | self._claimed(left)
+            others = self._claimed(left) if self._exclusive else set(begun.values())
             fresh = [unit for unit in left if unit.index not in others]
             if fresh:
                 return min(fresh, key=self._preference)
@@ -83,8 +95,8 @@ class Taker:
     def _claimed(self, left: list[Unit]) -> set[int]:
         """Return the units of an exclusive stage that other workers have claimed."""
         number = self._plan.submission
-        return {unit.index for unit in left if self._exclusive
-                and _claimant(carry_dir(self._stage_dir, unit), number) not in (None, self._index)}
+        return {unit.index for unit in left
+                if _claimant(carry_dir(self._stage_dir, unit), number) not in (None, self._index)}
 
     def _left(self) -> list[Unit]:
         done = committed(self._units_dir)

@@ -11,6 +11,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -61,6 +62,8 @@ class Network:
 
     def __post_init__(self) -> None:
         self.slots = asyncio.Semaphore(self.concurrency)
+        # asyncio's own few threads would let look-ups that hang time out those that wait behind them
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(self.concurrency, "lookup"))
         self.max_open = max(self.concurrency, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
         self._tls: ssl.SSLContext | None = None
 
@@ -96,18 +99,22 @@ class Pace:
     first ones, with nothing to compare, count from their replies.
     """
 
-    def __init__(self, delay_s: float, sleep: Sleep, *, wait_first: bool = False) -> None:
+    def __init__(self, delay_s: float, sleep: Sleep, *, last_s: float | None = None) -> None:
+        """`last_s`: when somebody else may have made a request last (time.monotonic)."""
         self.delay_s = delay_s
+        self.free_s = 0.0  # the host asked for nothing before (time.monotonic)
         self._sleep = sleep
-        self._base_s: float | None = time.monotonic() if wait_first else None
+        self._base_s = last_s
         self._took_s: deque[float] = deque(maxlen=WINDOW)
 
     async def turn(self) -> None:
         """Return when the next request may start."""
+        due_s = self.free_s
         if self.delay_s > 0 and self._base_s is not None:
-            wait_s = self._base_s + self.delay_s + min(MARGIN_S, MARGIN * self.delay_s) - time.monotonic()
-            if wait_s > 0:
-                await self._sleep(wait_s)
+            due_s = max(due_s, self._base_s + self.delay_s + min(MARGIN_S, MARGIN * self.delay_s))
+        wait_s = due_s - time.monotonic()
+        if wait_s > 0:
+            await self._sleep(wait_s)
         self._base_s = time.monotonic()
 
     def ended(self, begun_s: float, first_s: float) -> None:
@@ -134,8 +141,13 @@ class HostClient:
     async def get(self, ask: Ask) -> Reply:
         """Return the reply to a GET of `ask.url`, redirects not followed.
 
-        429, 503 and broken connections are tried MAX_TRIES times.
+        429, 503 and broken connections are tried MAX_TRIES times. A wait that the host asked for holds for its other
+        URLs too; while it is longer than MAX_WAIT_S, nothing is asked and the reply's error is "host-busy".
         """
+        left_s = self.pace.free_s - time.monotonic()
+        if left_s > MAX_WAIT_S:
+            return Reply(url=ask.url, error="host-busy", detail=f"{self.host} asked to be left alone for longer than "
+                         f"{MAX_WAIT_S:g} s", fetched_unix=time.time())
         for attempt in range(1, MAX_TRIES + 1):
             last = attempt == MAX_TRIES
             wait_s = 2.0 ** (attempt - 1)
@@ -149,11 +161,12 @@ class HostClient:
             except FetchError as error:
                 return Reply(url=ask.url, error=error.reason, detail=error.detail, fetched_unix=time.time())
             else:
-                asked_s = reply.retry_after_s
-                if reply.status not in _BUSY or last or (asked_s or 0.0) > MAX_WAIT_S:
+                if reply.status not in _BUSY:
                     return reply
-                wait_s = wait_s if asked_s is None else asked_s
-            await self._network.sleep(wait_s)
+                wait_s = wait_s if reply.retry_after_s is None else reply.retry_after_s
+            self.pace.free_s = time.monotonic() + wait_s
+            if last or wait_s > MAX_WAIT_S:
+                return reply
         raise AssertionError("the last try returns")
 
     def close(self) -> None:

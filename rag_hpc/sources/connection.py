@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import email.utils
+import re
 import time
 import zlib
 from dataclasses import dataclass
@@ -18,8 +19,11 @@ PAGE_TYPES = (*HTML_TYPES, "text/plain", "text/markdown")
 MAX_HEAD_BYTES = 1 << 16
 DRAIN_BYTES = 1 << 16  # an unwanted body up to this size is read to keep the connection
 RATIO_BYTES = 1 << 20  # up to this size a page may be packed as tightly as it likes
+MAX_MEMBERS = 1000  # of a gzip body
 TOTAL_FACTOR = 3  # a whole reply may take this many times what may pass without a byte
 _PLAIN, _GZIP, _DEFLATE = ("", "identity"), ("gzip", "x-gzip"), ("deflate",)
+_GZIP_MAGIC = b"\x1f\x8b"
+_NOT_ASCII = re.compile(rb"[\x80-\xff]")
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,11 @@ class Connection(asyncio.Protocol):
         self._started_s = self._touched_s = time.monotonic()
         self._raw_bytes = self._head_bytes = 0  # all that came of the head; its headers
         self._head_done = self._until_close = False
-        self._transport.write(request)
+        if self.usable:
+            self._transport.write(request)
+        else:  # it was closed since it was chosen
+            self._future = None
+            future.set_exception(Broken("closed before it was asked", stale=self.used))
         return future
 
     def check(self, now_s: float) -> None:
@@ -145,7 +153,7 @@ class Connection(asyncio.Protocol):
         self._head_done = True
         self._status = status
         self._reply = reply = Reply(url=self._ask.url, status=status, content_type=self._text(b"content-type"),
-                                    location=self._text(b"location"), etag=self._text(b"etag"),
+                                    location=self._location(), etag=self._text(b"etag"),
                                     last_modified=self._text(b"last-modified"), fetched_unix=time.time())
         if status in (429, 503):
             reply.retry_after_s = _retry_after(self._text(b"retry-after"), reply.fetched_unix)
@@ -154,16 +162,15 @@ class Connection(asyncio.Protocol):
         self._wanted = status == 200 and (self._ask.kind != "page" or reply.mime in PAGE_TYPES)
         self._parts: list[bytes] = []
         self._size = self._sent = 0
-        self._inflate: Any = None
         coding = self._text(b"content-encoding").lower()
-        self._coding = "" if coding in _PLAIN else coding
+        self._inflate = None if coding in _PLAIN else Inflate(coding)
         size = int(length) if length is not None and length.isdigit() else 0
         if not self._wanted:
             if size > DRAIN_BYTES or (self._until_close and status not in (204, 304)):
                 self._done(reply, keep=False)
-        elif self._coding not in (*_PLAIN, *_GZIP, *_DEFLATE):
+        elif coding not in (*_PLAIN, *_GZIP, *_DEFLATE):
             self._fail("content-encoding", coding[:200])
-        elif not self._coding and size > self._ask.max_bytes:
+        elif not self._inflate and size > self._ask.max_bytes:
             self._fail("too-large", f"{size} bytes, cap {self._ask.max_bytes}")
 
     def on_body(self, data: bytes) -> None:
@@ -176,15 +183,15 @@ class Connection(asyncio.Protocol):
                 self._done(self._reply, keep=False)
             return
         cap = self._ask.max_bytes
-        if self._coding:
+        if self._inflate is not None:
             try:
-                data = self._inflated(data, cap + 1 - self._size)
+                data = self._inflate.feed(data, cap + 1 - self._size)
             except zlib.error as error:
                 self._fail("content-encoding", str(error))
                 return
         self._size += len(data)
-        if self._size > cap:
-            self._fail("too-large", f"over {cap} bytes{' when decompressed' if self._coding else ''}")
+        if self._size > cap or self._sent > cap + RATIO_BYTES:
+            self._fail("too-large", f"over {cap} bytes{' when decompressed' if self._inflate else ''}")
         elif self._size > RATIO_BYTES and self._size > self._max_ratio * self._sent:
             self._fail("over-ratio", f"{self._sent} bytes sent are over {self._max_ratio:g} times as many decompressed")
         else:
@@ -197,18 +204,13 @@ class Connection(asyncio.Protocol):
 
     # ---- helpers
 
-    def _inflated(self, data: bytes, limit: int) -> bytes:
-        self._inflate = self._inflate or zlib.decompressobj(_window_bits(self._coding, data))
-        plain: bytes = self._inflate.decompress(data, limit)
-        return plain
-
     def _cap_head(self, size: int) -> None:
         if size > MAX_HEAD_BYTES:
             self._fail("header-too-large", f"over {MAX_HEAD_BYTES} bytes before the body")
 
     def _complete(self, *, keep: bool = False) -> None:
-        if self._inflate is not None and not self._inflate.eof:
-            self._fail("truncated", f"{self._coding} data ends early")
+        if self._inflate is not None and self._inflate.is_open:
+            self._fail("truncated", "the compressed data ends early")
             return
         self._reply.body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._done(self._reply, keep)
@@ -225,15 +227,65 @@ class Connection(asyncio.Protocol):
         if future is not None and not future.done():
             future.set_result(reply)
 
+    def _location(self) -> str:
+        """Return the Location as a URL in ASCII: its bytes, whatever their charset, are what the server means."""
+        sent = self._headers.get(b"location", b"").strip()
+        return _NOT_ASCII.sub(lambda found: b"%%%02X" % found[0][0], sent).decode()
+
     def _text(self, name: bytes) -> str:
         return self._headers.get(name, b"").decode("latin-1").strip()
+
+
+class Inflate:
+    """Unpacks a body piece by piece. A gzip body may have several members; what follows the last is passed over."""
+
+    def __init__(self, coding: str) -> None:
+        self._coding = coding
+        self._head = b""  # the first byte of a member, when it came alone
+        self._num_members = 0
+        self._unpack: Any = None
+        self._ended = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether more has to come."""
+        return self._unpack is not None or (bool(self._head) and not self._num_members)
+
+    def feed(self, data: bytes, limit: int) -> bytes:
+        """Return what `data` unpacks to, at most `limit` bytes. Raises zlib.error."""
+        data, self._head = self._head + data, b""
+        pieces: list[bytes] = []
+        while data and limit > 0 and not self._ended:
+            if self._unpack is None and not self._begin(data):
+                break
+            pieces.append(self._unpack.decompress(data, limit))
+            limit -= len(pieces[-1])
+            data = b""
+            if self._unpack.eof:
+                data, self._unpack = self._unpack.unused_data, None
+        return b"".join(pieces)
+
+    def _begin(self, data: bytes) -> bool:
+        """Begin the member that `data` starts with; return False if there is none, or too little of it to tell."""
+        if len(data) < 2:
+            self._head = data
+            return False
+        gzipped = self._coding in _GZIP and data.startswith(_GZIP_MAGIC)
+        self._ended = self._num_members > 0 and not gzipped
+        if self._ended:
+            return False
+        if self._num_members == MAX_MEMBERS:
+            raise zlib.error(f"over {MAX_MEMBERS} members")
+        self._num_members += 1
+        self._unpack = zlib.decompressobj(_window_bits(self._coding, data))
+        return True
 
 
 def _window_bits(coding: str, head: bytes) -> int:
     """Return zlib's wbits: gzip, zlib, or the bare deflate that some servers send as "deflate"."""
     if coding not in _DEFLATE:
         return 31
-    zlib_head = len(head) >= 2 and head[0] & 15 == 8 and int.from_bytes(head[:2], "big") % 31 == 0
+    zlib_head = head[0] & 15 == 8 and int.from_bytes(head[:2], "big") % 31 == 0
     return 15 if zlib_head else -15
 
 

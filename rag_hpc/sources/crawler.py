@@ -7,6 +7,7 @@ import dataclasses
 import json
 import queue
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from math import inf
@@ -94,8 +95,8 @@ class Crawler:
     async def _crawl(self, number: int, network: Network) -> None:
         """Walk one host: what the journal holds first, then over the network."""
         plan, host, journal = self._plans[number], self._hosts[number], self._journal
-        resumed = journal.resumed or bool(plan.done)  # somebody may just have asked this host
-        pace = Pace(host.delay_s, network.sleep, wait_first=resumed)
+        resumed = journal.resumed or bool(plan.done)  # somebody may have asked it until it saw that it has to stop
+        pace = Pace(host.delay_s, network.sleep, last_s=time.monotonic() + TICK_S if resumed else None)
         client = HostClient(plan.host, network, pace)
         steps = host.run()
         try:

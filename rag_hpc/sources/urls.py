@@ -19,6 +19,7 @@ _SAFE = "/:@!$&'()*+,;=-._~%"
 _CONTROL = dict.fromkeys((9, 10, 13))
 _BLANK = "".join(map(chr, range(33)))
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_LOCAL = [ipaddress.ip_network(net) for net in ("::/96", "64:ff9b:1::/48", "fec0::/10")]  # is_global says otherwise
 
 
 def normalise_url(url: str, base: str = "") -> str | None:
@@ -85,6 +86,8 @@ def is_public(address: str) -> bool:
         inner = ip.ipv4_mapped or ip.sixtofour
         if inner is None and ip in _NAT64:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if any(ip in net for net in _LOCAL):
+            return False
         if inner is not None:
             ip = inner
     return ip.is_global and not ip.is_multicast

@@ -73,7 +73,7 @@ def read_pages(path: Path) -> Iterator[dict[str, Any]]:
                 row = {"doc_id": url, "url": url, "title": "", "content_type": mime, "charset": charset,
                        "body": record.reader.read()}
             elif record.record_type == WarcRecordType.metadata:
-                fields = [line.partition(": ") for line in record.reader.read().decode().splitlines()]
+                fields = [line.partition(": ") for line in record.reader.read().decode().split("\r\n")]
                 row["meta"] = next(value for name, _, value in fields if name == "meta")
                 row["links"] = "\n".join(value for name, _, value in fields if name == "outlink")
                 yield row

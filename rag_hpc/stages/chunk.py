@@ -211,6 +211,9 @@ class _Headed:
 
 
 def _headings(document: dict[str, Any]) -> list[Heading]:
-    """Return the headings that the clean stage found."""
-    meta = json.loads(document["meta"] or "{}")
+    """Return the headings that the clean stage found; none where its metadata cannot be read."""
+    try:
+        meta = json.loads(document["meta"] or "{}")
+    except (ValueError, RecursionError):
+        return []
     return given_headings(meta.get("headings"), document["text"]) if isinstance(meta, dict) else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +45,10 @@ class CleanConfig:
         if not 0 <= self.min_chars <= self.max_chars:
             raise ConfigError(f"stage.clean: min_chars={self.min_chars} must lie between 0 and "
                               f"max_chars={self.max_chars}; try min_chars=50")
+        for code in self.languages:
+            if not re.fullmatch("[a-z]{2,3}", code):
+                raise ConfigError(f"stage.clean.languages: {code!r} is no language code of ISO 639-1; write "
+                                  "stage.clean.languages=[en,de] (in a YAML file no is false, 'no' is Norwegian)")
         chosen_filters(self.quality)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from rag_hpc.core.arrays import ArrayFile
 from rag_hpc.core.stage import Context, Counts, Inputs, Stage, Unit
 from rag_hpc.core.tables import Rejects, read_table, write_table
-from rag_hpc.dedupstore import KEEP_MAP, LABELS, DedupConfig
+from rag_hpc.dedupstore import KEEP_MAP, LABELS, DedupConfig, check_whole
 
 DOCUMENTS = "documents.parquet"
 
@@ -26,6 +26,7 @@ class Drop(Stage):
 
     def plan(self, inputs: Inputs, shared: Path) -> list[Unit]:
         """Return one unit per clean unit, with the number of its first document."""
+        check_whole(inputs["dedup.link"])
         clean = inputs["clean"]
         first = np.cumsum([0, *clean.rows(DOCUMENTS)])
         return [Unit(i, {"clean_unit": unit["index"], "first": int(first[i])}) for i, unit in enumerate(clean.units)]

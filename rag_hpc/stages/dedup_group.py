@@ -25,6 +25,7 @@ from rag_hpc.dedupstore import (
 )
 
 I64 = npt.NDArray[np.int64]
+PAIR_BYTES = 8 * 64  # of the budget for a pair while it is made: 64 bytes, and no more than an eighth in all
 
 
 class Group(Stage):
@@ -67,7 +68,7 @@ class Group(Stage):
             ctx.check_stop()
             numbers = signed.numbers()
             rows.add(signed.columns(["exact"]).column("exact").to_numpy()[numbers - signed.first], numbers)
-        _pair(rows, Buckets(0), pairs, ctx)
+        self._pair(rows, Buckets(0), pairs, ctx)
         return _write(path, pairs.blocks(), ctx)
 
     def _write_pairs(self, path: Path, copies: ArrayFile, bands: tuple[int, int], ctx: Context) -> int:
@@ -82,20 +83,25 @@ class Group(Stage):
             for name in names:  # keys of two bands do not meet: a band's number is part of its hash
                 keys = table.column(name).to_numpy()[numbers - signed.first]
                 rows.add(keys[keys != NO_WORDS], numbers[keys != NO_WORDS])
-        _pair(rows, Buckets(self.config.window), pairs, ctx, least=0)  # what earlier runs compared is known
+        self._pair(rows, Buckets(self.config.window), pairs, ctx, least=0)  # what earlier runs compared is known
         return _write(path, pairs.unique_blocks(), ctx)
+
+    def _pair(self, rows: Sorter, buckets: Buckets, pairs: Sorter, ctx: Context, least: float = -np.inf) -> None:
+        """Add the pairs of each bucket, the larger number first, unless that is less than `least`.
+
+        A row may make window + 1 pairs, so a block of rows is taken in steps: its pairs at once would be many times
+        the memory that the sorters are held to.
+        """
+        step = max(1, self.config.memory_bytes // (PAIR_BYTES * (self.config.window + 1)))
+        for keys, numbers in rows.blocks():
+            for start in range(0, len(keys), step):
+                ctx.check_stop()
+                found = buckets.pairs(keys[start : start + step], numbers[start : start + step])
+                found = found[found[:, 1] >= least]
+                pairs.add(found[:, 1], found[:, 0])
 
     def _sorter(self, ctx: Context, name: str, first: npt.DTypeLike) -> Sorter:
         return Sorter(ctx.scratch / f"{name}.runs", [first, np.int64], self.config.memory_bytes // 2)
-
-
-def _pair(rows: Sorter, buckets: Buckets, pairs: Sorter, ctx: Context, least: float = -np.inf) -> None:
-    """Add the pairs of each bucket, the larger number first, unless that is less than `least`."""
-    for keys, numbers in rows.blocks():
-        ctx.check_stop()
-        found = buckets.pairs(keys, numbers)
-        found = found[found[:, 1] >= least]
-        pairs.add(found[:, 1], found[:, 0])
 
 
 def _write(path: Path, blocks: Iterable[list[I64]], ctx: Context) -> int:

@@ -14,6 +14,7 @@ from rag_hpc.dedupstore import (
     NO_WORDS,
     SHINGLES,
     SIGNATURES,
+    SIGNED,
     DedupConfig,
     VerifyBy,
     band_name,
@@ -30,7 +31,7 @@ class Sign(Stage):
 
     Config: ClassVar[type] = DedupConfig
     name = "dedup.sign"
-    version = 2
+    version = SIGNED
     needs = ("clean",)
     counts_from = "clean"
 

@@ -10,7 +10,6 @@ from rag_hpc.errors import ConfigError
 
 STAGES = {
     "crawl": "rag_hpc.stages.crawl:Crawl",
-    **{f"crawl.{number}": f"rag_hpc.stages.crawl:Crawl{number}" for number in range(2, 9)},
     "clean": "rag_hpc.stages.clean:Clean",
     "dedup.sign": "rag_hpc.stages.dedup_sign:Sign",
     "dedup.group": "rag_hpc.stages.dedup_group:Group",
@@ -28,13 +27,15 @@ STAGES = {
     "generate": "rag_hpc.stages.generate:Generate",
     "evaluate": "rag_hpc.stages.evaluate:Evaluate",
 }
+ROUNDS = {f"crawl.{number}": f"rag_hpc.stages.crawl:Crawl{number}" for number in range(2, 9)}  # corpus.rounds adds them
 
 
 def stage_class(name: str) -> type[Stage]:
     """Return the class of the stage called `name`; ConfigError lists the known ones."""
-    if name not in STAGES:
+    path = STAGES.get(name) or ROUNDS.get(name)
+    if path is None:
         raise ConfigError(f"no stage is called {name!r}; known: {', '.join(STAGES)}")
-    module, attribute = STAGES[name].split(":")
+    module, attribute = path.split(":")
     found: type[Stage] = getattr(importlib.import_module(module), attribute)
     return found
 

@@ -85,6 +85,20 @@ def test_malformed_judgements_name_file_and_line(cli: Cli, tmp_path: Path, corpu
     assert not (tmp_path / "results").exists()
 
 
+def test_a_run_that_dropped_all_of_its_corpus_says_so(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "page.jsonl").write_text('{"id": "a", "body": "' + PROSE.replace("\n", " ").replace('"', "") + '"}\n')
+    command = ("run", "run=nothing", "corpus=files", f"corpus.path={tmp_path}", TEXT_STAGES)
+    done = cli(*command)
+    assert done.returncode == 0, done.stderr
+    for told in (done.stdout, cli("why", "run=nothing").stdout, cli("status", "run=nothing").stdout):
+        assert "nothing is left: crawl dropped all 1 (no-text 1)" in told
+        assert "the first: page.jsonl#0: no-text field 'text' is missing; more in " in told
+    done = cli(*command, "corpus.text_field=body")
+    assert done.returncode == 0 and "nothing is left" not in done.stdout, done.stdout
+    done = cli(*command, "corpus.text_field=body", "stage.dedup.against=[nothing]")
+    assert done.returncode == 2 and "run=nothing is named in its own stage.dedup.against" in done.stderr, done.stderr
+
+
 def test_an_empty_folder_is_no_corpus_until_a_page_is_in_it(cli: Cli, tmp_path: Path, workdir: Path) -> None:
     command = ("run", "run=empty", "corpus=files", f"corpus.path={tmp_path}", TEXT_STAGES)
     done = cli(*command)

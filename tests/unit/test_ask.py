@@ -116,3 +116,13 @@ def test_run_without_indexes_says_how_to_go_on(run: Ledger) -> None:
 def test_no_question_is_wrong_usage() -> None:
     with pytest.raises(ConfigError, match="give a question"):
         ask.ask(parse(["ask", "run=demo"]))
+
+
+def test_run_that_was_never_to_be_indexed_is_not_sent_to_retry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(tmp_path / "results" / "runs" / "corpus")
+    ledger.create({})
+    ledger.submit(Request(run="corpus", number=0, stages=["crawl", "clean", "chunk"], settings={}, workers=1,
+                          cluster={"root": None}))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"run=corpus: its pipeline has no lexical, .*with pipeline=cluster"):
+        ask.ask(parse(["ask", "What?", "run=corpus"]))

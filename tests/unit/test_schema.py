@@ -13,6 +13,7 @@ from rag_hpc.generators.config import GeneratorName
 from rag_hpc.schema import explain, from_plain, to_plain
 from rag_hpc.sources.base import CorpusConfig, SourceName
 from rag_hpc.stages.chunk import ChunkConfig
+from rag_hpc.stages.clean import CleanConfig
 from rag_hpc.stages.generate import GenerateConfig
 from rag_hpc.stages.registry import STAGES, stage_class
 
@@ -46,6 +47,11 @@ def test_unknown_key_is_named() -> None:
 def test_unknown_choice_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"(?s)ftp.*site.*warc.*files.*beir.*pydoc"):
         from_plain(CorpusConfig, {"source": "ftp"})
+
+
+def test_a_single_value_for_a_list_is_told_how_lists_are_written() -> None:
+    with pytest.raises(ConfigError, match=r"(?s)quality.*A list is written in brackets: KEY=\[VALUE,VALUE\]"):
+        from_plain(CleanConfig, {"quality": "gopher"})
 
 
 def test_rule_across_fields_keeps_its_own_message() -> None:

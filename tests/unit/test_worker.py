@@ -13,7 +13,7 @@ import pytest
 import toystages
 
 from rag_hpc import worker
-from rag_hpc.core import commit
+from rag_hpc.core import commit, take
 from rag_hpc.core.comm import SerialComm
 from rag_hpc.core.failures import failures
 from rag_hpc.core.plan import Plan, plan_path
@@ -196,6 +196,54 @@ def test_fenced_worker_stops_and_counts_no_failure(ledger: Ledger, monkeypatch: 
     assert toystages.work(plan, ledger.run_dir) == 3
     assert os.listdir(units_of(ledger, plan)) == (["unit-00000"] if done_by_other else [])
     assert failures(ledger.run_dir / plan.folder) == {}
+
+
+@pytest.mark.parametrize("at", ["claim", "open_draft"])
+def test_exclusive_unit_is_left_to_a_later_submission_that_claims_it(ledger: Ledger, monkeypatch: pytest.MonkeyPatch,
+                                                                     at: str) -> None:
+    """Whenever it does so before the work begins: two workers at one host would ask it twice as often."""
+    monkeypatch.setattr(toystages.Source, "exclusive", True)
+    monkeypatch.setattr(toystages.Source, "run", lambda *parts: pytest.fail("both work at it"))
+    plan = open_plan(ledger)
+    carry = commit.carry_dir(ledger.run_dir / plan.folder, plan.units[0])
+    module = {"claim": worker, "open_draft": commit}[at]
+    real = getattr(module, at)
+
+    def claimed_first(*parts: object) -> object:
+        assert take.claim(carry, plan.submission + 1, worker=7)
+        return real(*parts)
+
+    monkeypatch.setattr(module, at, claimed_first)
+    assert toystages.work(plan, ledger.run_dir) == 3
+    assert commit.drafts(units_of(ledger, plan)) == {}
+    assert failures(ledger.run_dir / plan.folder) == {}
+
+
+def test_requeued_worker_goes_on_with_the_exclusive_unit_that_it_had_claimed(ledger: Ledger,
+                                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toystages.Source, "exclusive", True)
+    plan = open_plan(ledger)
+    killed_at(ledger, plan, worker=0)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert toystages.work(plan, ledger.run_dir) == 0
+    assert commit.committed(units_of(ledger, plan)) == set(range(5))
+
+
+def test_exclusive_unit_of_a_killed_worker_is_the_next_submissions(ledger: Ledger,
+                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toystages.Source, "exclusive", True)
+    plan = open_plan(ledger)
+    killed_at(ledger, plan, worker=1)
+    assert toystages.work(plan, ledger.run_dir) == 0
+    assert commit.committed(units_of(ledger, plan)) == set(range(1, 5))
+    assert toystages.work(open_plan(ledger), ledger.run_dir) == 0
+    assert commit.committed(units_of(ledger, plan)) == set(range(5))
+
+
+def killed_at(ledger: Ledger, plan: Plan, worker: int) -> None:
+    """Leave what a worker leaves that is killed at the first unit."""
+    assert take.claim(commit.carry_dir(ledger.run_dir / plan.folder, plan.units[0]), plan.submission, worker)
+    commit.open_draft(units_of(ledger, plan), commit.draft_name(plan.units[0], plan.submission, worker, 0))
 
 
 def test_full_disk_fails_the_unit_and_names_the_disk(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,6 +96,13 @@ def test_bytes_that_are_not_utf8_are_no_words_and_do_no_harm(parts: list[bytes])
     assert sketch(np.frombuffer(cut, np.uint8), np.array([len(cut)]), ngram=1).num_shingles_N.tolist() == [1]
 
 
+def test_broken_bytes_do_not_depend_on_the_capitals_beside_them() -> None:
+    broken, after = b"one \xff word", " \u03a3 more".encode()
+    both = sketch(np.frombuffer(broken + after, np.uint8), np.array([len(broken), len(broken + after)]))
+    alone = sketch(np.frombuffer(broken, np.uint8), np.array([len(broken)]))
+    assert both.exact_N[0] == alone.exact_N[0]
+
+
 def test_few_words_make_one_shingle_and_none_make_none() -> None:
     found = sketch_texts(["a b c", "a b", " .,! ", "", "A, b: c"])
     assert found.num_shingles_N.tolist() == [1, 1, 0, 0, 1]

@@ -99,3 +99,9 @@ def _samples(name: str) -> Iterator[str]:
 def test_real_texts_have_the_tokenizers_tokens(name: str) -> None:
     read = [assert_same(text) for text in _samples(name)]
     assert sum(read) > 0.98 * len(read)
+
+
+def test_vocabulary_too_large_to_number_is_refused() -> None:
+    pieces = (chr(0x4E00 + n % 20_000) + chr(0x4E00 + n // 20_000) + "a" * 20 for n in range(110_000))
+    with pytest.raises(OverflowError, match="can be numbered"):
+        WordPiece(pieces, prefix="##", max_word_chars=100, normalize=str, split=str.split)

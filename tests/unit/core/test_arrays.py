@@ -55,3 +55,6 @@ def test_cut_file_and_foreign_order_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "b.npy", np.asfortranarray(np.ones((3, 2))))
     with pytest.raises(CorruptOutput, match="C order"):
         ArrayFile(tmp_path / "b.npy")
+    (tmp_path / "c.npy").write_bytes(b"something else")
+    with pytest.raises(CorruptOutput, match=r"c\.npy: not an array"):
+        ArrayFile(tmp_path / "c.npy")

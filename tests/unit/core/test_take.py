@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from rag_hpc.core.failures import record_failure
 from rag_hpc.core.plan import Plan
 from rag_hpc.core.stage import Unit
 from rag_hpc.core.take import POLL_S, Taker
+from rag_hpc.errors import Interrupted
 
 
 class World:
@@ -168,6 +170,29 @@ def test_units_of_an_exclusive_stage_are_claimed_once_and_never_backed_up(tmp_pa
     take.release(carries[1], 1)
     assert next(iter(taker(0))).index == 1
     assert take.claim(carries[1], 2, worker=0)  # of a later submission
+    with pytest.raises(Interrupted, match="later submission"):
+        take.claim(carries[1], 1, worker=0)
+
+
+def test_the_draft_of_an_earlier_submission_does_not_keep_an_exclusive_unit_from_a_later_one(tmp_path: Path) -> None:
+    world = World(tmp_path, 1)
+    taker = Taker(world.plan, tmp_path, 0, 1, exclusive=True)
+    commit.open_draft(world.units_dir, commit.draft_name(world.plan.units[0], 1, 0, 0))
+    take.claim(commit.carry_dir(tmp_path, world.plan.units[0]), 1, worker=1)
+    assert world.plan.submission == 1 and list(taker) == []
+    world.plan = dataclasses.replace(world.plan, submission=2)
+    assert next(iter(Taker(world.plan, tmp_path, 0, 1, exclusive=True))).index == 0
+
+
+def test_a_claim_on_a_unit_that_is_committed_meanwhile_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    carry, publish = tmp_path / "unit-00000", take.publish_file
+
+    def publish_late(path: Path, data: bytes) -> bool:
+        carry.rmdir()
+        return publish(path, data)
+
+    monkeypatch.setattr(take, "publish_file", publish_late)
+    assert not take.claim(carry, 1, worker=0)
 
 
 def test_sweep_drops_what_committed_units_left_for_later_attempts(tmp_path: Path) -> None:

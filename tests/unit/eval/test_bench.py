@@ -139,3 +139,16 @@ def test_a_crawl_that_misses_a_page_or_asks_twice_is_no_measurement(pages: int, 
 def test_the_crawl_benchmark_names_its_parts() -> None:
     with pytest.raises(ConfigError, match="cost, schedule, scaling"):
         crawl.run({"parts": "speed"})
+
+
+@pytest.mark.parametrize(("option", "needed"), [
+    ({"pairs": "many"}, "pairs=many: a whole number, at least 1 is needed, such as pairs=7"),
+    ({"pairs": "0"}, "pairs=0: a whole number"),
+    ({"latency": "fast"}, "latency=fast: a number is needed, such as latency=0.05"),
+    ({"peers": "yes"}, "peers=yes: true or false is needed"),
+])
+def test_an_option_s_value_must_be_of_its_kind(option: dict[str, str], needed: str) -> None:
+    defaults = {"pairs": "7", "latency": "0.05", "peers": "true", "data": ""}
+    assert registry.known({"latency": "1", "data": "x"}, defaults) == defaults | {"latency": "1", "data": "x"}
+    with pytest.raises(ConfigError, match=needed):
+        registry.known(option, defaults)

@@ -208,6 +208,7 @@ def test_first_workers_are_stopped_when_a_later_one_cannot_start(ledger: Ledger,
 
 
 def test_environment_holds_nothing_of_an_enclosing_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAG_HPC_DATA", raising=False)  # of this suite
     for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SBATCH_QOS", "PMIX_RANK", "OMPI_COMM_WORLD_SIZE",
                  "RAG_HPC_WALLTIME_S", "RAG_HPC_WORLD_SIZE"):
         monkeypatch.setenv(name, "1")

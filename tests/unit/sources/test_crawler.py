@@ -140,6 +140,26 @@ def test_a_stopped_crawl_goes_on_without_asking_again(tmp_path: Path, stop_after
         assert site.arrivals == []
 
 
+def test_an_attempt_that_takes_over_waits_until_the_one_before_has_seen_it(tmp_path: Path) -> None:
+    routes: dict[str, Route] = {"/": html("/0"), **{f"/{number}": html(f"/{number + 1}") for number in range(6)}}
+    fenced = threading.Event()
+
+    def fenced_crawl() -> None:
+        with pytest.raises(Interrupted):
+            crawl(site, carry=tmp_path, hosts=HOSTS[:1], delay_s=0.2, stop=fenced.is_set)
+
+    with serving(routes) as site:
+        before = threading.Thread(target=fenced_crawl)
+        before.start()
+        while len(site.arrivals) < 4:
+            time.sleep(0.01)
+        fenced.set()
+        found = crawl(site, carry=tmp_path, hosts=HOSTS[:1], delay_s=0.2)
+        before.join()
+        assert len([item for item in found if isinstance(item, Page)]) == 7
+        assert min(gaps(site)) >= 0.2 - 0.005
+
+
 def test_a_journal_gives_back_what_it_got_and_ignores_a_torn_end(tmp_path: Path) -> None:
     journal = Journal(tmp_path, "one")
     replies = {f"page {n}": Reply(url=f"http://h/{n}", status=200, body=b"x" * n, etag='"\u00e9"', fetched_unix=1.5)

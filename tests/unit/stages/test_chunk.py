@@ -110,6 +110,21 @@ def test_passages_carry_the_headings_above_them(tokenizer: Any) -> None:
     assert all(row["text"].count("Linux") == 0 or "Use\n" not in row["text"] for row in rows)  # cut at the heading
 
 
+@pytest.mark.parametrize("meta", ["", "{", "[1]", "[" * 100_000, '{"headings": [[0, 1, "\\ud800"]]}'])
+def test_metadata_that_cannot_be_read_costs_no_document(meta: str, tokenizer: Any) -> None:
+    rows = _chunks("Use", SECTIONS, meta, max_tokens=48, overlap_tokens=0)
+    assert len(rows) > 2 and {row["heading"].encode() for row in rows} >= {b"Use"}
+
+
+@pytest.mark.parametrize("max_tokens", [16, 20, 24, 66, 150, 254])
+def test_endless_korean_word_keeps_the_limit(max_tokens: int, tokenizer: Any) -> None:
+    for num_chars in (260, 288, 289, 300, 330, 416):  # as a whole unknown, and of three tokens a character in pieces
+        text = ("\ud55c\uad6d" * 300)[:num_chars]
+        rows = _chunks("", text, max_tokens=max_tokens, overlap_tokens=0, heading_tokens=0)
+        assert "".join(row["text"] for row in rows) == text
+        assert all(len(tokenizer.encode(row["text"], add_special_tokens=False).ids) <= max_tokens for row in rows)
+
+
 def test_path_that_is_too_long_keeps_its_ends(tokenizer: Any) -> None:
     found = [[0, 2, "Setup " * 9], [SECTIONS.index("Linux\n"), 3, "Linux"]]
     rows = _chunks("The Manual", SECTIONS, json.dumps({"headings": found}), max_tokens=48, overlap_tokens=8,

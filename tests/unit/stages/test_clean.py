@@ -62,6 +62,12 @@ def test_language_filter_drops_other_languages_by_name(tmp_path: Path) -> None:
     assert _clean(tmp_path, records, languages=["en"]).rejects("clean") == {"fr": "language-fr"}
 
 
+@pytest.mark.parametrize("code", ["english", "EN", "en-GB", "False", ""])
+def test_what_is_no_language_code_is_refused(code: str) -> None:
+    with pytest.raises(ConfigError, match=r"stage.clean.languages: '.*' is no language code .*=\[en,de\]"):
+        CleanConfig(languages=["de", code])
+
+
 def test_length_limits_are_the_config_s(tmp_path: Path) -> None:
     records = [{"id": "a", "text": "three words here"}, {"id": "b", "text": fixedcorpus.prose("paths", 1, 9)}]
     chain = _clean(tmp_path, records, min_chars=0, max_chars=100)

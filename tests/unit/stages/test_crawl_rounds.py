@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from crawlsite import Route, Site, html, redirect, serving
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.core.stage import Context
 from rag_hpc.errors import ConfigError, Interrupted
-from rag_hpc.pagestore import WARC, iter_pages
+from rag_hpc.pagestore import WARC, iter_pages, open_pages
+from rag_hpc.sources.base import OutputName, Page
 from rag_hpc.stages.registry import make_stage
 
 TEXT = "The deque keeps the older items of a bounded queue in the same order unless it is told otherwise. " * 3
@@ -101,6 +103,15 @@ def test_a_web_archive_cleans_to_the_same_documents_and_others_can_read_it(tmp_p
     assert records[0][2] is True
 
 
+def test_a_header_with_line_ends_of_unicode_does_not_break_a_web_archive(tmp_path: Path) -> None:
+    page = Page(doc_id="http://a.test/", url="http://a.test/", body=b"text", content_type="text/html",
+                meta={"depth": 0, "etag": '"a\x85b\u2028c"'}, links=["http://b.test/"])
+    with open_pages(tmp_path, OutputName.warc) as pages:
+        pages.add(page)
+    (row,) = iter_pages(tmp_path)
+    assert (json.loads(row["meta"]), row["links"]) == (page.meta, "http://b.test/")
+
+
 def test_an_earlier_run_saves_the_bodies_that_have_not_changed(tmp_path: Path) -> None:
     routes = {path: (status, {**headers, "ETag": '"1"'}, body) for path, (status, headers, body) in web().items()}
     with serving(routes) as site:
@@ -113,6 +124,15 @@ def test_an_earlier_run_saves_the_bodies_that_have_not_changed(tmp_path: Path) -
     assert [each.extra()["not_modified"] for each in second.values()] == [1, 2]
     with pytest.raises(ConfigError, match="no finished crawl"):
         make_stage("crawl", settings(site, previous=str(tmp_path / "none"))).plan({}, tmp_path)
+
+
+def test_an_earlier_run_of_another_source_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "page.txt").write_text("A page that no host served.")
+    files = {"crawl": {"source": "files", "path": str(tmp_path / "page.txt")}}
+    run_dir = stagerun.Chain(tmp_path / "run", files).run("crawl").run_dir
+    wanted = {"source": "site", "seeds": ["http://127.0.0.1/"], "previous": str(run_dir)}
+    with pytest.raises(ConfigError, match=r"corpus.previous=.*of source=files; name a run of corpus=site"):
+        make_stage("crawl", wanted).plan({}, tmp_path)
 
 
 def test_a_crawl_whose_draft_was_swept_stops_and_keeps_what_it_has(tmp_path: Path) -> None:

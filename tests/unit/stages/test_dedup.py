@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import fixedcorpus
@@ -14,7 +15,8 @@ from rag_hpc.algo.minhash import bands_for
 from rag_hpc.algo.sketch import from_texts, shingle_sets
 from rag_hpc.core.tables import read_table
 from rag_hpc.dedupstore import MIN_RECALL
-from rag_hpc.errors import IncompleteError
+from rag_hpc.errors import ConfigError, IncompleteError
+from rag_hpc.eval.bench.stagedoor import given_documents
 from rag_hpc.stages.registry import make_stage
 
 
@@ -151,10 +153,31 @@ def test_quarantined_signatures_are_refused_rather_than_shifted(many: stagerun.C
         make_stage("dedup.group", {}).plan(chain.out, tmp_path)
 
 
-@pytest.mark.parametrize(("failed", "refused"), [("dedup.group", "dedup.verify"), ("dedup.verify", "dedup.link")])
+@pytest.mark.parametrize(("failed", "refused"), [("dedup.group", "dedup.verify"), ("dedup.verify", "dedup.link"),
+                                                   ("dedup.link", "dedup.drop")])
 def test_a_step_that_lacks_a_unit_is_not_gone_on_from(
     failed: str, refused: str, many: stagerun.Chain, tmp_path: Path
 ) -> None:
-    out = {**many.out, failed: many.again(failed, tmp_path, fail=[1])}
+    out = {**many.out, failed: many.again(failed, tmp_path, fail=[len(many.out[failed].units) - 1])}
     with pytest.raises(IncompleteError, match=f"{failed}: 1 units are quarantined"):
         make_stage(refused, {}).plan(out, tmp_path)
+
+
+def test_one_giant_bucket_is_paired_within_the_budget(tmp_path: Path) -> None:
+    common = " ".join(f"w{n}" for n in range(150))
+    texts = {f"d{n:04d}": f"{common} end{n}" for n in range(3000)}
+    chain = stagerun.Chain(tmp_path / "run", {}, {"clean": given_documents(tmp_path / "run", [list(texts.items())])})
+    chain.run("dedup.sign")
+    stage, ctx = make_stage("dedup.group", {"memory_mib": 1}), stagerun.context(chain.out, tmp_path)
+    stage.setup(ctx)
+    (tmp_path / "out").mkdir()
+    tracemalloc.start()
+    counts = stage.run(stage.plan(chain.out, tmp_path)[0], tmp_path / "out", ctx)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert counts.items_out > 16 * 2900 and peak < 3 << 20
+
+
+def test_settings_that_no_bands_fit_are_refused_before_anything_runs() -> None:
+    with pytest.raises(ConfigError, match=r"can not find pairs at threshold=0\.05"):
+        make_stage("dedup.sign", {"threshold": 0.05, "num_perm": 16})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from pathlib import Path
@@ -100,6 +101,14 @@ def test_a_run_that_was_signed_otherwise_is_refused(
     run(tmp_path / "old", {"a": words(1)})
     stage = make_stage("dedup.sign", {"against": [str(tmp_path / "old")], **setting})
     with pytest.raises(ConfigError, match=words_of_error):
+        stage.plan({"clean": given_documents(tmp_path / "new", [[("b", "x")]])}, tmp_path)
+
+
+def test_a_run_whose_signatures_are_of_another_version_is_refused(tmp_path: Path) -> None:
+    path = run(tmp_path / "old", {"a": words(1)}).out["dedup.sign"].folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 1, "config": {}}))
+    stage = make_stage("dedup.sign", {"against": [str(tmp_path / "old")]})
+    with pytest.raises(ConfigError, match="version is 1 there, 2 here"):
         stage.plan({"clean": given_documents(tmp_path / "new", [[("b", "x")]])}, tmp_path)
 
 
