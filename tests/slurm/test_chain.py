@@ -305,4 +305,4 @@ def test_pipeline_on_slurm_equals_the_pipeline_here(slurm_env: dc.DevCluster, sh
         assert done.returncode == 0, done.stdout + done.stderr
         manifests = (shared_tmp / "results" / "runs" / name).glob("*/manifest.json")
         hashes.append({p.parent.name: json.loads(p.read_text())["output_hash"] for p in manifests})
-    assert hashes[0] == hashes[1] and len(hashes[0]) == 5
+    assert hashes[0] == hashes[1] and len(hashes[0]) == 7
