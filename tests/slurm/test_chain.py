@@ -239,11 +239,11 @@ def test_cancelled_run_stops_and_a_later_submission_finishes_it(run: Ledger, ask
 
 
 def test_new_submission_takes_the_place_of_a_chain_at_work(run: Ledger, ask: Ask, sh: Sh, shared_tmp: Path) -> None:
-    (shared_tmp / "trouble" / "unit-00001").write_text("hang")
+    note = shared_tmp / "trouble" / "unit-00001"
+    note.write_text("hang-once")
     chain.submit(run, ask(num_units=4))
     units = stage_dir(run, "toy.source") / UNITS
-    wait_for(lambda: committed(units) == {0, 2, 3}, "the units that do not hang", timeout_s=60)
-    (shared_tmp / "trouble" / "unit-00001").unlink()
+    wait_for(lambda: committed(units) == {0, 2, 3} and not note.exists(), "one unit to hang", timeout_s=60)
     chain.submit(run, dataclasses.replace(run.request(), workers=2))
     assert finish(run) == 0
     first = {i for job in run.jobs(1) for i in job["ids"]}
