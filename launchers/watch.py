@@ -46,9 +46,9 @@ def watch(ledger: Ledger, *, sleep: Callable[[float], None] = time.sleep,
         print(f"run={ledger.name}: {stopped.ended.reason}", file=sys.stderr)
         return stopped.ended.exit_code
     except (KeyboardInterrupt, LiveError):
-        print(f"the jobs go on without this window; see: rag-hpc status run={ledger.name}", file=sys.stderr)
+        print(f"the jobs go on without this window; see: rag-hpc status run={ledger.handle}", file=sys.stderr)
         return 3
-    print(f"run={ledger.name}: finished; see: rag-hpc report run={ledger.name}")
+    print(f"run={ledger.name}: finished; see: rag-hpc report run={ledger.handle}")
     return 0
 
 
@@ -87,15 +87,17 @@ def stopped(ledger: Ledger, request: Request) -> Ended | None:
         if value["outcome"] == "stopped":
             return Ended(int(value["exit_code"]), value["reason"])
     if any(job["kind"] == "cancel" for job in ledger.jobs(request.number)):
-        return Ended(3, f"cancelled; go on: rag-hpc retry run={ledger.name}")
+        return Ended(3, f"cancelled; go on: rag-hpc retry run={ledger.handle}")
     return None
 
 
 def out_of_queue(ledger: Ledger, request: Request) -> Ended | None:
     """Return Ended when the scheduler says that no job is left, while units are; None when it cannot be asked."""
-    if job_lines(ledger, request) or ledger.request().number != request.number:
+    queued = [number for number in ledger.submissions() if ledger.jobs(number)]
+    last = ledger.request(queued[-1]) if queued else request  # a gate takes a number before it queues its jobs
+    if job_lines(ledger, last) or ledger.request().number != request.number:
         return None
     plans = planned(ledger, request)
     if len(plans) == len(request.stages) and all((ledger.run_dir / p.folder / MANIFEST).exists() for p in plans):
         return None
-    return Ended(3, f"no job is left in the queue but the run is not finished; see: rag-hpc why run={ledger.name}")
+    return Ended(3, f"no job is left in the queue but the run is not finished; see: rag-hpc why run={ledger.handle}")

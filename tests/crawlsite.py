@@ -36,6 +36,7 @@ class Handler(BaseHTTPRequestHandler):
         self.server.arrivals.append((time.monotonic(), self.headers["Host"], self.path))
         self.server.asked.append(self.path)
         self.server.seen.append((self.client_address, dict(self.headers)))
+        self.server.hold()
         routes = self.server.routes
         route = routes.get(self.headers["Host"] + self.path) or routes.get(self.path, (404, {}, b"no"))
         if isinstance(route, list):
@@ -66,6 +67,7 @@ class Site(ThreadingHTTPServer):
         self.asked: list[str] = []
         self.arrivals: list[tuple[float, str, str]] = []  # when, host, path
         self.seen: list[tuple[Any, dict[str, str]]] = []
+        self.hold: Callable[[], object] = lambda: None  # called before each reply
 
     @property
     def resolve(self) -> dict[str, str]:
@@ -94,7 +96,7 @@ def serving(routes: dict[str, Route]) -> Iterator[Site]:
 
 
 def corpus(**changes: Any) -> CorpusConfig:
-    values: dict[str, Any] = {"delay_s": 0.0, "timeout_s": 5.0, "allow_private": True, **changes}
+    values: dict[str, Any] = {"delay_s": 0.0, "timeout_s": 20.0, "allow_private": True, **changes}
     return CorpusConfig(source=SourceName.site, **values)
 
 

@@ -170,7 +170,7 @@ class Group:
         """Give the turn away and return once every rank has arrived, with the turn taken again."""
         self.turn.release()
         try:
-            self.door.wait(timeout=60)
+            self.door.wait(timeout=300)
         finally:
             self.turn.acquire()
 

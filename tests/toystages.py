@@ -52,22 +52,29 @@ class Toy(Stage):
         return counts
 
     def make_trouble(self, unit: Unit, ctx: Context) -> None:
-        """A file called like the unit in the folder `trouble` says what happens; "-once" removes it first."""
+        """A file called like the unit in the folder `trouble` says what happens.
+
+        "-once" removes it first, and of several attempts at once it happens to the one that did; "wait" goes on when
+        somebody else has removed it.
+        """
         end = time.monotonic() + random.SystemRandom().random() * self.config.max_ms / 1000
         while time.monotonic() < end:
             ctx.check_stop()
             time.sleep(0.005)
         note = Path(self.config.trouble) / unit.name
-        if not self.config.trouble or not note.exists():
+        if not self.config.trouble:
             return
-        what = note.read_text()
-        if what.endswith("-once"):
-            note.unlink()
+        try:
+            what = note.read_text()
+            if what.endswith("-once"):
+                note.unlink()
+        except FileNotFoundError:
+            return
         if what.startswith("fail"):
             raise ValueError(f"no luck with {unit.name}")
         if what.startswith("kill"):
             os.kill(os.getpid(), signal.SIGKILL)
-        while what.startswith("hang"):
+        while what.startswith("hang") or (what == "wait" and note.exists()):
             ctx.check_stop()
             time.sleep(0.01)
 

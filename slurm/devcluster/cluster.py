@@ -86,9 +86,9 @@ class DevCluster:
         kill([] if pid is None else [pid], signal.SIGKILL if crash else signal.SIGTERM)
 
     def start_slurmctld(self) -> None:
-        """Start the controller, which recovers its jobs from disk; nothing happens when it runs."""
-        if find(self._config, "slurmctld") is None:
-            spawn(self._config, "slurmctld", ["slurmctld", "-D"])
+        """Start the controller, which recovers its jobs from disk, unless it runs; return once it answers."""
+        self._spawn_slurmctld()
+        wait_for(lambda: self.node_states() != [], "the controller to answer", timeout_s=90)
 
     def node_states(self) -> list[dict[str, Any]]:
         """Return [{name, state, cpus}] as Slurm tells; a state with '*' does not respond. [] without a controller."""
@@ -100,7 +100,7 @@ class DevCluster:
         rows = [line.split() for line in text.splitlines()]
         return [{"name": name, "state": state, "cpus": int(cpus)} for name, state, cpus in rows]
 
-    def wait_ready(self, timeout_s: float = 45) -> None:
+    def wait_ready(self, timeout_s: float = 90) -> None:
         """Return once every node takes jobs. Raises ClusterError with the nodes' states after timeout_s."""
         def all_usable() -> bool:
             states = [row["state"] for row in self.node_states()]
@@ -110,16 +110,21 @@ class DevCluster:
         except ClusterError as err:
             raise ClusterError(f"{err}; nodes: {self.node_states()}; logs: {self.state}/log") from err
 
-    def repair(self, timeout_s: float = 45) -> None:
+    def repair(self, timeout_s: float = 90) -> None:
         """Plug in every cable, start what does not run, resume drained nodes, and wait until all take jobs."""
-        self.start_slurmctld()
+        self._spawn_slurmctld()  # the nodes start meanwhile
         for node in self.nodes:
             self.heal(node)
             self.start_slurmd(node)
+        self.start_slurmctld()
         for row in self.node_states():
             if row["state"].startswith("drain"):
                 run(["scontrol", "update", f"NodeName={row['name']}", "State=RESUME"], env=clean_env(self._config))
         self.wait_ready(timeout_s)
+
+    def _spawn_slurmctld(self) -> None:
+        if find(self._config, "slurmctld") is None:
+            spawn(self._config, "slurmctld", ["slurmctld", "-D"])
 
     def _known(self, node: str) -> str:
         if node not in self.nodes:

@@ -139,7 +139,7 @@ def _start_all(config: DevClusterConfig) -> None:
     for node in config.nodes:
         network.create_node(node)
         nodes.start_holder(config, node)
-    wait_for(lambda: find(config, "mariadb-install") is None, "mariadb-install-db to end", timeout_s=60)
+    wait_for(lambda: find(config, "mariadb-install") is None, "mariadb-install-db to end", timeout_s=120)
     if not (data / "mysql").is_dir():
         raise ClusterError(f"devcluster: mariadb-install-db made no database in {data}")
     spawn(config, "mariadbd", ["mariadbd", f"--defaults-file={config.slurm_conf.parent}/my.cnf"])

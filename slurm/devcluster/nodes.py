@@ -33,7 +33,7 @@ def start_holder(config: DevClusterConfig, node: str) -> None:
     ready = config.state / "run" / f"{node}.ready"
     spawn(config, node, ["ip", "netns", "exec", namespace(node), "unshare", "-m", "-u", "sh", "-c", _HOLD, "sh",
                          node, str(hold), str(ready)])
-    wait_for(lambda: ready.exists() or find(config, node) is None, f"node {node}", timeout_s=10)
+    wait_for(lambda: ready.exists() or find(config, node) is None, f"node {node}", timeout_s=30)
     if not ready.exists():
         raise ClusterError(f"devcluster: node {node} could not be set up; see {config.state}/log/{node}.out")
 

@@ -64,7 +64,7 @@ def spawn(config: DevClusterConfig, name: str, argv: Sequence[str]) -> int:
     with log_file(config, name).open("ab") as log:
         subprocess.run(["setsid", "--fork", "sh", "-c", _DETACHED, str(path), *argv], env=daemon_env(config),
                        cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True, timeout=30)
-    wait_for(path.exists, f"{name} to start", timeout_s=10)
+    wait_for(path.exists, f"{name} to start", timeout_s=30)
     return int(path.read_text())
 
 
@@ -92,7 +92,7 @@ def alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
-def kill(pids: Iterable[int], signum: signal.Signals = signal.SIGKILL, *, timeout_s: float = 20) -> None:
+def kill(pids: Iterable[int], signum: signal.Signals = signal.SIGKILL, *, timeout_s: float = 60) -> None:
     """Signal the processes and wait until they are gone. Raises ClusterError when one stays."""
     targets = list(pids)
     for pid in targets:
@@ -112,7 +112,7 @@ def wait_for(ready: Callable[[], bool], what: str, *, timeout_s: float, step_s: 
         time.sleep(step_s)
 
 
-def wait_for_daemon(config: DevClusterConfig, name: str, ready: Callable[[], bool], *, timeout_s: float = 40) -> None:
+def wait_for_daemon(config: DevClusterConfig, name: str, ready: Callable[[], bool], *, timeout_s: float = 90) -> None:
     """Return once `ready` holds. Raises ClusterError at once when the daemon ends, or after timeout_s."""
     def ready_or_ended() -> bool:
         if find(config, name) is None:

@@ -16,7 +16,10 @@ from rag_hpc.eval.results import Results
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH; install it: apt-get install chromium")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH; install it: apt-get install chromium"),
+    pytest.mark.timeout(400),
+]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +47,7 @@ def browse(page: Path, *flags: str, folder: Path) -> str:
         *flags,
         page.as_uri(),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True, cwd=folder)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True, cwd=folder)
     return done.stdout + done.stderr
 
 

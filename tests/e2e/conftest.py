@@ -7,11 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from crawlsite import Handler, serving
 
 TOPICS = [
     ("Queues", "A deque keeps items at both ends. Set maxlen to keep only the last items; older ones fall off."),
@@ -26,6 +28,7 @@ Copy = Callable[..., Path]
 SMALL = ("corpus.pages_per_unit=8", "stage.dedup.num_groups=3", "stage.encode.rows_per_unit=16",
          "stage.vectors.num_lists=4", "stage.vectors.num_probes=4", "stage.retrieve.queries_per_unit=2",
          "stage.retrieve.depth=20", "backup_after_s=5")
+Silent = tuple[tuple[str, ...], threading.Event]
 TEXT_STAGES = "pipeline.stages=[crawl,clean]"
 
 
@@ -88,7 +91,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cli(workdir: Path) -> Cli:
     """Run `rag-hpc ARGS` and return the finished process; `env` adds variables, `cwd` changes the folder."""
     def run(*args: str, env: dict[str, str] | None = None, cwd: Path | None = None,
-            timeout: float = 300) -> subprocess.CompletedProcess[str]:
+            timeout: float = 600) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "rag_hpc.cli", *args]
         return subprocess.run(command, cwd=cwd or workdir, env={**os.environ, **(env or {})}, capture_output=True,
                               text=True, timeout=timeout, check=False)
@@ -124,3 +127,19 @@ def copy(cluster: Path) -> Copy:
         return folder
 
     return make
+
+
+@pytest.fixture
+def silent() -> Iterator[Silent]:
+    """A corpus whose only page is not answered until the event is set: the worker that asks for it stays at work."""
+    speaks, page = threading.Event(), f"<p>{TOPICS[0][1]} {TOPICS[1][1]} {TOPICS[2][1]}</p>".encode()
+
+    def answer(handler: Handler) -> None:
+        speaks.wait()
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n" % len(page))
+        handler.wfile.write(page)
+
+    with serving({"/": answer}) as site:
+        yield ("corpus=site", f"corpus.seeds=[http://{site.host}/]", "corpus.allow_private=true", "corpus.delay_s=0",
+               "corpus.timeout_s=900", TEXT_STAGES), speaks
+        speaks.set()

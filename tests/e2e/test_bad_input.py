@@ -20,7 +20,7 @@ import pytest
 
 from tests.e2e.conftest import TEXT_STAGES, Cli, Copy, dropped, hashes, units
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 PROSE = "This page explains in plain words how a queue is drained, and what to do when nothing is left in it. " * 3
 HIDE_MPI = """
 import importlib.machinery as m

@@ -23,7 +23,7 @@ from rag_hpc.core.manifest import Manifest
 from rag_hpc.vectorstore import VectorStore
 from tests.e2e.conftest import Cli
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1500)
 DATA = Path(os.environ.get("RAG_HPC_DATA", Path(__file__).parents[3] / "shared" / "data")) / "ir_cranfield"
 MEASURE = ir_measures.nDCG @ 10
 NUM_ENCODED = 400
@@ -54,7 +54,7 @@ def write_lines(path: Path, records: list[dict[str, str]]) -> None:
 @pytest.fixture(scope="module")
 def run_dir(cli: Cli, cranfield: Path, workdir: Path) -> Path:
     """The distributed pipeline: two workers, four Lucene shards."""
-    done = cli("run", "run=cranfield", "workers=2", "corpus=beir", f"corpus.path={cranfield}", timeout=500)
+    done = cli("run", "run=cranfield", "workers=2", "corpus=beir", f"corpus.path={cranfield}", timeout=1200)
     assert done.returncode == 0, done.stderr
     return workdir / "results/runs/cranfield"
 
@@ -98,7 +98,7 @@ def found_by_library(kind: str, texts: list[str], queries: Collection[str], fold
     (folder / "texts.json").write_text(json.dumps(texts))
     (folder / "queries.json").write_text(json.dumps([*queries]))
     subprocess.run([sys.executable, str(Path(__file__).with_name("reference.py")), kind, str(folder)], check=True,
-                   env={**os.environ, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}, timeout=500)
+                   env={**os.environ, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}, timeout=1200)
     found: list[list[int]] = json.loads((folder / "hits.json").read_text())
     return found
 

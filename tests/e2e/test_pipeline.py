@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.conftest import SMALL, Cli, Copy, by_stage, dropped, hashes
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 
 
 def test_the_distributed_run_answers_as_the_baseline(cli: Cli, baseline: Path, cluster: Path) -> None:

@@ -35,16 +35,17 @@ class Fault:
         """Put the fault into this process; return the function that takes it out again."""
         real = {name: getattr(os, name) for name in CALLS}
         accessor: Any = getattr(pathlib, "_NormalAccessor", None)  # Python 3.10's pathlib holds on to os's functions
+        held = [name for name in CALLS if getattr(accessor, name, None) is real[name]]  # its open is io's
         for name in CALLS:
             setattr(os, name, self._wrap(name, real[name]))
-            if accessor is not None and hasattr(accessor, name):
-                setattr(accessor, name, staticmethod(getattr(os, name)))
+        for name in held:
+            setattr(accessor, name, staticmethod(getattr(os, name)))
 
         def remove() -> None:
             for name, function in real.items():
                 setattr(os, name, function)
-                if accessor is not None and hasattr(accessor, name):
-                    setattr(accessor, name, staticmethod(function))
+            for name in held:
+                setattr(accessor, name, staticmethod(real[name]))
 
         return remove
 

@@ -10,11 +10,13 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
 from crawlsite import Site, html, serving
 
 from rag_hpc.core.commit import CARRY
@@ -26,7 +28,7 @@ from rag_hpc.schema import to_plain
 from rag_hpc.stages.registry import make_stage
 
 KILLS = int(os.environ.get("RAG_HPC_KILLS", "3"))
-HOSTS, PAGES, DELAY_S = 6, 10 + 2 * KILLS, 0.03
+HOSTS, PAGES, DELAY_S = 6, 10 + 2 * KILLS, 0.08
 STAGES = ["crawl", "crawl.2"]
 
 
@@ -47,6 +49,13 @@ def start(ledger: Ledger, plan: Plan, index: int) -> subprocess.Popen[bytes]:
                                 stdout=log, stderr=log, env={**os.environ, "RAG_HPC_NUM_WORKERS": "2"})
 
 
+def silent_after(site: Site, num_requests: int) -> threading.Event:
+    """Let the site answer nothing from that many requests on until the event is set."""
+    over = threading.Event()
+    site.hold = lambda: len(site.arrivals) < num_requests or over.wait()
+    return over
+
+
 def crawl(run_dir: Path, site: Site, dice: random.Random, kills: int) -> tuple[dict[str, str], int]:
     """Return the hashes of the rounds, and how many workers were killed while they worked."""
     ledger, killed, done = Ledger(run_dir), 0, dict[str, str]()
@@ -56,19 +65,22 @@ def crawl(run_dir: Path, site: Site, dice: random.Random, kills: int) -> tuple[d
         done[found.stage] = found.output_hash
 
     while (plan := advance(ledger, ledger.submit(request(site)), keep).open_plan) is not None:
-        workers = [start(ledger, plan, index) for index in range(2)]
         target = len(site.arrivals) + dice.randrange(HOSTS * 8)
+        over = silent_after(site, target)  # so that no worker ends before
+        workers = [start(ledger, plan, index) for index in range(2)]
         while killed < kills and len(site.arrivals) < target and any(w.poll() is None for w in workers):
             time.sleep(0.001)
         for worker in workers:
             if killed < kills and worker.poll() is None:
                 worker.send_signal(signal.SIGKILL)
                 killed += 1
+        over.set()
         for worker in workers:
             worker.wait()
     return done, killed
 
 
+@pytest.mark.timeout(300 + 20 * KILLS)
 def test_killed_crawls_end_alike_and_ask_no_url_twice(tmp_path: Path) -> None:
     dice = random.Random(7)
     links = {n: (f"/{n + 1}", f"/{dice.randrange(PAGES)}", f"http://h{n % 9}.web.test/far{n}") for n in range(PAGES)}
@@ -85,7 +97,7 @@ def test_killed_crawls_end_alike_and_ask_no_url_twice(tmp_path: Path) -> None:
     assert sum(pages.values()) - len(pages) <= in_flight
     last: dict[str, float] = {}
     for when, host, path in arrivals:
-        assert when - last.get(host, 0.0) >= DELAY_S - 0.005, f"{host}{path}"
+        assert when - last.get(host, 0.0) >= DELAY_S - 0.02, f"{host}{path}"  # a busy server's log may be late
         last[host] = when
     for folder in (tmp_path / "killed").glob(f"crawl*/{CARRY}"):
         assert list(folder.iterdir()) == []

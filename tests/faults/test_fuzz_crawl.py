@@ -30,7 +30,8 @@ ROBOTS = [b"User-agent: *\nDisallow: /\n", b"User-agent", b":", b" *", b"Allow: 
           b"#", b"%2", b"\xff\xfe", b"\xef\xbb\xbf", b"Disallow: /" + b"*a" * 400 + b"$\n", b"\0"]
 SITEMAP = [b"<urlset><url><loc>", b"http://h/a?b&amp;c", b"</loc></url>", b"<sitemapindex><sitemap><loc>", b"<![CDATA[",
            b"]]>", b"<!DOCTYPE x [<!ENTITY a 'b'>]>", b"&a;", b"</urlset>", b"<a xmlns='x'>", b"<?xml version='1.0'",
-           b" encoding='utf-16'?>", b"\x1f\x8b\x08\0", b"<!--", b"\xff", b"<loc>", b"ftp://", b"/", b"\n"]
+           b" encoding='utf-16'?>", b" encoding='gb2312'?>", b" encoding='rot13'?>",
+           b"\x1f\x8b\x08\0", b"<!--", b"\xff", b"<loc>", b"ftp://", b"/", b"\n"]
 HTML = [b"<a href=", b"<a ", b"<a title='>' href=x>", b'"', b"'", b">", b"<", b"<base href=//h/", b"<!--", b"-->", b"=",
         b"<script>", b"</script", b"<link rel=canonical href=", b"&#x110000;", b"&amp;", b"http://[::1", b"//h:99999/",
         b"javascript:", b"%", b"\xff\xc3", b"\0", b"../" * 50, b" ", b"href", b"?", b"#", b"<title>", b"<textarea>"]
@@ -105,6 +106,13 @@ def test_soup_of_a_format_neither_breaks_nor_hangs_its_reader(reader: Reader, wo
         begun = time.process_time()
         reader(data)
         assert time.process_time() - begun < SECONDS, number
+
+
+@pytest.mark.parametrize("charset", ["utf-99", "gb2312", "rot13", "idna", "punycode", "undefined", "x" * 5000])
+def test_sitemap_in_a_charset_that_its_parser_cannot_read_is_a_problem(charset: str) -> None:
+    body = f"<?xml version='1.0' encoding='{charset}'?><urlset><url><loc>http://h/</loc></url></urlset>".encode()
+    pages, _, problem = read_sitemap(Reply(url="http://h/s", status=200, content_type="text/xml", body=body))
+    assert pages == [] and problem
 
 
 BIG: dict[str, tuple[Any, bytes]] = {

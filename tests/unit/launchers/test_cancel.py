@@ -14,7 +14,7 @@ from toystages import toy_request
 from rag_hpc.launchers import cancel, chain
 from rag_hpc.launchers.ledger import Ledger, Request
 
-SLEEPER = [sys.executable, "-c", "import time; time.sleep(60)"]
+SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
 
 
 def test_live_jobs_are_cancelled_in_one_call_and_it_is_written_down(ledger: Ledger, slurm: FakeSlurm,
@@ -47,7 +47,7 @@ def test_local_workers_are_stopped_and_strangers_are_not(ledger: Ledger) -> None
 
         def reap(_: float) -> None:
             for child in ours:
-                child.wait(10)
+                child.wait(60)
 
         assert cancel.cancel_local(ledger, sleep=reap) == "stopped 2 workers"
         assert all(child.poll() is None for child in others)

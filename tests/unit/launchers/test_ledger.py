@@ -66,7 +66,7 @@ def test_run_folder_is_private(ledger: Ledger) -> None:
 
 
 def test_nothing_submitted_and_unknown_numbers_are_input_errors(ledger: Ledger, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nothing was submitted yet; run: rag-hpc run run=run"):
+    with pytest.raises(InputError, match=r"nothing was submitted yet; give the rag-hpc run command again"):
         ledger.request()
     ledger.submit(REQUEST)
     with pytest.raises(InputError, match="no submission 7; known: 1"):

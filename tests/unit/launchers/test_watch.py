@@ -66,9 +66,15 @@ def test_resubmitted_run_is_followed_on(queued: Ledger, slurm: FakeSlurm, ask: A
     assert follow(queued, Clock(at_10=resubmit, at_40=lambda: run_inline(queued, queued.request()))) == 0
 
 
+def test_gate_that_has_not_queued_its_resubmission_yet_is_no_end(queued: Ledger, slurm: FakeSlurm) -> None:
+    slurm.says("squeue", "2|RUNNING|0:01|n1|None|rh-run-toy.source.gate\n")
+    clock = Clock(at_10=lambda: queued.submit(queued.request()), at_80=lambda: run_inline(queued, queued.request()))
+    assert follow(queued, clock) == 0
+
+
 def test_cancelled_run_ends_with_work_left(queued: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
     assert follow(queued, Clock(at_4=lambda: queued.add_job(1, stage="", kind="cancel", ids=["1"]))) == 3
-    assert "go on: rag-hpc retry run=run" in capsys.readouterr().err
+    assert f"go on: rag-hpc retry run={queued.handle}" in capsys.readouterr().err
 
 
 def test_run_without_jobs_ends_and_the_scheduler_is_asked_every_thirty_seconds(

@@ -188,7 +188,7 @@ def test_daemon_is_found_by_name_outlives_its_log_and_is_killed(state: Path) -> 
         assert processes.find(config, "sleeper") == pid and processes.owned_pids(state) == [pid]
         assert os.getsid(pid) == pid
         log = processes.log_file(config, "sleeper")
-        processes.wait_for(lambda: log.read_text() == "begun\n", "output", timeout_s=5)
+        processes.wait_for(lambda: log.read_text() == "begun\n", "output", timeout_s=60)
     finally:
         processes.kill([pid])
     assert processes.find(config, "sleeper") is None and processes.owned_pids(state) == []
