@@ -26,7 +26,7 @@ from rag_hpc.errors import ConfigError, IncompleteError, InputError
 I64 = npt.NDArray[np.int64]
 U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
-SIGNED = 2  # the version of dedup.sign: signatures of another one mean something else
+SIGNED = 3  # the version of dedup.sign: signatures of another one mean something else
 BANDS, SHINGLES, SIGNATURES = "bands.parquet", "shingles.npy", "signatures.npy"  # of dedup.sign
 CANDIDATES, COPIES = "pairs.npy", "copies.npy"  # of dedup.group
 VERIFIED = "verified.npy"  # of dedup.verify
@@ -257,8 +257,9 @@ def older_generations(config: DedupConfig) -> list[Generation]:
         differing = [f"{key} is {theirs[key]} there, {ours[key]} here" for key in ours
                      if key in theirs and ours[key] != theirs[key]]
         if differing:
+            remedy = "use its settings" if "ngram" in theirs else "make that run again with this version of rag-hpc"
             raise ConfigError(f"stage.dedup.against: {generation.run} cannot be compared with: {'; '.join(differing)}; "
-                              "use its settings, or leave it out")
+                              f"{remedy}, or leave it out")
         check_whole(generation.signed)
     return found
 

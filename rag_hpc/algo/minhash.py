@@ -17,6 +17,7 @@ from rag_hpc.errors import ConfigError, InputError
 U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
+MAX_PERM = 1 << 16  # 16 bits of a hash name a bin of the fast family
 
 
 class Family(enum.Enum):
@@ -31,10 +32,10 @@ class Family(enum.Enum):
 def permutations(num_perm: int = 128, family: Family = Family.fast, seed: int = 1) -> U64:
     """Return factors_2K: factors and summands of datasketch's permutations for this seed; zeros for the fast family.
 
-    Raises ConfigError when num_perm < 1.
+    Raises ConfigError when num_perm is not in 1 ... 65536.
     """
-    if num_perm < 1:
-        raise ConfigError(f"num_perm={num_perm}: at least 1 permutation is needed; try 128")
+    if not 1 <= num_perm <= MAX_PERM:
+        raise ConfigError(f"num_perm={num_perm}: 1 to {MAX_PERM} permutations are possible; try 128")
     if family is Family.fast:
         return np.zeros((2, num_perm), np.uint64)
     rng = np.random.RandomState(seed)  # its stream is frozen by NumPy's compatibility policy

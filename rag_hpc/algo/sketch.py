@@ -45,12 +45,10 @@ class Sketches:
 
 
 def from_texts(texts: Sequence[str]) -> tuple[U8, I64]:
-    """Return (data_D, ends_N) of the texts in UTF-8; bytes to spare follow, which saves `sketch` a copy."""
-    from rag_hpc.algo.sketch_text import PADDING
-
+    """Return (data_D, ends_N) of the texts in UTF-8."""
     encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
     ends_N = np.cumsum([0, *map(len, encoded)])[1:]
-    return np.frombuffer(b"".join([*encoded, bytes(PADDING)]), np.uint8), ends_N
+    return np.frombuffer(b"".join(encoded), np.uint8), ends_N
 
 
 def sketch(
@@ -139,9 +137,7 @@ def _prepare(data_D: U8, ends_N: I64, ngram: int) -> tuple[U8, I64, Work]:
 
     if ngram < 1:
         raise ConfigError(f"ngram={ngram}: at least 1 word; try 5")
-    data, ends, last = _frozen(data_D, np.uint8), ends_N, int(ends_N[-1]) if len(ends_N) else 0
-    if len(data) < last + sketch_text.PADDING:
-        data = _frozen(np.concatenate([data[:last], np.zeros(sketch_text.PADDING, np.uint8)]), np.uint8)
+    data, ends = _frozen(data_D, np.uint8), ends_N
     special = sketch_text.documents_for_python(data, ends)
     if len(special):
         data, ends = _lowered(data, ends, special)
@@ -151,8 +147,6 @@ def _prepare(data_D: U8, ends_N: I64, ngram: int) -> tuple[U8, I64, Work]:
 
 def _lowered(data: U8, ends: I64, special: I64) -> tuple[U8, I64]:
     """Return data and ends with some documents in lower case."""
-    from rag_hpc.algo.sketch_text import PADDING
-
     documents = [part.tobytes() for part in np.split(data[: int(ends[-1])], ends[:-1])]
     for doc in special:
         try:
@@ -160,8 +154,8 @@ def _lowered(data: U8, ends: I64, special: I64) -> tuple[U8, I64]:
         except UnicodeDecodeError:  # not from a str: left as the kernels take it, whichever documents stand beside it
             continue
         documents[doc] = text.lower().encode("utf-8", "surrogatepass")
-    joined = b"".join([*documents, bytes(PADDING)])
-    return np.frombuffer(joined, np.uint8), np.fromiter(accumulate(map(len, documents)), np.int64, len(documents))
+    lengths = accumulate(map(len, documents))
+    return np.frombuffer(b"".join(documents), np.uint8), np.fromiter(lengths, np.int64, len(documents))
 
 
 def _check(size: int, ends_N: I64) -> I64:

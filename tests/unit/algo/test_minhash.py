@@ -77,6 +77,14 @@ def test_estimate_is_unbiased_and_varies_no_more_than_classical_minhash(size: in
     assert np.sqrt((errors**2).mean()) <= 1.05 * classical + 1e-9  # 1.05: a sample's own spread
 
 
+@pytest.mark.parametrize("num_perm", [1, 100, 4096, 65536])
+def test_sets_without_a_common_hash_agree_nowhere(num_perm: int) -> None:
+    hashes = np.random.default_rng(7).integers(0, 2**32, 600, dtype=np.uint32)
+    found = signatures(hashes, np.array([300, 600]), num_perm=num_perm)
+    assert (found[0] != found[1]).all()
+    assert (found != 0xFFFFFFFF).all()
+
+
 def test_families_estimate_the_same_similarity() -> None:
     flat, ends = shingle_sets(*from_texts(TEXTS))
     pairs = np.array(list(itertools.combinations(range(len(TEXTS)), 2)))
@@ -99,7 +107,8 @@ def test_bands_keep_the_recall_they_promise() -> None:
 
 @pytest.mark.parametrize(
     "call",
-    [lambda: permutations(0), lambda: bands_for(128, 0.0), lambda: bands_for(0, 0.5), lambda: bands_for(2, 0.1)],
+    [lambda: permutations(0), lambda: permutations(65537), lambda: bands_for(128, 0.0), lambda: bands_for(0, 0.5),
+     lambda: bands_for(2, 0.1)],
 )
 def test_impossible_settings_are_refused(call: object) -> None:
     with pytest.raises(ConfigError):
