@@ -15,7 +15,7 @@ from rag_hpc.pagestore import iter_pages
 from rag_hpc.sources.base import CorpusConfig, SourceName
 from rag_hpc.sources.frontier import OFFSITE, next_round
 from rag_hpc.sources.scope import Scope
-from rag_hpc.sources.urls import host_key
+from rag_hpc.sources.urls import host_key, host_name
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Frontier:
 
     seeds: dict[str, dict[str, int]] = field(default_factory=dict)  # host -> URL -> least depth
     done: dict[str, set[str]] = field(default_factory=dict)  # host -> URLs fetched or refused, of the hosts in seeds
-    num_pages: dict[str, int] = field(default_factory=dict)  # host -> pages fetched
+    num_pages: dict[str, int] = field(default_factory=dict)  # host, whatever the port -> pages fetched
 
 
 def frontier(earlier: Mapping[str, Manifest], corpus: CorpusConfig, hosts: Collection[str] | None = None) -> Frontier:
@@ -38,7 +38,8 @@ def frontier(earlier: Mapping[str, Manifest], corpus: CorpusConfig, hosts: Colle
     for url, is_page in _visited(earlier):
         host = host_key(url)
         if is_page:
-            found.num_pages[host] = found.num_pages.get(host, 0) + 1
+            name = host_name(host)
+            found.num_pages[name] = found.num_pages.get(name, 0) + 1
         if host in found.seeds:
             found.done.setdefault(host, set()).add(url)
             found.seeds[host].pop(url, None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import logging
 import os
 import shutil
@@ -74,6 +75,7 @@ class Worker:
             if not ready:
                 self.stage.setup(ctx)
                 ready = True
+                gc.freeze()  # what was imported stays, and need not be looked through again and again
             self.setup_s = self.setup_s or time.monotonic() - started
             ctx.check_stop()
             self._attempt(unit, ctx)

@@ -115,7 +115,7 @@ def cost(bench: Bench) -> list[Row]:
                  f"{start_s['scrapy']:.2f} of Scrapy's; Scrapy sent {early} requests before the host's last reply"),
         Row(name="crawl.cost.with_start", ours=statistics.median(gross["ours"]), unit="pages/CPU s",
             peers={"scrapy": statistics.median(gross["scrapy"])}, ratio=gross_ratio, interval=gross_interval,
-            contention=timed.contention, note="the same crawls, nothing subtracted"),
+            bar=5, contention=timed.contention, note="the same crawls, nothing subtracted"),
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -116,7 +117,8 @@ class CorpusConfig:
     def __post_init__(self) -> None:
         if self.max_pages < 0 or self.pages_per_unit < 1 or self.max_page_bytes < 1:
             raise ConfigError("corpus: max_pages >= 0, pages_per_unit >= 1 and max_page_bytes >= 1 are needed")
-        if self.delay_s < 0 or self.timeout_s <= 0 or self.latency_s < 0:
+        seconds = (self.delay_s, self.timeout_s, self.latency_s)
+        if min(seconds) < 0 or not self.timeout_s or not all(map(math.isfinite, seconds)):
             raise ConfigError("corpus: delay_s and latency_s must be >= 0 and timeout_s > 0 (seconds)")
         self._check_crawl()
         if not 0 < self.sample <= 1 or self.max_archives < 0 or self.unit_bytes < 1:
@@ -125,7 +127,7 @@ class CorpusConfig:
             raise ConfigError(f"corpus.num_hosts={self.num_hosts}: between 1 and 200 loopback addresses")
 
     def _check_crawl(self) -> None:
-        if self.hosts_per_unit < 1 or self.concurrency < 1 or self.max_pages_per_host < 0 or self.max_ratio < 1:
+        if self.hosts_per_unit < 1 or self.concurrency < 1 or self.max_pages_per_host < 0 or not self.max_ratio >= 1:
             raise ConfigError("corpus: hosts_per_unit >= 1, concurrency >= 1, max_pages_per_host >= 0 and max_ratio >= "
                               "1 are needed")
         if not 1 <= self.rounds <= MAX_ROUNDS:

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from rag_hpc.errors import RagHpcError
 from rag_hpc.sources.connection import Ask, Broken, Connection
 from rag_hpc.sources.journal import Reply
-from rag_hpc.sources.urls import is_public
+from rag_hpc.sources.urls import host_name, is_public
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def mapped(resolve: dict[str, Address], host: str) -> Address | None:
 
 
 class Pace:
-    """When the next request to a host may start.
+    """When the next request to a host may start; clients of several ports of a host share it.
 
     The server must see two requests at least `delay_s` apart, and sees when they arrive, not when they left. A reply
     that took longer than the quickest lately may be to a request that arrived late, so the delay counts from then; the
@@ -104,6 +104,7 @@ class Pace:
         self.delay_s = delay_s
         self.free_s = 0.0  # the host asked for nothing before (time.monotonic)
         self._sleep = sleep
+        self.one_at_a_time = asyncio.Lock()
         self._base_s = last_s
         self._took_s: deque[float] = deque(maxlen=WINDOW)
 
@@ -128,7 +129,7 @@ class Pace:
 
 
 class HostClient:
-    """Fetches URLs of one host key, one after the other, over one kept connection per scheme."""
+    """Fetches URLs of one host key, one after the other at the host's pace, over one kept connection per scheme."""
 
     def __init__(self, host: str, network: Network, pace: Pace) -> None:
         self.host, self.pace = host, pace
@@ -141,8 +142,9 @@ class HostClient:
     async def get(self, ask: Ask) -> Reply:
         """Return the reply to a GET of `ask.url`, redirects not followed.
 
-        429, 503 and broken connections are tried MAX_TRIES times. A wait that the host asked for holds for its other
-        URLs too; while it is longer than MAX_WAIT_S, nothing is asked and the reply's error is "host-busy".
+        429, 503, broken connections and failures of the name service that may pass are tried MAX_TRIES times. A wait
+        that the host asked for holds for its other URLs too; while it is longer than MAX_WAIT_S, nothing is asked and
+        the reply's error is "host-busy".
         """
         left_s = self.pace.free_s - time.monotonic()
         if left_s > MAX_WAIT_S:
@@ -155,7 +157,7 @@ class HostClient:
                 reply = await self._once(ask)
             except Broken as error:
                 if last:
-                    return Reply(url=ask.url, error="connection", detail=error.detail, fetched_unix=time.time())
+                    return Reply(url=ask.url, error=error.reason, detail=error.detail, fetched_unix=time.time())
                 if error.stale:
                     continue
             except FetchError as error:
@@ -176,8 +178,12 @@ class HostClient:
         self._open.clear()
 
     async def _once(self, ask: Ask) -> Reply:
+        async with self.pace.one_at_a_time:
+            await self.pace.turn()
+            return await self._sent(ask)
+
+    async def _sent(self, ask: Ask) -> Reply:
         network = self._network
-        await self.pace.turn()
         async with network.slots:
             connection = await self._connection(ask.url.split(":", 1)[0])
             network.busy.add(connection)
@@ -204,9 +210,8 @@ class HostClient:
             return known
         self.close()
         network, loop = self._network, asyncio.get_running_loop()
-        parts = urlsplit(f"//{self.host}")
-        name = parts.hostname or ""
-        address = await self._address(name, parts.port or (443 if scheme == "https" else 80))
+        name, port = host_name(self.host), urlsplit(f"//{self.host}").port
+        address = await self._address(name, port or (443 if scheme == "https" else 80))
         secure: dict[str, Any] = {"ssl": network.tls(), "server_hostname": name} if scheme == "https" else {}
         try:
             _, connection = await asyncio.wait_for(loop.create_connection(
@@ -237,8 +242,10 @@ class HostClient:
                 asked = lookup(name, port, type=socket.SOCK_STREAM)
                 found = await asyncio.wait_for(asked, network.timeout_s)
             except asyncio.TimeoutError as error:
-                raise FetchError("dns", f"{name}: no answer within {network.timeout_s:g} s") from error
+                raise Broken(f"{name}: no answer within {network.timeout_s:g} s", stale=False, reason="dns") from error
             except (OSError, UnicodeError) as error:
+                if isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN:
+                    raise Broken(f"{name}: {error}", stale=False, reason="dns") from error
                 raise FetchError("dns", f"{name}: {error}") from error
             self._pinned = self._checked([str(entry[4][0]) for entry in found]), port
         return self._pinned[0], port

@@ -109,8 +109,9 @@ def _share(name: str) -> float:
 def _local(folder: Path, name: str) -> dict[str, Any]:
     try:
         return file_item(folder, name)
-    except OSError as error:
-        raise ConfigError(f"{folder / name}: listed, but cannot be read ({error}); fetch it, or list less") from error
+    except InputError as error:
+        raise ConfigError(f"{folder / name}: listed, but cannot be read ({error.__cause__}); fetch it, or list "
+                          "less") from error
 
 
 def _download(remote: Remote, base: str, name: str) -> ChunkReader:

@@ -41,11 +41,14 @@ class Ask:
 
 
 class Broken(RagHpcError):
-    """A connection that broke before a reply came; `stale` if it may just have been closed while it was idle."""
+    """A request that may succeed when it is made again; `reason` is the slug of a Reject if it never does.
 
-    def __init__(self, detail: str, stale: bool) -> None:
+    `stale`: the connection may just have been closed while it was idle.
+    """
+
+    def __init__(self, detail: str, stale: bool, reason: str = "connection") -> None:
         super().__init__(detail)
-        self.detail, self.stale = detail, stale
+        self.detail, self.stale, self.reason = detail, stale, reason
 
 
 class Connection(asyncio.Protocol):

@@ -20,7 +20,7 @@ from rag_hpc.sources.connection import Ask
 from rag_hpc.sources.frontier import Found, HostCrawl, HostPlan
 from rag_hpc.sources.journal import Journal, Reply
 from rag_hpc.sources.scope import Scope
-from rag_hpc.sources.urls import host_key
+from rag_hpc.sources.urls import host_key, host_name
 
 BLOCK = 16  # items of a host that lie together in the output
 TICK_S = 0.5  # how often a crawl looks whether it has to stop and which replies are late
@@ -65,6 +65,7 @@ class Crawler:
         self._hosts = [HostCrawl(plan, corpus, scope) for plan in plans]
         self._plans, self._corpus, self._ctx, self._journal, self._earlier = plans, corpus, ctx, journal, earlier
         self._complete: list[float] = [0] * len(plans)  # blocks of each host; inf when it has ended
+        self._paces: dict[str, Pace] = {}
         self._next = 0  # the block that is put out next
 
     def main(self) -> None:
@@ -80,7 +81,6 @@ class Crawler:
         network = Network(user_agent=corpus.user_agent, timeout_s=corpus.timeout_s, allow_private=corpus.allow_private,
                           max_ratio=corpus.max_ratio, resolve=self.resolve, validators=self._earlier.validators,
                           sleep=self.sleep, concurrency=corpus.concurrency)
-        self._page_at_a_time = asyncio.Lock()
         work = asyncio.gather(*(self._crawl(number, network) for number in range(len(self._hosts))))
         watch = asyncio.ensure_future(self._watch(network))
         try:
@@ -95,27 +95,31 @@ class Crawler:
     async def _crawl(self, number: int, network: Network) -> None:
         """Walk one host: what the journal holds first, then over the network."""
         plan, host, journal = self._plans[number], self._hosts[number], self._journal
-        resumed = journal.resumed or bool(plan.done)  # somebody may have asked it until it saw that it has to stop
-        pace = Pace(host.delay_s, network.sleep, last_s=time.monotonic() + TICK_S if resumed else None)
+        pace = self._pace(plan, network)
         client = HostClient(plan.host, network, pace)
         steps = host.run()
         try:
             ask = next(steps)
             while True:
                 known = ask.key in journal
-                pace.delay_s = host.delay_s
+                pace.delay_s = max(pace.delay_s, host.delay_s)
                 reply = journal.get(ask.key) if known else self._earlier.completed(ask, await client.get(ask))
-                async with self._page_at_a_time:  # the requests that are due go out between two pages
-                    if not known:
-                        journal.add(ask.key, reply)
-                    ask = steps.send(reply)
-                    self._hand_over(number)
+                if not known:
+                    journal.add(ask.key, reply)
+                ask = steps.send(reply)
+                self._hand_over(number)
                 if known:
                     await asyncio.sleep(0)
         except StopIteration:
             self._hand_over(number, ended=True)
         finally:
             client.close()
+
+    def _pace(self, plan: HostPlan, network: Network) -> Pace:
+        """Return the pace of the plan's host: one for all its ports, they are one machine's."""
+        resumed = self._journal.resumed or plan.again  # an attempt may have asked until it saw that it has to stop
+        last_s = time.monotonic() + TICK_S if resumed else None
+        return self._paces.setdefault(host_name(plan.host), Pace(self._corpus.delay_s, network.sleep, last_s=last_s))
 
     def _hand_over(self, number: int, *, ended: bool = False) -> None:
         """Put out the blocks that are now complete: those that every host has completed, or ended without."""

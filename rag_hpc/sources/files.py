@@ -17,7 +17,7 @@ from rag_hpc.errors import InputError
 from rag_hpc.sources.base import CorpusConfig, Page, ReadContext, Reject
 from rag_hpc.sources.charset import declared_charset
 from rag_hpc.sources.compress import CHUNK, ChunkReader, Line, TruncatedStream, iter_lines, read_capped, stream_chunks
-from rag_hpc.sources.jsonl import BadRecord, Fields, record_page
+from rag_hpc.sources.jsonl import BadRecord, Fields, check_text_field, field_names, parse_record, record_page
 from rag_hpc.sources.paths import corpus_files, corpus_root, file_item, planned_file
 from rag_hpc.sources.pdf import PDF_TYPE, PdfError, pdf_text
 
@@ -52,12 +52,17 @@ class FilesSource:
     def split(self, corpus: CorpusConfig, shared: Path) -> list[dict[str, Any]]:
         """Return parts of `pages_per_unit` files or records, in the order of the sorted paths.
 
-        JSONL lines and tar members are counted by streaming through them, at most `max_pages` in all.
+        JSONL lines and tar members are counted by streaming through them, at most `max_pages` in all. Raises
+        ConfigError when the first record of all has no field of text.
         """
         root = corpus_root(corpus.path)
         packer = _Packer(corpus.pages_per_unit)
         left = corpus.max_pages or None
-        for name in corpus_files(corpus.path, lambda name: kind_of(name) is not None, KINDS):
+        names = corpus_files(corpus.path, lambda name: kind_of(name) is not None, KINDS)
+        first = next((root / name for name in names if _kind(name).form == "records"), None)
+        if first:
+            _check_first_record(first, corpus)
+        for name in names:
             item = file_item(root, name)
             count = 1
             offsets: dict[int, int] = {}
@@ -138,6 +143,18 @@ def _kind(name: str) -> Kind:
     if kind is None:
         raise InputError(f"{name}: not one of {KINDS}; plan again")
     return kind
+
+
+def _check_first_record(path: Path, corpus: CorpusConfig) -> None:
+    """Look for the text field in a file's first record; a later one that lacks it, or is no record, is a reject."""
+    try:
+        with closing(stream_chunks(path)) as chunks:
+            line = next(iter_lines(chunks, corpus.max_page_bytes), None)
+        record = parse_record(line.data) if line and line.data and not line.cut else None
+    except (BadRecord, OSError):  # the file's own rejects say so
+        return
+    if record is not None:
+        check_text_field(field_names(record), Fields.of(corpus), f"{path}, first record")
 
 
 def _count(path: Path, corpus: CorpusConfig, packer: _Packer, left: int | None) -> tuple[int, dict[int, int]]:
@@ -280,6 +297,7 @@ class _Header(tarfile.TarInfo):
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+        """Return the header in a block. Raises tarfile.ReadError when it is damaged."""
         try:
             return super().frombuf(buf, encoding, errors)
         except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]

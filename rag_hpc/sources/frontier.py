@@ -44,6 +44,7 @@ class HostPlan:
     seeds: list[tuple[str, int]]  # URLs with their depths
     max_pages: int = 0
     done: frozenset[str] = frozenset()  # URLs that earlier rounds fetched
+    again: bool = False  # an earlier round may just have asked the host
     max_urls: int = 1_000_000  # that may be known at once, about 250 bytes each
 
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import codecs
+import difflib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rag_hpc.errors import InputError
+from rag_hpc.errors import ConfigError, InputError
 from rag_hpc.sources.base import CorpusConfig, Page
 from rag_hpc.sources.compress import TruncatedStream, stream_chunks
 
 HTML_FIELD = "html"
 MAX_LINE_BYTES = 64 * 1024 * 1024  # of a line in a file of questions
 _MAX_META_CHARS = 1000
+_MAX_SHOWN = 20  # names of fields in a message
 
 
 class BadRecord(InputError):
@@ -87,6 +89,31 @@ def page_of(record: dict[str, Any], fields: Fields, fallback_id: str) -> Page:
     except UnicodeEncodeError as error:
         raise BadRecord("not-utf8", f"a lone surrogate: {error.reason}") from error
     return page
+
+
+def field_names(record: dict[str, Any]) -> list[str]:
+    """Return the names of a record's fields, and the dotted ones of the objects in it."""
+    names: dict[str, None] = {}
+    left: list[tuple[str, dict[str, Any]]] = [("", record)]
+    while left:
+        before, values = left.pop()
+        for key, value in values.items():
+            names[before + key] = None
+            if isinstance(value, dict):
+                left.append((f"{before}{key}.", value))
+    return list(names)
+
+
+def check_text_field(names: Iterable[str], fields: Fields, place: str) -> None:
+    """Raise ConfigError when neither the text field nor `html` is among the names of a file's fields."""
+    known = sorted(names)
+    if fields.text in known or HTML_FIELD in known:
+        return
+    close = difflib.get_close_matches(fields.text, known, n=1)
+    meant = f"; did you mean corpus.text_field={close[0]}?" if close else "; set corpus.text_field to one of them"
+    shown = ", ".join(known[:_MAX_SHOWN]) + (f" and {len(known) - _MAX_SHOWN} more" if len(known) > _MAX_SHOWN else "")
+    raise ConfigError(f"{place}: no field {fields.text!r} (corpus.text_field) and none named {HTML_FIELD!r}; "
+                      f"there are {shown or 'no fields at all'}{meant if known else ''}")
 
 
 def iter_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

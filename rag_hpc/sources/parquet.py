@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rag_hpc.errors import InputError
 from rag_hpc.sources.base import CorpusConfig, Page, ReadContext, Reject
-from rag_hpc.sources.jsonl import HTML_FIELD, BadRecord, Fields, page_of
+from rag_hpc.sources.jsonl import HTML_FIELD, BadRecord, Fields, check_text_field, page_of
 from rag_hpc.sources.paths import corpus_files, corpus_root, file_item, planned_file
 
 if TYPE_CHECKING:
@@ -29,14 +29,17 @@ class ParquetSource:
     def split(self, corpus: CorpusConfig, shared: Path) -> list[dict[str, Any]]:
         """Return parts of whole row groups with at least `pages_per_unit` rows each, the last may have fewer.
 
-        A file that cannot be opened is a part too, which says so.
+        A file that cannot be opened is a part too, which says so. Raises ConfigError when the first file with rows has
+        no column of text.
         """
         root = corpus_root(corpus.path)
+        names = corpus_files(corpus.path, lambda name: name.lower().endswith(SUFFIX), SUFFIX)
+        _check_columns(root, names, Fields.of(corpus))
         parts: list[dict[str, Any]] = []
         items: list[dict[str, Any]] = []
         num_rows = 0
         left = corpus.max_pages or None
-        for name in corpus_files(corpus.path, lambda name: name.lower().endswith(SUFFIX), SUFFIX):
+        for name in names:
             for item in _items(root, name):
                 if left is not None:
                     item["rows"] = min(item["rows"], left)
@@ -85,6 +88,24 @@ def read_group(path: Path, item: dict[str, Any], fields: Fields, cap: int) -> It
 
 class _TooLarge(InputError):
     """A row group that would need more memory than a part may take."""
+
+
+def _check_columns(root: Path, names: list[str], fields: Fields) -> None:
+    """Look for the text field in the first file with rows; a later one that has none costs its own rows only."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for name in names:
+        try:
+            metadata = pq.read_metadata(root / name)
+            paths = [metadata.schema.column(index).path for index in range(metadata.num_columns)]
+        except (pa.ArrowException, OSError, ValueError):  # damaged: a reject says so
+            continue
+        if metadata.num_rows:
+            steps = (path.split(".") for path in paths)
+            parts = (".".join(step[:end]) for step in steps for end in range(1, len(step) + 1))
+            check_text_field(dict.fromkeys(parts), fields, str(root / name))
+            return
 
 
 def _items(root: Path, name: str) -> list[dict[str, Any]]:

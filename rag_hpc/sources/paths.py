@@ -61,13 +61,17 @@ def corpus_files(pattern: str | None, wanted: Callable[[str], bool], kinds: str)
 def file_item(root: Path, name: str) -> dict[str, Any]:
     """Return {path, size, sha256}: the hash is over the first and last 64 KiB, so that a plan sees other content.
 
-    A name that is not UTF-8 gives {path, bad_name} with the odd bytes escaped.
+    A name that is not UTF-8 gives {path, bad_name} with the odd bytes escaped. Raises InputError if it cannot be read.
     """
     if not name.isascii():
         printable = os.fsencode(name).decode("utf-8", "backslashreplace")
         if printable != name:
             return {"path": printable, "bad_name": True}
-    size, digest = _stamp(root / name)
+    try:
+        size, digest = _stamp(root / name)
+    except OSError as error:
+        raise InputError(f"{root / name}: cannot be read ({error.strerror}); make it readable, or move it out of "
+                         "corpus.path") from error
     return {"path": name, "size": size, "sha256": digest}
 
 

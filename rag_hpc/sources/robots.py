@@ -177,7 +177,7 @@ def parse_sitemap(body: bytes) -> tuple[list[str], list[str], str]:
     parser.StartDoctypeDeclHandler = doctype
     try:
         parser.Parse(body, True)
-    except (expat.ExpatError, _RefusedXml) as error:
+    except (expat.ExpatError, _RefusedXml, LookupError, ValueError) as error:  # it has Python look up a charset's name
         return pages, inner, str(error)
     return pages, inner, ""
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import functools
 import re
-from urllib.parse import urlsplit
 
 from rag_hpc.sources.base import CorpusConfig, ScopeName
-from rag_hpc.sources.urls import host_key, normalise_url
+from rag_hpc.sources.urls import host_key, host_name, normalise_url
 
 
 class Scope:
@@ -19,7 +18,7 @@ class Scope:
         self._kind = corpus.scope
         seeds = [url for seed in corpus.seeds if (url := normalise_url(seed))]
         self._hosts = {host_key(url) for url in seeds}
-        self._domains = tuple({_name(host).removeprefix("www.") for host in self._hosts})
+        self._domains = tuple({host_name(host).removeprefix("www.") for host in self._hosts})
         self.admits_host = functools.lru_cache(maxsize=1 << 16)(self._admits_host)
 
     def permits(self, url: str) -> bool:
@@ -34,11 +33,7 @@ class Scope:
     def _admits_host(self, host: str) -> bool:
         if self._kind is ScopeName.any:
             return True
-        name = _name(host)
+        name = host_name(host)
         if self._kind is ScopeName.host:
             return host in self._hosts
         return any(name == domain or name.endswith(f".{domain}") for domain in self._domains)
-
-
-def _name(host: str) -> str:
-    return urlsplit(f"//{host}").hostname or ""

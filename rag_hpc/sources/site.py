@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from rag_hpc.sources.base import CorpusConfig, Page, ReadContext, Reject
 from rag_hpc.sources.client import Address, mapped, parse_resolve
 from rag_hpc.sources.crawler import crawl_hosts
 from rag_hpc.sources.frontier import HostPlan
-from rag_hpc.sources.urls import host_key, is_loopback_name, normalise_url
+from rag_hpc.sources.urls import host_key, host_name, is_loopback_name, normalise_url
 
 log = logging.getLogger(__name__)
 MAX_KNOWN_URLS = 4_000_000  # of a unit's hosts together, about 1 GB of memory
@@ -40,7 +41,8 @@ class SiteSource:
         hosts = part["hosts"]
         cap = min(MAX_HOST_URLS, MAX_KNOWN_URLS // len(hosts))
         plans = [HostPlan(host=item["host"], seeds=[(url, depth) for url, depth in item["seeds"]],
-                          max_pages=item["max_pages"], done=frozenset(item.get("done", ())), max_urls=cap)
+                          max_pages=item["max_pages"], done=frozenset(item.get("done", ())), again="done" in item,
+                          max_urls=cap)
                  for item in hosts]
         return crawl_hosts(plans, corpus, ctx)
 
@@ -56,23 +58,21 @@ def deal(by_host: Mapping[str, Mapping[str, int]], corpus: CorpusConfig, max_pag
          had: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
     """Return the parts of some hosts: {"hosts": [{host, seeds, max_pages}]}, hosts by name, dealt like cards.
 
-    by_host: host -> seed -> depth.
-
-    `max_pages` (0 = no cap) is spread evenly, the first hosts get the rest; `had`: pages that earlier rounds got of a
-    host, within its own cap. Hosts without a page to fetch are left out.
+    by_host: host key -> seed -> depth; the ports of a name are in one part, and share the cap of a host.
+    `max_pages` (0 = no cap) is spread evenly, the first hosts get the rest; `had`: name -> pages that earlier rounds
+    got of it, within that cap. Hosts without a page to fetch are left out.
     """
-    hosts = sorted(by_host)
-    cap = corpus.max_pages_per_host
-    own = {host: max(0, cap - (had or {}).get(host, 0)) for host in hosts} if cap else {}
-    hosts = [host for host in hosts if not cap or own[host]]
+    own = _own_caps(by_host, corpus.max_pages_per_host, had or {})
+    hosts = list(own)
     shares = _shares(max_pages, len(hosts))
     if len(shares) < len(by_host):
         log.warning("corpus.max_pages=%d: %d hosts get no page", corpus.max_pages, len(by_host) - len(shares))
     items = [{"host": host, "seeds": [list(seed) for seed in by_host[host].items()],
-              "max_pages": min((n for n in (share, own.get(host, 0)) if n), default=0)}
+              "max_pages": min((n for n in (share, own[host]) if n), default=0)}
              for host, share in zip(hosts, shares, strict=False)]
-    num_parts = -(-len(items) // corpus.hosts_per_unit)
-    return [{"hosts": items[number::num_parts]} for number in range(num_parts)]
+    names = [[*group] for _, group in groupby(items, key=lambda item: host_name(str(item["host"])))]
+    num_parts = -(-len(names) // corpus.hosts_per_unit)
+    return [{"hosts": [*chain.from_iterable(names[number::num_parts])]} for number in range(num_parts)]
 
 
 def check_user_agent(corpus: CorpusConfig, hosts: Mapping[str, Any]) -> None:
@@ -86,6 +86,18 @@ def check_user_agent(corpus: CorpusConfig, hosts: Mapping[str, Any]) -> None:
             f"corpus.user_agent={user_agent!r} names no contact, and {strangers[0]} belongs to someone: set "
             "corpus.user_agent='rag-hpc/0.1 (+https://your.page; you@your.org)'"
         )
+
+
+def _own_caps(hosts: Iterable[str], cap: int, had: Mapping[str, int]) -> dict[str, int]:
+    """Return what is left of each host's own cap (0 = no cap), by name; hosts that have nothing left are not there."""
+    caps: dict[str, int] = {}
+    for name, group in groupby(sorted(hosts, key=lambda host: (host_name(host), host)), key=host_name):
+        ports, left = list(group), cap - had.get(name, 0)
+        if not cap:
+            caps.update(dict.fromkeys(ports, 0))
+        elif left > 0:
+            caps.update(zip(ports, _shares(left, len(ports)), strict=False))
+    return caps
 
 
 def _shares(max_pages: int, num_hosts: int) -> list[int]:

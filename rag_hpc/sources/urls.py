@@ -5,16 +5,20 @@ from __future__ import annotations
 import functools
 import ipaddress
 import re
+from collections.abc import Iterable
 from urllib.parse import quote, urlsplit
 
 MAX_URL_CHARS = 2048
 _PORTS = {"http": 80, "https": 443}
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_.\-]*[a-z0-9_.])?")
+_BRACKETS = re.compile(r"\[[0-9A-Fa-f.]*:[0-9A-Fa-f.:]*\](?::\d*)?")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _PLAIN = re.compile(r"/?[A-Za-z0-9_~\-][A-Za-z0-9_~\-./]*")
+_WHOLE = re.compile(r"https?://[a-z0-9_](?:[a-z0-9_.\-]*[a-z0-9_])?(/[A-Za-z0-9_~\-./]*)?")
+_MAX_NAME_CHARS = 253
 _SAFE = "/:@!$&'()*+,;=-._~%"
 _CONTROL = dict.fromkeys((9, 10, 13))
 _BLANK = "".join(map(chr, range(33)))
@@ -29,6 +33,9 @@ def normalise_url(url: str, base: str = "") -> str | None:
     Lower-case scheme and host (IDNA), no default port, no dot segments, escapes upper-case and only where needed
     (RFC 3986, 6.2.2). URLs with a user name are refused. Applying it twice changes nothing.
     """
+    whole = _WHOLE.fullmatch(url) if len(url) <= _MAX_NAME_CHARS else None
+    if whole and "/." not in url:  # most of those in full, on most sites
+        return url if whole[1] else f"{url}/"
     text = url.strip(_BLANK).translate(_CONTROL)
     try:
         if base:
@@ -39,6 +46,8 @@ def normalise_url(url: str, base: str = "") -> str | None:
         return None
     scheme = parts.scheme.lower()
     if scheme not in _PORTS or not host or "@" in parts.netloc or port == 0:
+        return None
+    if "[" in parts.netloc and not _BRACKETS.fullmatch(parts.netloc):  # what urlsplit lets through varies
         return None
     name = _host_name(host)
     if name is None:
@@ -53,21 +62,27 @@ def normalise_url(url: str, base: str = "") -> str | None:
     return f"{scheme}://{name}{path}{query}"
 
 
-def join_links(base: str, hrefs: list[str]) -> list[str | None]:
+def join_links(base: str, hrefs: Iterable[str]) -> list[str | None]:
     """Return each href as a normalised URL (None if it is no http(s) URL), in order; `base` is normalised."""
     stem = base.split("?", 1)[0]
-    folder = stem[: stem.rfind("/") + 1]
-    return [_join(stem if href.startswith("?") else folder, href) if href else base for href in hrefs]
+    folder, root = stem[: stem.rfind("/") + 1], "/".join(base.split("/", 3)[:3])
+    return [(root if href[0] == "/" else folder) + href if _PLAIN.fullmatch(href) and "/." not in href
+            else _join(stem if href.startswith("?") else folder, href) if href else base for href in hrefs]
 
 
 def host_key(url: str) -> str:
-    """Return "name" or "name:port" of a normalised URL: what one crawl unit owns, whatever the scheme."""
+    """Return "name" or "name:port" of a normalised URL, whatever the scheme: whose pages one frontier holds."""
     return url.split("/", 3)[2]
+
+
+def host_name(key: str) -> str:
+    """Return the name or address in a host key: whose machine it is, which politeness is about, whatever the port."""
+    return urlsplit(f"//{key}").hostname or ""
 
 
 def is_loopback_name(key: str) -> bool:
     """Return True if a host key names this machine without asking a resolver."""
-    name = urlsplit(f"//{key}").hostname or ""
+    name = host_name(key)
     if name == "localhost" or name.endswith(".localhost"):
         return True
     try:
@@ -95,8 +110,6 @@ def is_public(address: str) -> bool:
 
 @functools.lru_cache(maxsize=1 << 16)
 def _join(base: str, href: str) -> str | None:
-    if _PLAIN.fullmatch(href) and "/." not in href:  # most links of most sites
-        return ("/".join(base.split("/", 3)[:3]) if href[0] == "/" else base) + href
     return normalise_url(href, base)
 
 
@@ -125,7 +138,7 @@ def _host_name(host: str) -> str | None:
     except UnicodeError:
         return None
     name = name.rstrip(".")
-    return name if _HOST.fullmatch(name) and len(name) <= 253 else None
+    return name if _HOST.fullmatch(name) and len(name) <= _MAX_NAME_CHARS else None
 
 
 def _escaped(text: str, safe: str) -> str:

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from rag_hpc.algo.chunking import Span, chunk_ids, chunk_spans
 from rag_hpc.algo.semantic import topic_starts, windows
-from rag_hpc.algo.sentences import sentence_spans
-from rag_hpc.algo.structure import NO_BREAKS, TOPIC, Breaks, Heading, Outline, find_breaks, given_headings
 from rag_hpc.core.chunkstore import CHUNKS, COLUMNS
 from rag_hpc.core.stage import Context, Counts, Inputs, Stage, Unit
 from rag_hpc.core.tables import Rejects, TableWriter, read_table
 from rag_hpc.encoder import model_limit
 from rag_hpc.errors import ConfigError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what numba compiles is imported by those who cut: every command imports the config here
+    from rag_hpc.algo.chunking import Span
+    from rag_hpc.algo.structure import Breaks, Heading
     from rag_hpc.encoder import Encoder
     from rag_hpc.tokens import TokenCounter
 
@@ -129,6 +128,8 @@ class Chunker:
 
     def rows(self, document: dict[str, Any]) -> list[tuple[Any, ...]]:
         """Return a document's chunks as rows of COLUMNS, none when it has no tokens."""
+        from rag_hpc.algo.chunking import chunk_ids
+
         text, doc_id = document["text"], document["doc_id"]
         headed = _Headed(document, self._counter, self._config)
         spans = self._spans(text, headed)
@@ -137,6 +138,9 @@ class Chunker:
                  span.num_tokens) for chunk_id, span in zip(chunk_ids(doc_id, spans), spans, strict=True)]
 
     def _spans(self, text: str, headed: _Headed) -> list[Span]:
+        from rag_hpc.algo.chunking import chunk_spans
+        from rag_hpc.algo.structure import NO_BREAKS, find_breaks
+
         tokens = self._counter.tokens(text)
         is_short = len(tokens.starts_T) <= self._config.max_tokens - self._config.heading_tokens
         breaks = NO_BREAKS if is_short else find_breaks(text, headed.headings)
@@ -146,6 +150,9 @@ class Chunker:
 
     def _topics(self, text: str, encoder: Encoder) -> Breaks:
         """Return where topics begin. The encoder's batches hold this document only, so that no other moves a bit."""
+        from rag_hpc.algo.sentences import sentence_spans
+        from rag_hpc.algo.structure import TOPIC, Breaks
+
         spans, size = sentence_spans(text), self._config.semantic_window
         vectors_WD = encoder.encode(windows(text, spans, size), tokens_per_batch=2048, allow_truncate=True)
         at = topic_starts(vectors_WD, size, self._config.semantic_percentile)
@@ -157,6 +164,8 @@ class _Headed:
     """A document's headings as passages carry them, and the tokens that are left for the passages."""
 
     def __init__(self, document: dict[str, Any], counter: TokenCounter, config: ChunkConfig) -> None:
+        from rag_hpc.algo.structure import Outline
+
         self._text, self._counter, self._config = document["text"], counter, config
         self._title = " ".join(document["title"].split())
         self.headings = _headings(document)
@@ -212,6 +221,8 @@ class _Headed:
 
 def _headings(document: dict[str, Any]) -> list[Heading]:
     """Return the headings that the clean stage found; none where its metadata cannot be read."""
+    from rag_hpc.algo.structure import given_headings
+
     try:
         meta = json.loads(document["meta"] or "{}")
     except (ValueError, RecursionError):

@@ -19,7 +19,7 @@ from rag_hpc.rounds import earlier_crawls, frontier, rows_of_hosts
 from rag_hpc.sources.base import MAX_ROUNDS, CorpusConfig, Page, ReadContext, SourceName
 from rag_hpc.sources.registry import get_source
 
-LIBRARIES = ("httptools", "protego", "pyarrow.parquet", "zstandard")
+LIBRARIES = ("httptools", "protego", "pyarrow.parquet")
 
 
 class Crawl(Stage):
@@ -27,7 +27,7 @@ class Crawl(Stage):
 
     Config: ClassVar[type] = CorpusConfig
     name = "crawl"
-    version = 2
+    version = 3
 
     def __init__(self, config: CorpusConfig) -> None:
         super().__init__(config)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rag_hpc.algo.cite import verify_citations
 from rag_hpc.core.chunkstore import ChunkStore
 from rag_hpc.core.stage import Context, Counts, Inputs, Stage, Unit
 from rag_hpc.core.tables import TableWriter
@@ -66,6 +65,8 @@ class Generate(Stage):
         return Counts(items_in=len(asked), items_out=answers.num_rows, timings={"generate": time.monotonic() - begun})
 
     def _answer(self, question: Asked) -> tuple[Any, ...]:
+        from rag_hpc.algo.cite import verify_citations
+
         passages = read_passages(self._chunks, question.ordinals)
         answer = self._generator.generate(question.text, passages)
         checks = verify_citations(answer.text, passages)

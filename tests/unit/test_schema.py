@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rag_hpc import schema
+from rag_hpc.config import compose
 from rag_hpc.errors import ConfigError
 from rag_hpc.generators.config import GeneratorName
 from rag_hpc.schema import explain, from_plain, to_plain
@@ -20,10 +23,10 @@ from rag_hpc.stages.registry import STAGES, stage_class
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_defaults_survive_json_and_back(stage: str) -> None:
-    schema = stage_class(stage).Config
-    plain = to_plain(schema())
-    assert from_plain(schema, json.loads(json.dumps(plain))) == schema()
-    assert to_plain(from_plain(schema, plain)) == plain
+    config = stage_class(stage).Config
+    plain = to_plain(config())
+    assert from_plain(config, json.loads(json.dumps(plain))) == config()
+    assert to_plain(from_plain(config, plain)) == plain
 
 
 def test_enums_and_nested_settings_are_names_and_dicts() -> None:
@@ -57,6 +60,36 @@ def test_a_single_value_for_a_list_is_told_how_lists_are_written() -> None:
 def test_rule_across_fields_keeps_its_own_message() -> None:
     with pytest.raises(ConfigError, match=r"^stage.chunk.max_tokens=3: at least 16; try 254$"):
         from_plain(ChunkConfig, {"max_tokens": 3})
+
+
+def test_a_value_that_needs_quotes_is_told_how_they_are_written() -> None:
+    with pytest.raises(ConfigError, match="quotes of its own, inside") as error:
+        compose(["corpus=site", "corpus.allow=[^https?://h/(a|b)]"])
+    (hint,) = re.findall("'(corpus.*)'", str(error.value))
+    assert compose(["corpus=site", hint]).corpus.allow == ["^https?://h/(a|b)"]
+    config = compose(["corpus=site", "+corpus.resolve={*.web.test: 127.0.0.1:8080}"])
+    assert config.corpus.resolve == {"*.web.test": "127.0.0.1:8080"}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_a_plan_holds_is_taken_as_it_stands_with_the_same_outcome_as_by_omegaconf(stage: str) -> None:
+    config = stage_class(stage).Config
+    plain = json.loads(json.dumps(to_plain(config())))
+    assert plain == OmegaConf.to_container(OmegaConf.structured(config()), resolve=True, enum_to_str=True)
+    found = schema._exact(config, plain)
+    assert found == schema._converted(config, plain)
+    for name, value in vars(found).items():
+        assert type(value) is type(getattr(config(), name))
+
+
+def test_what_is_not_a_plain_value_of_its_type_goes_through_omegaconf(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAG_HPC_TEST_NAME", "web")
+    for values, name in (({"name": "${oc.env:RAG_HPC_TEST_NAME}"}, "web"), ({"delay_s": 2}, "corpus"),
+                         ({"max_pages": "7"}, "corpus"), ({"allow": ("a",)}, "corpus")):
+        with pytest.raises(schema._NotExact):
+            schema._exact(CorpusConfig, values)
+        found = from_plain(CorpusConfig, values)
+        assert found.name == name and isinstance(found.delay_s, float) and isinstance(found.max_pages, int)
 
 
 def test_explanation_adds_the_cause_once() -> None:

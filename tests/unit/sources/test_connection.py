@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from crawlsite import Handler, Route, Site, context, corpus, crawl, html, paths, serving
 
+from rag_hpc.sources import connection as module
 from rag_hpc.sources.base import Page, Reject
 from rag_hpc.sources.client import MAX_TRIES, HostClient, Network, Pace
 from rag_hpc.sources.connection import MAX_HEAD_BYTES, MAX_MEMBERS, Ask, Broken, Connection, Inflate
@@ -37,17 +38,17 @@ def test_one_connection_serves_the_whole_crawl_and_says_who_asks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("retry_after", "low", "high"), [("3", 3, 3), (None, 1, 1), ("soon", 1, 1), ("a minute from now", 50, 60)]
+    ("retry_after", "low", "high"), [("3", 3, 3), (None, 1, 1), ("soon", 1, 1), ("a minute from now", 59, 60)]
 )
 def test_busy_replies_are_waited_for(retry_after: str | None, low: float, high: float) -> None:
-    sleeps: list[float] = []
+    sleeps, begun = list[float](), time.monotonic()
     if retry_after == "a minute from now":
         retry_after = formatdate(time.time() + 60)
     headers = {} if retry_after is None else {"Retry-After": retry_after}
     with serving({"/": [(429, headers, b""), html()]}) as site:
         pages, rejects = crawl(site, sleeps=sleeps)
         assert (paths(pages), rejects) == (["/"], {})
-    assert low - 0.5 <= sum(sleeps) <= high
+    assert low - (time.monotonic() - begun) <= sum(sleeps) <= high  # what passed by itself is not slept
 
 
 def test_a_host_that_stays_busy_or_asks_for_an_hour_is_given_up() -> None:
@@ -130,26 +131,56 @@ def test_a_connection_that_was_closed_before_the_request_is_no_late_reply() -> N
 
 
 def test_lookups_that_hang_do_not_time_out_those_of_other_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = socket.getaddrinfo
+    real, over = socket.getaddrinfo, threading.Event()
 
     def getaddrinfo(host: str, *parts: Any, **options: Any) -> Any:
         if host.startswith("dead"):
-            time.sleep(1.5)
+            over.wait(60)
             raise socket.gaierror(-3, "no answer")
         return real("127.0.0.1", *parts, **options)
 
+    async def no_wait(wait_s: float) -> None: ...
+
     async def ask(port: int) -> list[str]:
-        network = Network(user_agent="x", timeout_s=0.7, allow_private=True)
+        network = Network(user_agent="x", timeout_s=1.5, allow_private=True)
         hosts = [f"dead{number}.test:{port}" for number in range(40)] + [f"live.test:{port}"]
-        clients = [HostClient(host, network, Pace(0.0, asyncio.sleep)) for host in hosts]
+        clients = [HostClient(host, network, Pace(0.0, no_wait)) for host in hosts]
         replies = await asyncio.gather(
             *(client.get(Ask("page", f"http://{client.host}/", 10_000)) for client in clients))
         clients[-1].close()
+        over.set()
         return [reply.error for reply in replies]
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr("rag_hpc.sources.client.MAX_TRIES", 1)
     with serving({"/": html()}) as site:
         assert asyncio.run(ask(site.server_port)) == ["dns"] * 40 + [""]
+
+
+@pytest.mark.parametrize(("errno", "failures", "tries", "outcome"), [
+    (socket.EAI_AGAIN, MAX_TRIES - 1, MAX_TRIES, "page"), (socket.EAI_AGAIN, MAX_TRIES, MAX_TRIES, "dns"),
+    (socket.EAI_NONAME, MAX_TRIES, 1, "dns"), (socket.EAI_FAIL, MAX_TRIES, 1, "dns")])
+def test_a_name_service_that_fails_for_now_is_asked_again_as_a_broken_connection_is(
+        monkeypatch: pytest.MonkeyPatch, errno: int, failures: int, tries: int, outcome: str) -> None:
+    asked, sleeps = list[str](), list[float]()
+
+    def getaddrinfo(host: str, port: int, *parts: Any, **options: Any) -> Any:
+        asked.append(host)
+        if len(asked) <= failures:
+            raise socket.gaierror(errno, "told so by the test")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    async def sleep(wait_s: float) -> None:
+        sleeps.append(wait_s)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    with serving({"/": html()}) as site:
+        host = f"flaky.test:{site.server_port}"
+        plan = HostPlan(host=host, seeds=[(f"http://{host}/", 0)])
+        (found,) = crawl_hosts([plan], corpus(), context(), sleep=sleep)
+    assert ("page" if isinstance(found, Page) else found.detail.split(": ")[1]) == outcome
+    assert asked == ["flaky.test"] * tries
+    assert [round(wait_s) for wait_s in sleeps[: tries - 1]] == [1, 2][: tries - 1]
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
@@ -265,21 +296,20 @@ def test_a_connection_closed_while_idle_is_opened_again() -> None:
 
 
 @pytest.mark.parametrize("slow_head", [True, False])
-def test_a_page_that_trickles_in_ends_by_its_total_time(slow_head: bool) -> None:
+def test_a_page_that_trickles_in_ends_by_its_total_time(slow_head: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     done = threading.Event()
 
     def trickle(handler: Handler) -> None:
+        monkeypatch.setattr(module, "TOTAL_FACTOR", 0.01)
         head = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 9999\r\n"
         handler.wfile.write(head if slow_head else head + b"\r\n")
-        for _ in range(1000):
-            if done.wait(0.01):
-                return
+        while not done.wait(0.01):
             handler.wfile.write(b"X" if slow_head else b"x")
 
     with serving({"/": trickle}) as site:
         start = time.monotonic()
-        assert crawl(site, timeout_s=0.05) == ([], {"/": "timeout"})
-        assert 0.1 <= time.monotonic() - start < 2.0
+        assert crawl(site) == ([], {"/": "timeout"})
+        assert time.monotonic() - start >= 0.2  # 0.01 times the 20 s in which a byte has to come
         done.set()
 
 

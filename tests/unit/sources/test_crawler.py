@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import statistics
 import threading
 import time
 from collections import Counter
@@ -15,11 +16,13 @@ import pytest
 from crawlsite import Handler, Route, Site, context, corpus, html, redirect, serving
 
 from rag_hpc.errors import Interrupted
+from rag_hpc.sources import crawler
 from rag_hpc.sources.base import Page, Reject, ScopeName
 from rag_hpc.sources.crawler import crawl_hosts
 from rag_hpc.sources.frontier import HostPlan
 from rag_hpc.sources.journal import Journal, Reply
 
+LATE_S = 0.02  # so much later than it arrived a request may be logged, by a thread of this busy process
 HOSTS = [f"h{number}.web.test" for number in range(5)]
 
 
@@ -100,17 +103,43 @@ def test_one_request_at_a_time_and_the_delay_between_them_by_the_servers_log() -
     with serving({path: watched(route) for path, route in web(6).items()}) as site:
         crawl(site, delay_s=0.1, timeout_s=20.0)
         assert max(overlaps) == 1
-        assert min(gaps(site)) >= 0.1 - 0.005  # the clock of a thread of this busy process
-        assert sum(gaps(site)) / len(gaps(site)) < 0.15
+        assert min(gaps(site)) >= 0.1 - LATE_S
+        assert statistics.median(gaps(site)) < 0.15
+
+
+def test_the_ports_of_a_host_share_its_delay_and_the_wait_that_it_asks_for() -> None:
+    ports = ["h0.web.test", "h0.web.test:81", "h0.web.test:82"]
+    busy: Route = [(503, {"Retry-After": "1"}, b""), html()]
+    with serving({"/": html("/a", "/b"), "/a": html(), "/b": html(), "h0.web.test:82/b": busy}) as site:
+        config = corpus(resolve={"*.web.test*": site.host}, delay_s=0.05)
+        found = list(crawl_hosts(plans(ports), config, context()))
+        assert len([item for item in found if isinstance(item, Page)]) == 9
+        arrivals = [when for when, _, _ in site.arrivals]
+        apart = [after - before for before, after in pairwise(arrivals)]
+        assert min(apart) >= 0.05 - 0.005
+        assert max(apart) >= 0.95
+
+
+def test_a_crawl_delay_of_one_port_holds_for_all() -> None:
+    robots: Route = (200, {}, b"User-agent: *\nCrawl-delay: 0.2\n")
+    with serving({"/": html("/a"), "/a": html(), "h0.web.test:81/robots.txt": robots}) as site:
+        config = corpus(resolve={"*.web.test*": site.host})
+        list(crawl_hosts(plans(["h0.web.test", "h0.web.test:81"]), config, context()))
+        apart = [after - before for (before, _, _), (after, _, _) in pairwise(site.arrivals)]
+        told_at = [path + host[11:] for _, host, path in site.arrivals].index("/robots.txt:81")
+        assert min(apart[told_at + 1 :]) >= 0.2 - 0.005
 
 
 def test_concurrency_caps_the_requests_in_flight() -> None:
-    lock, now, most = threading.Lock(), [0], [0]
+    lock, now, most, two = threading.Lock(), [0], [0], threading.Event()
 
     def slow(handler: Handler) -> None:
         with lock:
             now[0] += 1
             most[0] = max(most[0], now[0])
+        if most[0] == 2:
+            two.set()
+        two.wait(30)
         time.sleep(0.01)
         with lock:
             now[0] -= 1
@@ -122,31 +151,35 @@ def test_concurrency_caps_the_requests_in_flight() -> None:
 
 
 @pytest.mark.parametrize("stop_after", [1, 9, 30])
-def test_a_stopped_crawl_goes_on_without_asking_again(tmp_path: Path, stop_after: int) -> None:
+def test_a_stopped_crawl_goes_on_without_asking_again(tmp_path: Path, stop_after: int,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crawler, "TICK_S", 0.05)
     with serving(web()) as site:
         whole = told(crawl(site))
         site.arrivals.clear()
         with pytest.raises(Interrupted):
-            crawl(site, carry=tmp_path, stop=lambda: len(site.arrivals) >= stop_after, timeout_s=0.2, delay_s=0.03)
+            crawl(site, carry=tmp_path, stop=lambda: len(site.arrivals) >= stop_after, delay_s=0.06)
         first = len(site.arrivals)
-        assert told(crawl(site, carry=tmp_path, delay_s=0.03)) == whole
+        assert told(crawl(site, carry=tmp_path, delay_s=0.06)) == whole
         asked = Counter((host, path) for _, host, path in site.arrivals)
         again = sum(asked.values()) - len(asked)
         assert again <= len(HOSTS)  # those in flight when it was stopped
         assert 0 < first < len(asked)
-        assert min(gaps(site)) >= 0.03 - 0.005
+        assert min(gaps(site)) >= 0.06 - LATE_S
         site.arrivals.clear()
         assert told(crawl(site, carry=tmp_path)) == whole
         assert site.arrivals == []
 
 
-def test_an_attempt_that_takes_over_waits_until_the_one_before_has_seen_it(tmp_path: Path) -> None:
+def test_an_attempt_that_takes_over_waits_until_the_one_before_has_seen_it(tmp_path: Path,
+                                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crawler, "TICK_S", 3.0)
     routes: dict[str, Route] = {"/": html("/0"), **{f"/{number}": html(f"/{number + 1}") for number in range(6)}}
     fenced = threading.Event()
 
     def fenced_crawl() -> None:
         with pytest.raises(Interrupted):
-            crawl(site, carry=tmp_path, hosts=HOSTS[:1], delay_s=0.2, stop=fenced.is_set)
+            crawl(site, carry=tmp_path, hosts=HOSTS[:1], delay_s=0.2, stop=fenced.is_set, timeout_s=4.0)  # looks each s
 
     with serving(routes) as site:
         before = threading.Thread(target=fenced_crawl)
@@ -157,7 +190,7 @@ def test_an_attempt_that_takes_over_waits_until_the_one_before_has_seen_it(tmp_p
         found = crawl(site, carry=tmp_path, hosts=HOSTS[:1], delay_s=0.2)
         before.join()
         assert len([item for item in found if isinstance(item, Page)]) == 7
-        assert min(gaps(site)) >= 0.2 - 0.005
+        assert min(gaps(site)) >= 0.2 - LATE_S
 
 
 def test_a_journal_gives_back_what_it_got_and_ignores_a_torn_end(tmp_path: Path) -> None:

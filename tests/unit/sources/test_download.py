@@ -45,6 +45,7 @@ def remote(url: str, timeout_s: float = 5.0) -> Remote:
 
 def test_a_reply_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "MAX_TRIES", 2)
+    monkeypatch.setattr(download, "TOTAL_FACTOR", 0.015)
     over = threading.Event()
 
     def drip(connection: socket.socket) -> None:
@@ -55,7 +56,7 @@ def test_a_reply_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None
     with serving(drip) as url:
         try:
             with pytest.raises(InputError, match=r"after 2 tries.*too slowly"):
-                remote(url, timeout_s=0.1).get("/", 10_000)
+                remote(url, timeout_s=20.0).get("/", 10_000)
         finally:
             over.set()
 

@@ -37,6 +37,19 @@ def read_all(config: CorpusConfig) -> list[Page | Reject]:
     return [item for part in parts for item in source.read(part, config, CONTEXT)]
 
 
+def test_a_file_that_may_not_be_read_is_named_when_the_run_is_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt").write_text("secret")
+
+    def refuse(path: Path, mode: str = "r") -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)  # root may read what it likes
+    with pytest.raises(InputError, match=r"a\.txt: cannot be read \(Permission denied\); make it readable"):
+        FilesSource().split(corpus(tmp_path), Path())
+
+
 def pages_of(items: list[Page | Reject]) -> list[Page]:
     pages = [item for item in items if isinstance(item, Page)]
     assert len(pages) == len(items), items
@@ -56,6 +69,23 @@ def ids(items: list[Page | Reject]) -> list[str]:
 
 def jsonl(*records: Any) -> bytes:
     return b"".join(json.dumps(record).encode() + b"\n" for record in records)
+
+
+def test_a_missing_text_field_is_said_when_the_run_is_planned(tmp_path: Path) -> None:
+    record = {"id": "1", "page": {"body": "t"}}
+    (tmp_path / "a.jsonl").write_bytes(b"\n" + jsonl(record, {"text": "u"}))
+    with pytest.raises(ConfigError, match=r"a\.jsonl, first record: no field 'page\.boby' .*; there are id, page, "
+                       r"page\.body; did you mean corpus.text_field=page\.body\?"):
+        FilesSource().split(corpus(tmp_path, text_field="page.boby"), Path())
+    with pytest.raises(ConfigError, match="no field 'text'"):
+        FilesSource().split(corpus(tmp_path), Path())
+    assert ids(read_all(corpus(tmp_path, text_field="page.body"))) == ["1", "no-text:a.jsonl#1"]
+
+
+@pytest.mark.parametrize("first", [b"no record", b"[]", b'{"text": null}', b'{"html": "<p>t"}', b'"' + b"x" * 99])
+def test_a_first_line_that_says_nothing_about_the_fields_stops_no_plan(tmp_path: Path, first: bytes) -> None:
+    (tmp_path / "a.jsonl").write_bytes(first + b"\n" + jsonl({"text": "u"}, {"other": "v"}))
+    assert ids(read_all(corpus(tmp_path, max_page_bytes=90)))[1:] == ["a.jsonl#1", "no-text:a.jsonl#2"]
 
 
 def tar_bytes(files: dict[str, bytes]) -> bytes:

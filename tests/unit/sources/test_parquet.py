@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rag_hpc.errors import InputError
+from rag_hpc.errors import ConfigError, InputError
 from rag_hpc.sources import parquet
 from rag_hpc.sources.base import CorpusConfig, Page, ReadContext, Reject, SourceName
 from rag_hpc.sources.parquet import ParquetSource
@@ -48,6 +48,19 @@ def test_rows_become_pages_by_field_names_and_dotted_paths(tmp_path: Path) -> No
                             title_field="head.line"))
     assert found == [Page(doc_id="7", url="http://x/y.md", body=b"text", content_type="text/markdown", charset="utf-8",
                           title="T", meta={"lang": "en", "score": 0.5})]
+
+
+def test_a_missing_text_field_is_said_when_the_run_is_planned(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"damaged")
+    write(tmp_path / "c.parquet", [{"id": "x", "content": {"body": "t"}, "body_text": "t"}])
+    with pytest.raises(ConfigError, match=r"c\.parquet: no field 'body_txt' \(corpus.text_field\) and none named "
+                       r"'html'; there are body_text, content, content\.body, id; "
+                       r"did you mean corpus.text_field=body_text\?"):
+        ParquetSource().split(corpus(tmp_path, text_field="body_txt"), Path())
+    with pytest.raises(ConfigError, match=r"no field 'zz' .*; set corpus.text_field to one of them"):
+        ParquetSource().split(corpus(tmp_path, text_field="zz"), Path())
+    write(tmp_path / "b.parquet", [{"html": "<p>t"}])
+    assert ids(read_all(corpus(tmp_path))) == ["malformed:a.parquet", "b.parquet#0", "no-text:c.parquet#0"]
 
 
 def test_each_bad_row_is_rejected_with_its_position(tmp_path: Path) -> None:

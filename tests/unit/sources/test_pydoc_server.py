@@ -37,7 +37,7 @@ def server(site: Path) -> Iterator[PydocServer]:
 
 def _get(server: PydocServer, host: int, *paths: str, **headers: str) -> list[tuple[int, dict[str, str], bytes]]:
     """Replies to requests on one connection."""
-    line = http.client.HTTPConnection(*server.resolve[host_name(host)], timeout=5)
+    line = http.client.HTTPConnection(*server.resolve[host_name(host)], timeout=60)
     replies = []
     try:
         for path in paths:
