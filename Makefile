@@ -18,6 +18,8 @@ help:
 	@echo "make lint   ruff and mypy"
 
 $(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || { \
+	    echo "$$($(PYTHON) -V 2>&1), but Python 3.10 to 3.12 is needed; name one: make PYTHON=python3.11 demo"; exit 1; }
 	$(PYTHON) -m venv $(VENV) || { echo "no venv module: apt-get install -y python3-venv, or: make PYTHON=python3.11 demo"; exit 1; }
 
 # An editable install, so that the tests and the demo run what is in this folder.

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rag_hpc.core.plan import run_handle
 from rag_hpc.eval import quality, verify
 from rag_hpc.eval.results import Results, choose_baseline, chosen_run
 from rag_hpc.eval.scaling import Speedup, speedups, stage_times
@@ -73,7 +74,7 @@ def milestones(arguments: Arguments) -> int:
     print(aligned(("milestone", "predicted", "result", "verdict", ""), cells))
     print("\n" + summary(rows))
     if run.unfinished:
-        print(f"unfinished: {', '.join(run.unfinished)}; go on: rag-hpc retry run={run.name}")
+        print(f"unfinished: {', '.join(run.unfinished)}; go on: rag-hpc retry run={run_handle(run.run_dir)}")
     return code
 
 

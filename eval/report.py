@@ -31,6 +31,8 @@ def report(arguments: Arguments) -> int:
     page = render(run, choose_baseline(arguments, run))
     if not out.parent.is_dir():
         raise InputError(f"--out {out}: no folder {out.parent}; make it first")
+    if out.is_dir():
+        raise InputError(f"--out {out}: a folder; name the file to write, as {out / REPORT}")
     publish_file(out, page.encode("utf-8"), overwrite=True)
     print(as_json({"run": run.name, "report": str(out.resolve())}) if "--json" in arguments.flags else f"wrote {out}")
     return 0

@@ -55,7 +55,7 @@ class Results:
         """What each submission asked for, oldest first. Raises InputError when there is none."""
         paths = sorted((self.run_dir / "submissions").glob("*/submission.json"))
         if not paths:
-            raise InputError(f"{self.run_dir}: nothing was submitted yet; run: rag-hpc run run={self.name}")
+            raise InputError(f"{self.run_dir}: nothing was submitted yet; give the rag-hpc run command again")
         return [read_json(path) for path in paths]
 
     @property

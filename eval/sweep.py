@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rag_hpc.core.plan import run_handle
 from rag_hpc.errors import ConfigError
 from rag_hpc.eval import verify
 from rag_hpc.eval.plots import line_chart
@@ -62,8 +63,8 @@ def scaling(arguments: Arguments) -> int:
                        "points": [dataclasses.asdict(point) for point in points]}))
     else:
         print(f"baseline  {runs[0].name}\n\n{table(points)}")
-        print("\n".join(f"unfinished: {', '.join(stages)}; go on: rag-hpc retry run={name}"
-                        for name, stages in unfinished.items()))
+        print("\n".join(f"unfinished: {', '.join(run.unfinished)}; go on: rag-hpc retry run={run_handle(run.run_dir)}"
+                        for run in runs if run.unfinished))
     return 1 if not all(point.same_output for point in points) else 3 if unfinished else 0
 
 

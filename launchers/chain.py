@@ -216,7 +216,7 @@ def job_lines(ledger: Ledger, request: Request) -> list[dict[str, Any]]:
         tasks = [state for state in of_job(states, job_id).values() if not state.ended]
         if tasks and any(state.live or state.reason != FORGOTTEN for state in tasks):
             lines.append({"job": job_id, "stage": job["stage"], "kind": job["kind"], "state": _counted(tasks),
-                          "reason": _reason(tasks, ledger.name)})
+                          "reason": _reason(tasks, ledger.handle)})
     return lines
 
 

@@ -94,7 +94,7 @@ class Gate:
         plan = progress.open_plan
         if plan is None or plan.stage != self._stage:
             raise ClusterError(f"{self._stage}: an earlier stage, {progress.stage}, is no longer complete; run: "
-                               f"rag-hpc retry run={self._ledger.name}")
+                               f"rag-hpc retry run={self._ledger.handle}")
         return self._go_on(plan)
 
     def _go_on(self, plan: Plan) -> int:
@@ -105,7 +105,7 @@ class Gate:
             return self.stop(verdict.reason, cause=verdict.cause, exit_code=1)
         if tries >= limit:
             return self.stop(f"{verdict.reason}; the last {tries + 1} tries committed no unit. Mend the cause and run: "
-                             f"rag-hpc retry run={self._ledger.name}", cause=verdict.cause, exit_code=3)
+                             f"rag-hpc retry run={self._ledger.handle}", cause=verdict.cause, exit_code=3)
         cluster = {**self._request.cluster, **verdict.changes}
         request = dataclasses.replace(self._request, resubmits=tries + 1, reason=verdict.reason, cluster=cluster)
         new = chain.submit(self._ledger, request, slurm=self._slurm)

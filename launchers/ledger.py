@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from rag_hpc.core.fs import canonical_json, naming_disk, publish_file, read_json
+from rag_hpc.core.plan import run_handle
 from rag_hpc.errors import ConfigError, InputError
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,11 @@ class Ledger:
     def name(self) -> str:
         """The run's name."""
         return self.run_dir.name
+
+    @property
+    def handle(self) -> str:
+        """What names the run on a command line: its name, or its folder when that is not in results/runs here."""
+        return run_handle(self.run_dir)
 
     def create(self, config: dict[str, Any]) -> None:
         """Make the run's folder and store the config it was first asked for with."""
@@ -106,7 +112,7 @@ class Ledger:
         """Return a submission, the latest by default."""
         known = self.submissions()
         if not known:
-            raise InputError(f"{self.run_dir}: nothing was submitted yet; run: rag-hpc run run={self.name}")
+            raise InputError(f"{self.run_dir}: nothing was submitted yet; give the rag-hpc run command again")
         if number is not None and number not in known:
             raise InputError(f"{self.run_dir}: no submission {number}; known: {', '.join(map(str, known))}")
         return Request(**read_json(self.folder(number or known[-1]) / "submission.json"))

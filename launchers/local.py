@@ -34,7 +34,7 @@ def run_all(ledger: Ledger, request: Request, *, on_poll: Watcher = lambda plan:
     units are. `on_poll` is called while workers run, with the plan they work on.
     """
     ended: dict[str, list[int]] = {}
-    with stopping_on_signals(ledger.name):
+    with stopping_on_signals(ledger.handle):
         while True:
             progress = advance(ledger, request)
             plan = progress.open_plan
@@ -43,7 +43,7 @@ def run_all(ledger: Ledger, request: Request, *, on_poll: Watcher = lambda plan:
             if plan.stage in ended:
                 raise IncompleteError(
                     f"{plan.stage}: workers ended with units left (exit codes {ended[plan.stage]}); see: rag-hpc why "
-                    f"run={ledger.name}, go on: rag-hpc retry run={ledger.name}"
+                    f"run={ledger.handle}, go on: rag-hpc retry run={ledger.handle}"
                 )
             ended[plan.stage] = run_stage(ledger, request, plan, on_poll)
 

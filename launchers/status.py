@@ -84,7 +84,7 @@ def why(arguments: Arguments) -> int:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         print(*error_lines(lines[:-TAIL_LINES]), f"-- end of {path}", *lines[-TAIL_LINES:], sep="\n")
     print_if_empty(ledger, rows)
-    print(f"go on: rag-hpc retry run={ledger.name}")
+    print(f"go on: rag-hpc retry run={ledger.handle}")
     return 1 if state == "failed" else 3
 
 

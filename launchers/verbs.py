@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rag_hpc.core import commit, failures, manifest
-from rag_hpc.core.fs import drop_dir
+from rag_hpc.core.fs import drop_dir, naming_disk
 from rag_hpc.core.hashing import hash_value
 from rag_hpc.core.log import configure
 from rag_hpc.core.plan import Plan
@@ -53,7 +53,8 @@ def run(arguments: Arguments) -> int:
         codes.append(run_one(config, request, arguments, after=before))
         before = ledger_of(config, request)
     if len({request.workers for request in requests}) > 1 and not is_dry(configs[0], arguments):
-        print(f"the speed-ups: rag-hpc scaling {' '.join(request.run for request in requests)}")
+        ledgers = map(ledger_of, configs, requests)
+        print(f"the speed-ups: rag-hpc scaling {' '.join(ledger.handle for ledger in ledgers)}")
     return max(codes)
 
 
@@ -128,7 +129,7 @@ def run_here(ledger: Ledger, request: Request) -> int:
         raise IncompleteError("\n".join([str(error), *_last_errors(ledger)])) from error
     from rag_hpc.launchers.status import print_if_empty, stage_rows
 
-    print(f"run={ledger.name}: {len(finished)} stages finished; see: rag-hpc report run={ledger.name}")
+    print(f"run={ledger.name}: {len(finished)} stages finished; see: rag-hpc report run={ledger.handle}")
     print_if_empty(ledger, stage_rows(ledger, request))
     return 0
 
@@ -157,9 +158,9 @@ def report_submission(ledger: Ledger, request: Request) -> None:
     """Say that the chain is queued, or that nothing was left to queue."""
     if ledger.jobs(request.number):
         print(f"submitted run={ledger.name} as submission {request.number}; "
-              f"follow it: rag-hpc status run={ledger.name}")
+              f"follow it: rag-hpc status run={ledger.handle}")
     else:
-        print(f"run={ledger.name}: every stage is finished; see: rag-hpc report run={ledger.name}")
+        print(f"run={ledger.name}: every stage is finished; see: rag-hpc report run={ledger.handle}")
 
 
 def cancel(arguments: Arguments) -> int:
@@ -171,18 +172,28 @@ def cancel(arguments: Arguments) -> int:
     if last.cluster["launcher"] != "slurm":  # its workers may end their stage; this stops the launcher from the next
         ledger.add_job(last.number, stage="", kind="cancel", ids=[])
     stopped = cancel_run(ledger)
-    print(f"run={ledger.name}: {stopped}; go on: rag-hpc retry run={ledger.name}")
+    print(f"run={ledger.name}: {stopped}; go on: rag-hpc retry run={ledger.handle}")
     return 0
 
 
 def clean(arguments: Arguments) -> int:
     """Remove drafts and the stage folders of other settings than the latest; `--all` removes the run."""
+    if "--all" in arguments.flags and name_of(arguments) is None:
+        raise ConfigError("clean --all removes a whole run: say which, run=NAME; see: rag-hpc status")
     ledger = find_run(root_of(arguments), name_of(arguments))
     refuse_while_busy(ledger)
-    if "--all" in arguments.flags:
-        shutil.rmtree(ledger.run_dir)
-        print(f"removed {ledger.run_dir}")
-        return 0
+    with naming_disk(ledger.run_dir):
+        if "--all" in arguments.flags:
+            shutil.rmtree(ledger.run_dir)
+            print(f"removed {ledger.run_dir}")
+        else:
+            num_stale = remove_stale(ledger)
+            print(f"run={ledger.name}: removed {num_stale} stale stage folders and all drafts")
+    return 0
+
+
+def remove_stale(ledger: Ledger) -> int:
+    """Remove the run's drafts and the stage folders of other settings than the latest; return how many folders."""
     from rag_hpc.launchers.status import stage_rows
 
     last = ledger.request()
@@ -195,8 +206,7 @@ def clean(arguments: Arguments) -> int:
     for name in used:
         commit.sweep(ledger.run_dir / name / commit.UNITS, submission=last.number + 1)
         drop_dir(ledger.run_dir / name / commit.CARRY)
-    print(f"run={ledger.name}: removed {len(stale)} stale stage folders and all drafts")
-    return 0
+    return len(stale)
 
 
 def refuse_while_busy(ledger: Ledger) -> None:
@@ -212,7 +222,7 @@ def refuse_while_busy(ledger: Ledger) -> None:
         busy = live_ids(ledger, connect(last.cluster["name"], last.cluster["slurm_conf"]), last.number)
     if busy:
         raise ConfigError(f"run={ledger.name}: {len(busy)} workers or jobs of it are still there; "
-                          f"first: rag-hpc cancel run={ledger.name}")
+                          f"first: rag-hpc cancel run={ledger.handle}")
 
 
 def make_request(config: RunConfig) -> Request:
@@ -302,7 +312,7 @@ def _watching(ledger: Ledger, request: Request, draw: local.Watcher) -> local.Wa
         draw(plan)
         if any(job["kind"] == "cancel" for job in ledger.jobs(request.number)):
             raise Interrupted(f"run={ledger.name}: cancelled; what is committed stays, go on: "
-                              f"rag-hpc retry run={ledger.name}")
+                              f"rag-hpc retry run={ledger.handle}")
 
     return poll
 

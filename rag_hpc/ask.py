@@ -14,7 +14,7 @@ from rag_hpc.core import manifest
 from rag_hpc.core.chunkstore import ChunkStore
 from rag_hpc.core.comm import SerialComm
 from rag_hpc.core.manifest import Manifest
-from rag_hpc.core.plan import plan_path, read_plan
+from rag_hpc.core.plan import plan_path, read_plan, run_handle
 from rag_hpc.errors import ConfigError, IncompleteError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def manifests(run_dir: Path, submission: int) -> dict[str, Manifest]:
     for stage in NEEDED:
         path = plan_path(run_dir, submission, stage)
         if not path.exists():
-            raise IncompleteError(f"run={run_dir.name}: not indexed yet; run: rag-hpc retry run={run_dir.name}")
+            raise IncompleteError(f"run={run_dir.name}: not indexed yet; run: rag-hpc retry run={run_handle(run_dir)}")
         found[stage] = manifest.load(run_dir / read_plan(path).folder)
     return found
 

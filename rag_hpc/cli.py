@@ -30,8 +30,14 @@ VERBS = {  # verb -> (module:function, what it does)
     "clean": ("rag_hpc.launchers.verbs:clean", "remove a run's drafts and stale stages, or all of it with --all"),
     "completion": ("rag_hpc.completion:completion", "print shell completion: eval \"$(rag-hpc completion bash)\""),
 }
-FLAGS = ("--json", "--watch", "--dry-run", "--all", "--resolve", "-m", "--multirun")
-VALUES = ("--config-dir", "--cfg", "--lines", "--out", "--baseline")
+STARTS = ("run", "plan")  # these take every setting
+FLAGS = {"--json": ("status", "verify", "scaling", "milestones", "report", "bench", "ask"), "--watch": ("run",),
+         "--dry-run": STARTS, "--all": ("clean",), "--resolve": STARTS, "-m": STARTS, "--multirun": STARTS}
+VALUES = {"--config-dir": tuple(VERBS), "--cfg": STARTS, "--lines": ("logs",), "--out": ("report", "scaling"),
+          "--baseline": ("verify", "milestones", "report")}
+FINDERS = {"status": 1, "logs": 1, "why": 1, "retry": 1, "cancel": 1, "clean": 1, "milestones": 1, "report": 1,
+           "verify": 2, "scaling": 1000}  # verbs that look for runs, and how many words they take
+KEYS = {"retry": ("workers", "allow_failed_units")}  # of a finder, beside run, cluster and cluster.*
 
 
 @dataclass
@@ -46,8 +52,10 @@ class Arguments:
 
     @property
     def config_dir(self) -> Path | None:
-        """A folder with a site's own configuration groups."""
+        """A folder with a site's own configuration groups. Raises ConfigError when it is not there."""
         given = self.values.get("--config-dir") or os.environ.get("RAG_HPC_CONFIG_DIR")
+        if given and not Path(given).is_dir():
+            raise ConfigError(f"--config-dir {given}: no such folder; it is to hold cluster/NAME.yaml and the like")
         return Path(given) if given else None
 
     def override(self, key: str) -> str | None:
@@ -88,7 +96,28 @@ def parse(argv: Sequence[str]) -> Arguments:
             parsed.overrides.append(word)
         else:
             parsed.words.append(word)
+    check_use(parsed)
     return parsed
+
+
+def check_use(arguments: Arguments) -> None:
+    """Raise ConfigError for what the verb would not look at: a misspelt or misplaced setting is not lost in silence."""
+    verb = arguments.verb
+    for option in (*sorted(arguments.flags), *arguments.values):
+        takers = FLAGS.get(option) or VALUES[option]
+        if verb not in takers:
+            raise ConfigError(f"{verb} takes no {option}; it is for: {', '.join(takers)}")
+    if verb not in FINDERS:
+        return
+    keys = ("run", "cluster", *KEYS.get(verb, ()))
+    for override in arguments.overrides:
+        key = override.split("=", 1)[0]
+        if key not in keys and not key.startswith("cluster."):
+            raise ConfigError(f"{verb} does not look at {override}; it takes {'=, '.join(keys)}= and cluster.KEY=; "
+                              "other settings are for: rag-hpc run")
+    if len(arguments.words) > FINDERS[verb]:
+        raise ConfigError(f"{verb} takes {FINDERS[verb]} name{'s' * (FINDERS[verb] > 1)}, not "
+                          f"{len(arguments.words)}: {' '.join(arguments.words)}")
 
 
 def _is_override(verb: str, word: str) -> bool:
@@ -96,7 +125,7 @@ def _is_override(verb: str, word: str) -> bool:
     name, _, value = word.partition("=")
     if verb == "ask":
         return bool(value) and name in ("run", "cluster", "cluster.root")
-    return "=" in word or word.startswith(("+", "~"))
+    return "=" in word or (verb in STARTS and word.startswith(("+", "~")))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -108,19 +137,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv[0] == "--version":
         print(__version__)
         return 0
+    head: list[str] = []
     while argv and argv[0].partition("=")[0] == "--config-dir":  # before the verb is as good as after it
-        head = [argv.pop(0)] if "=" in argv[0] else [argv.pop(0), argv.pop(0)]
-        argv += head
+        size = 1 if "=" in argv[0] else 2
+        head, argv = head + argv[:size], argv[size:]
     try:
         if {"-h", "--help"} & set(argv):
             print(usage())
             return 0
-        arguments = parse(argv)
+        if not argv:
+            raise ConfigError(f"no verb after {' '.join(head)}; known: {', '.join(VERBS)}")
+        arguments = parse([*argv, *head])
         module, function = VERBS[arguments.verb][0].split(":")
         return int(getattr(importlib.import_module(module), function)(arguments) or 0)
     except RagHpcError as error:
         print(f"rag-hpc {argv[0] if argv else ''}: {error}", file=sys.stderr)
         return error.exit_code
+    except PermissionError as error:
+        print(f"rag-hpc {argv[0]}: {error.filename}: permission denied; ask its owner, or work in another folder "
+              "(runs lie in results/runs of the current one, or in cluster.root)", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped; what is committed stays, the same command goes on", file=sys.stderr)
         return 3

@@ -271,6 +271,8 @@ def check_stages(stages: Sequence[str]) -> None:
         missing = [need for need in stage_class(stage).needs if need not in seen]
         if missing:
             raise ConfigError(f"pipeline.stages: {stage} needs {', '.join(missing)} before it")
+        if stage in seen:
+            raise ConfigError(f"pipeline.stages: {stage} stands there twice")
         seen.add(stage)
     if not seen:
         raise ConfigError("pipeline.stages is empty; try pipeline=cluster or pipeline=baseline")

@@ -12,6 +12,7 @@ WORDS = 220  # of a document, about
 COPIES, NEAR = 0.05, 0.15  # shares of documents that are copies, or edited copies, of an earlier one
 EDITS = (1, 12)  # words changed in an edited copy: from almost equal to below the threshold
 NUM_SENTENCES = 60_000
+CLUSTER = 200  # documents of a text, about, where all are near copies
 
 
 def documents(num: int, data: Path | None, seed: int = 0) -> list[Document]:
@@ -27,6 +28,19 @@ def documents(num: int, data: Path | None, seed: int = 0) -> list[Document]:
         else:
             text = fresh(sentences, rng)
         made.append((f"doc-{n:08d}", text))
+    return made
+
+
+def near_copies(num: int, data: Path | None, seed: int = 0) -> list[Document]:
+    """Return `num` documents of num / CLUSTER texts, each with one word of its own: two of a text are 0.9 alike."""
+    rng = random.Random(seed)
+    sentences = real_sentences(data) if data else made_sentences(rng)
+    texts = [fresh(sentences, rng).split(" ") for _ in range(max(1, num // CLUSTER))]
+    made: list[Document] = []
+    for n in range(num):
+        words = list(texts[rng.randrange(len(texts))])
+        words[rng.randrange(len(words))] = f"edit{n}"
+        made.append((f"doc-{n:08d}", " ".join(words)))
     return made
 
 

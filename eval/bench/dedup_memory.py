@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,14 +24,35 @@ from rag_hpc.stages.registry import make_stage
 LINKED_PER_UNIT = 50_000
 
 
-def dedup_peaks(run_dir: Path, documents: Manifest, settings: Mapping[str, Any], p: int) -> dict[str, int]:
-    """Return, by step, the bytes of its largest of p workers or ranks, all of dedup run over the documents."""
+def dedup_peaks(run_dir: Path, found: dict[str, Manifest], settings: Mapping[str, Any], p: int,
+                steps: Sequence[str] = DEDUP) -> dict[str, int]:
+    """Return, by step, the bytes of its largest of p workers or ranks, run over what is `found`.
+
+    That holds the clean stage's output; what the steps put out is added.
+    """
+    open_run(run_dir, found)
+    return {name: step_peak(run_dir, make_stage(name, dict(settings)), settings, found, p) for name in steps}
+
+
+def linked_peak(run_dir: Path, found: Mapping[str, Manifest], p: int) -> int:
+    """Return the bytes of the largest of p ranks that linked what the earlier steps put out."""
+    inputs = {name: found[name] for name in ("dedup.sign", "dedup.verify")}
+    return dedup_peaks(run_dir, inputs, {}, p, steps=["dedup.link"])["dedup.link"]
+
+
+def open_run(run_dir: Path, found: Mapping[str, Manifest]) -> None:
+    """Make the folder of a run that has these outputs of stages."""
     run_dir.mkdir()
-    (run_dir / documents.folder.name).symlink_to(documents.folder)
-    found, peaks = {"clean": documents}, {}
-    for name in DEDUP:
-        peaks[name] = step_peak(run_dir, make_stage(name, dict(settings)), settings, found, p)
-    return peaks
+    for output in found.values():
+        (run_dir / output.folder.name).symlink_to(output.folder)
+
+
+def index_peak(run_dir: Path, documents: Manifest) -> int:
+    """Return the bytes of a process with datasketch's index over the documents."""
+    run_dir.mkdir()
+    peer = [sys.executable, "-m", "rag_hpc.eval.bench.dedup_index_peer", str(documents.folder)]
+    subprocess.run(peak.through(run_dir, peer), env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
+    return max(peak.peaks(run_dir))
 
 
 def step_peak(run_dir: Path, stage: Stage, settings: Mapping[str, Any], found: dict[str, Manifest], p: int) -> int:

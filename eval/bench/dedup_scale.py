@@ -21,18 +21,22 @@ from rag_hpc.eval.bench.dedup_pairs import LABELLED, found_pairs, labelled, prec
 from rag_hpc.eval.bench.pairs import take_turns
 from rag_hpc.eval.bench.registry import Options, known, peer
 from rag_hpc.eval.bench.rows import Row
-from rag_hpc.eval.bench.stagedoor import DEDUP, given_documents, in_units, run_dedup
+from rag_hpc.eval.bench.stagedoor import DEDUP, Document, given_documents, in_units, run_dedup
 
 DEFAULTS = {
     "parts": "peer,pairs,memory,estimate",
     "documents": "1500",  # for the peer, which takes some 5 ms a document
     "pairs": "7",
     "scale": "20000",  # documents of the largest corpus whose workers' memory is measured
-    "link_documents": "1000000",  # made up, for the memory of linking alone
+    "copies": "200000",  # documents that are all near copies of others, for the memory of linking
+    "link_documents": "1000000",  # made up, for the same
     "memory_mib": "8",  # so little that dedup.group sorts through the disk
     "rate_documents": "100000",  # on which the rates of the estimate are measured
 }
 PER_UNIT = 5000
+RANKS = (1, 2, 4)  # p
+FEW = 50  # documents of a corpus that leaves a worker idle
+BEYOND = "MiB beyond an idle worker"
 MIB = 1 << 20
 
 
@@ -56,7 +60,11 @@ class Bench:
 
     def documents(self, num: int, per_unit: int = PER_UNIT) -> Manifest:
         """Return generated documents as the clean stage would put them out."""
-        return given_documents(self.fresh(), in_units(dedup_corpus.documents(num, self.data), per_unit))
+        return self.given(dedup_corpus.documents(num, self.data), per_unit)
+
+    def given(self, documents: list[Document], per_unit: int) -> Manifest:
+        """Return these documents as the clean stage would put them out."""
+        return given_documents(self.fresh(), in_units(documents, per_unit))
 
 
 def run(options: Options) -> list[Row]:
@@ -129,30 +137,54 @@ def pair_quality(bench: Bench) -> list[Row]:
 
 
 def memory(bench: Bench) -> list[Row]:
-    """Return the largest worker of each step for several p and corpus sizes, and of linking many more documents."""
-    settings, scale, peaks = {"memory_mib": bench.whole("memory_mib")}, bench.whole("scale"), {}
-    for share, p in ((1, 1), (1, 2), (1, 4), (2, 2), (4, 2)):
-        documents = bench.documents(scale // share, per_unit=2000)
-        peaks[scale // share, p] = dedup_memory.dedup_peaks(bench.fresh(), documents, settings, p)
+    """Return what the largest worker of each step takes for several p and corpus sizes, and what one index takes."""
+    peer("datasketch", "datasketch")
+    settings, scale = {"memory_mib": bench.whole("memory_mib")}, bench.whole("scale")
+    few = {"clean": bench.documents(FEW)}
+    idle = dedup_memory.dedup_peaks(bench.fresh(), few, settings, 1)
+    idle_rank = {p: dedup_memory.linked_peak(bench.fresh(), few, p) for p in RANKS}
+    corpora = {num: bench.documents(num, per_unit=2000) for num in (scale, scale // 2, scale // 4)}
+    peaks = {(num, p): dedup_memory.dedup_peaks(bench.fresh(), {"clean": corpora[num]}, settings, p)
+             for num, p in ((scale, 1), (scale, 2), (scale, 4), (scale // 2, 2), (scale // 4, 2))}
     rows = []
     for name in DEDUP:
-        by_p = {f"p={p}": peaks[scale, p][name] / MIB for p in (1, 2, 4)}
-        sizes = {f"{num} documents": peaks[num, 2][name] / MIB for num in (scale // 4, scale // 2, scale)}
+        resting = idle_rank if name == "dedup.link" else dict.fromkeys(RANKS, idle[name])
+        taken = {f"p={p}": (peaks[scale, p][name] - resting[p]) / MIB for p in RANKS}
+        sizes = {f"{num} documents": peaks[num, 2][name] / MIB for num in sorted(corpora)}
         growth = peaks[scale, 2][name] / peaks[scale // 4, 2][name]
-        rows.append(Row(name=f"peak memory of {name}, {scale} documents", ours=by_p["p=1"], unit="MiB", peers=by_p))
+        rows.append(Row(name=f"memory of {name}, {scale} documents", ours=taken["p=1"], unit=BEYOND, peers=taken,
+                        note=f"a worker with {FEW} documents has {resting[1] / MIB:.0f} MiB, Python and kernels"))
         rows.append(Row(name=f"peak memory of {name}, four times the documents, p=2", ours=growth, unit="times",
                         peers=sizes, bar=1.25, less_is_better=True))
-    return [*rows, *link_memory(bench)]
+    largest = max(peaks[scale, 1][name] - idle[name] for name in DEDUP) / MIB
+    return [*rows, index_memory(bench, few["clean"], corpora, largest), *link_memory(bench, idle_rank)]
 
 
-def link_memory(bench: Bench) -> list[Row]:
-    """Return what a rank takes for linking, beyond what a rank without work does."""
-    num = bench.whole("link_documents")
-    idle = {p: dedup_memory.link_peaks(bench.fresh(), 1, p) for p in (1, 2, 4)}
-    taken = {p: (dedup_memory.link_peaks(bench.fresh(), num, p) - idle[p]) / MIB for p in (1, 2, 4)}
-    return [Row(name=f"memory of linking {num} documents, p={p} against p={p // 2}", ours=taken[p], unit="MiB a rank",
-                peers={f"p={p // 2}": taken[p // 2]}, ratio=taken[p] / taken[p // 2], bar=0.85, less_is_better=True,
-                note="beyond an idle rank's; rank 0 also holds the block that it writes") for p in (2, 4)]
+def index_memory(bench: Bench, few: Manifest, corpora: dict[int, Manifest], ours: float) -> Row:
+    """Return our largest worker's memory beside that of one process with datasketch's index of all documents."""
+    alone = dedup_memory.index_peak(bench.fresh(), few)
+    scale = max(corpora)
+    taken = {num: (dedup_memory.index_peak(bench.fresh(), corpora[num]) - alone) / MIB for num in (scale // 4, scale)}
+    return Row(name=f"memory of dedup, {scale} documents", ours=ours, unit=BEYOND, ratio=ours / taken[scale],
+               peers={"datasketch's index": taken[scale], f"of {scale // 4} documents": taken[scale // 4]},
+               less_is_better=True, note="our largest worker, p=1, against one process that holds all documents' bands")
+
+
+def link_memory(bench: Bench, idle: dict[int, int]) -> list[Row]:
+    """Return what a rank takes for linking near copies, found by the steps before, and made-up pairs of many more."""
+    num = bench.whole("copies")
+    found = {"clean": bench.given(dedup_corpus.near_copies(num, bench.data), per_unit=2000)}
+    dedup_memory.dedup_peaks(bench.fresh(), found, {}, p=4, steps=DEDUP[: DEDUP.index("dedup.link")])
+    made, pairs = bench.whole("link_documents"), found["dedup.verify"].total("items_out")
+    peaks = {f"{num} near copies, {pairs} pairs": {p: dedup_memory.linked_peak(bench.fresh(), found, p) for p in RANKS},
+             f"{made} made-up documents": {p: dedup_memory.link_peaks(bench.fresh(), made, p) for p in RANKS}}
+    rows = []
+    for what, peak in peaks.items():
+        taken = {p: (peak[p] - idle[p]) / MIB for p in RANKS}
+        rows += [Row(name=f"memory of linking {what}, p={p} against p={p // 2}", ours=taken[p], unit=BEYOND,
+                     peers={f"p={p // 2}": taken[p // 2]}, ratio=taken[p] / taken[p // 2], bar=0.85,
+                     less_is_better=True) for p in RANKS[1:]]
+    return rows
 
 
 def estimate(bench: Bench) -> list[Row]:

@@ -1,7 +1,10 @@
 """Quality filters of C4 (Raffel et al. 2020, section 2.2): lines and citation marks that go, and pages that go.
 
-As in the authors' code, the tests for a page see only the lines that no earlier filter took. Each filter has a name;
-those of pages are the reasons of dropped documents.
+Rules, limits and order are those of the authors' code (tensorflow/datasets, tensorflow_datasets/text/c4_utils.py); the
+paper names 3 sentences and 5 words, an earlier text of it and datatrove 5 and 3. As in that code, the tests for a page
+see only the lines that no earlier filter took. Sentences are our own (sentences.py), not Punkt's. Left out: the list of
+bad words, and lines that other pages have too (see dedup). Each filter has a name; those of pages are the reasons of
+dropped documents.
 """
 
 from __future__ import annotations
@@ -12,11 +15,11 @@ from collections.abc import Collection
 from rag_hpc.algo.edits import Edit
 from rag_hpc.algo.quality import QualityLimits
 
-C4 = ("c4-citations", "c4-terminal-punctuation", "c4-short-lines", "c4-lorem-ipsum", "c4-javascript",
+C4 = ("c4-long-words", "c4-citations", "c4-terminal-punctuation", "c4-short-lines", "c4-lorem-ipsum", "c4-javascript",
       "c4-curly-bracket", "c4-policy", "c4-sentences")
 _LINE = re.compile(r"[^\n]+")
 _CITATION = re.compile(r"\[(?:\d*|edit|citation needed)\]")
-_ENDS = (".", "?", "!", '"', "'")
+_ENDS = (".", "?", "!", '"')
 _POLICIES = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
 _STAYS, _GOES = "", "line"
 
@@ -47,10 +50,12 @@ def c4_edits(text: str, filters: Collection[str], limits: QualityLimits) -> tupl
 
 def _verdict(line: str, on: frozenset[str], limits: QualityLimits) -> str:
     """Return whether the line stays or goes, or the name of the filter that the page fails by it."""
+    if "c4-long-words" in on and any(len(word) > limits.c4_max_word_chars for word in line.split()):
+        return _GOES
     shown = _CITATION.sub("", line) if "c4-citations" in on else line
     if "c4-terminal-punctuation" in on and (not shown.endswith(_ENDS) or shown.endswith("...")):
         return _GOES
-    if "c4-short-lines" in on and len(line.split()) < limits.c4_min_line_words:
+    if "c4-short-lines" in on and len(shown.split()) < limits.c4_min_line_words:
         return _GOES
     lower = shown.lower()
     if "c4-lorem-ipsum" in on and "lorem ipsum" in lower:

@@ -85,7 +85,9 @@ class Partition:
             _check_ids(pairs_P2[:, 1], self.low, self.high)
             own = pairs_P2[:, 0] >= self.low
             parent = _union(parent, pairs_P2[own] - self.low)
-            across = unique_pairs(np.concatenate([across, pairs_P2[~own]]))
+            others = pairs_P2[~own]
+            others[:, 1] = parent[others[:, 1] - self.low] + self.low  # so that many become one
+            across = unique_pairs(np.concatenate([across, others]))
         parent += self.low
         across[:, 1] = parent[across[:, 1] - self.low]
         return parent, unique_pairs(across)
@@ -117,8 +119,8 @@ def gathered(batches: Iterable[I64]) -> Iterable[I64]:
     for pairs_P2 in batches:
         waiting.append(pairs_P2)
         if sum(map(len, waiting)) >= BATCH_PAIRS:
-            yield np.concatenate(waiting)
-            waiting = []
+            waiting = [np.concatenate(waiting)]
+            yield waiting.pop()  # and hold it no longer
     if waiting:
         yield np.concatenate(waiting)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
-from collections import Counter
 from collections.abc import Sequence
 
 from rag_hpc.algo.c4 import C4
@@ -14,9 +12,8 @@ from rag_hpc.errors import ConfigError
 ALL_FILTERS = (*GOPHER_QUALITY, *GOPHER_REPETITION, *C4)  # in the order in which they run
 FILTER_SETS = {"gopher": (*GOPHER_QUALITY, *GOPHER_REPETITION), "gopher-quality": tuple(GOPHER_QUALITY),
                "gopher-repetition": tuple(GOPHER_REPETITION), "c4": C4}
-_ASCII = re.compile(r"[\x00-\x7f]+")
 _NO_LETTERS = bytes(code for code in range(128) if not chr(code).isalpha())
-_SPACES = tuple(code for code in range(128) if chr(code).isspace())
+_SPACES = bytes(code for code in range(128) if chr(code).isspace())
 
 
 def chosen_filters(names: Sequence[str]) -> list[str]:
@@ -64,9 +61,13 @@ def reject_reason(
 def alpha_share(text: str) -> float:
     """Return letters (and the marks that belong to them) over all characters that are not spaces."""
     raw = text.encode("ascii", "ignore")
-    letters, solid = len(raw.translate(None, _NO_LETTERS)), len(raw) - sum(map(raw.count, _SPACES))
+    letters, solid = len(raw.translate(None, _NO_LETTERS)), len(raw.translate(None, _SPACES))
     if len(raw) < len(text):
-        for char, count in Counter(_ASCII.sub("", text)).items():
+        import numpy as np
+
+        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+        kinds, counts = np.unique(codes[codes > 127], return_counts=True)
+        for char, count in zip(map(chr, kinds.tolist()), counts.tolist(), strict=True):
             solid += count * (not char.isspace())
             letters += count * (unicodedata.category(char)[0] in "LM")  # M: the vowel signs of Indic scripts
     return letters / solid if solid else 0.0

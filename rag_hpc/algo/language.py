@@ -8,8 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 UNKNOWN = "unknown"
-_SAMPLES = (100, 300)  # characters from the start, and as many from the middle: few are enough for prose
-_PLAIN = 0.7  # a score at which the larger sample is not looked at
+_SAMPLES = (80, 300)  # characters from the start, and as many from the middle: few are enough for prose
 _NUM_CANDIDATES = 5
 _SURE = 0.5  # prose scores 0.85 and more; below this it is code, names or numbers, and the language a guess
 _HARDLY = 0.05  # a score below which not even the page's own word for it makes a candidate
@@ -28,10 +27,8 @@ def language(text: str, declared: str = "") -> Language:
     """Return the language of the text. What the page declares decides only where the text itself does not."""
     scores: dict[str, float] = {}
     for size in _SAMPLES:
-        sample = _sample(text, size)
-        if any(map(str.isalpha, sample)) and max(scores.values(), default=0.0) < _PLAIN:
-            found = _model().detect(sample, model="lite", k=_NUM_CANDIDATES)
-            scores = {str(one["lang"]): float(one["score"]) for one in found if one["score"] >= _HARDLY}
+        if len(scores) != 1 or max(scores.values()) < _SURE:  # one sure candidate: more text would not change it
+            scores = _candidates(_sample(text, size)) or scores
     if not scores:
         return Language(UNKNOWN, 0.0, False)
     best = max(scores, key=lambda code: (scores[code], code))
@@ -46,6 +43,14 @@ def language_reason(found: Language, wanted: Sequence[str]) -> tuple[str, str] |
     if not wanted or found.code in wanted or not found.is_sure:
         return None
     return f"language-{found.code}", f"score {found.score:.2f}, wanted {' '.join(wanted)}"
+
+
+def _candidates(sample: str) -> dict[str, float]:
+    """Return the likeliest languages of a text with letters, by score; none for other text."""
+    if not any(map(str.isalpha, sample)):
+        return {}
+    found = _model().detect(sample, model="lite", k=_NUM_CANDIDATES)
+    return {str(one["lang"]): float(one["score"]) for one in found if one["score"] >= _HARDLY}
 
 
 def _sample(text: str, size: int) -> str:

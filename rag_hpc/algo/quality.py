@@ -1,7 +1,8 @@
-"""Quality filters of Gopher (Rae et al. 2021, table A1), each on its own; those of C4 are in c4.py.
+"""Quality filters of Gopher (Rae et al. 2021, appendix A.1.1 and table A1), each on its own; those of C4 are in c4.py.
 
-Words are spaCy's English ones (wordkernels.py), since the filters' limits were set for languages with spaces. Each
-filter has the name that a dropped document gets as its reason.
+The paper says neither what a word nor what a bullet or an ellipsis is: these are as in datatrove. Words are spaCy's
+English ones (wordkernels.py), since the filters' limits were set for languages with spaces. Each filter has the name
+that a dropped document gets as its reason.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class QualityLimits:
     max_duplicate_paragraph_chars: float = 0.2
     max_top_ngrams: list[float] = field(default_factory=lambda: [0.20, 0.18, 0.16])  # of 2, 3, 4 words
     max_duplicate_ngrams: list[float] = field(default_factory=lambda: [0.15, 0.14, 0.13, 0.12, 0.11, 0.10])  # 5 to 10
+    c4_max_word_chars: int = 1000
     c4_min_line_words: int = 5
     c4_min_sentences: int = 3
 

@@ -77,9 +77,11 @@ class _Frame:
     args: list[list[str]] = field(default_factory=lambda: [[]])
 
     def texts(self) -> list[str]:
+        """Return the arguments."""
         return ["".join(pieces) for pieces in self.args]
 
     def literally(self) -> list[str]:
+        """Return the pieces of the construct as it was written, for one that is never closed."""
         pieces = [self.opener]
         for number, arg in enumerate(self.args):
             pieces += ["|", *arg] if number else arg
@@ -98,6 +100,7 @@ class _Page:
         self._unclosed: set[str] = set()  # raw tags that have no end in the rest of the page
 
     def read(self, source: str) -> str:
+        """Return the page's text; called once."""
         at = 0
         while (token := _TOKEN.search(source, at)) is not None:
             if token.start() > at:

@@ -32,7 +32,8 @@ def naming_disk(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in DISK:
             raise
-        at = Path(error.filename).absolute() if isinstance(error.filename, str) else path.absolute()
+        named = isinstance(error.filename, str) and os.path.isabs(error.filename)  # noqa: PTH117  else inside `path`
+        at = Path(error.filename) if named else path.absolute()
         mount = next(folder for folder in (at, *at.parents) if os.path.ismount(folder))
         raise DiskError(
             f"{at}: the filesystem at {mount}: {DISK[error.errno]} ({error}). See `df -h {mount}`, `df -i {mount}` "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from rag_hpc.core.commit import RECORD, UNITS, committed, num_rows, read_record
 from rag_hpc.core.failures import failures
 from rag_hpc.core.fs import canonical_json, publish_file, read_json
 from rag_hpc.core.hashing import hash_file, hash_value
-from rag_hpc.core.plan import Plan
+from rag_hpc.core.plan import Plan, run_handle
+from rag_hpc.core.record import granted_cpus
 from rag_hpc.errors import CorruptOutput, IncompleteError, UnitFailed
 
 MANIFEST = "manifest.json"
@@ -94,7 +96,7 @@ def build(plan: Plan, stage_dir: Path) -> Manifest:
     CorruptOutput when a file's size, rows or hash is not what its record says, or its counts do not add up.
     """
     quarantined = check_complete(plan, stage_dir)
-    units = [_verified(stage_dir, unit.index) for unit in plan.units if unit.index not in quarantined]
+    units = _verified(stage_dir, [unit.index for unit in plan.units if unit.index not in quarantined])
     return Manifest(
         stage=plan.stage, version=plan.version, fingerprint=plan.fingerprint, config=plan.output_config,
         inputs=plan.input_hashes, units=units, quarantined=quarantined, output_hash=_hash_of(units), folder=stage_dir,
@@ -110,14 +112,15 @@ def check_complete(plan: Plan, stage_dir: Path) -> list[int]:
     if waiting:
         raise IncompleteError(
             f"{plan.stage}: {len(waiting)} of {len(plan.units)} units are absent ({_some(waiting)}); "
-            f"run: rag-hpc retry run={plan.run}"
+            f"run: rag-hpc retry run={run_handle(stage_dir.parent)}"
         )
     if len(quarantined) > plan.allow_failed_units:
         last = failed[quarantined[0]][-1]
         raise UnitFailed(
             f"{plan.stage}: {len(quarantined)} of {len(plan.units)} units failed {plan.max_attempts} times "
             f"({_some(quarantined)}); the first: {last['error']}: {last['message'].rstrip('.')}. Mend the cause and "
-            f"run: rag-hpc retry run={plan.run}, or allow it with allow_failed_units={len(quarantined)}"
+            f"run: rag-hpc retry run={run_handle(stage_dir.parent)}, or allow it with "
+            f"allow_failed_units={len(quarantined)}"
         )
     return quarantined
 
@@ -160,20 +163,32 @@ def reopen(stage_dir: Path) -> bool:
     return True
 
 
-def _verified(stage_dir: Path, index: int) -> dict[str, Any]:
-    unit_dir = stage_dir / UNITS / f"unit-{index:05d}"
-    record = _checked_record(unit_dir, index)
-    for name, promised in record["files"].items():
-        path = unit_dir / name
-        try:
-            found: dict[str, Any] = {"bytes": path.stat().st_size, "sha256": hash_file(path)}
-            if found["sha256"] == promised.get("sha256"):  # parsers come after the hash: they trust their input
-                found["rows"] = num_rows(path)
-        except (OSError, ValueError) as error:
-            raise CorruptOutput(f"{path}: cannot be read ({error}); {_redo(unit_dir)}") from error
-        if found != promised:
-            raise CorruptOutput(f"{path}: {found} is not what its record promises, {promised}; {_redo(unit_dir)}")
-    return {key: record[key] for key in ("items_in", "items_out", "dropped", "extra", "files")} | {"index": index}
+def _verified(stage_dir: Path, indices: list[int]) -> list[dict[str, Any]]:
+    """Return the units as a manifest lists them, every file read once, as many at a time as there are CPUs.
+
+    Threads are enough: both reading and hashing let others run.
+    """
+    folders = [stage_dir / UNITS / f"unit-{index:05d}" for index in indices]
+    with ThreadPoolExecutor(granted_cpus()) as pool:
+        records = list(pool.map(_checked_record, folders, indices))
+        files = [(folder, *item) for folder, record in zip(folders, records, strict=True)
+                 for item in record["files"].items()]
+        list(pool.map(lambda file: _check_file(*file), files))  # raises what the first wrong file raised
+    kept = ("items_in", "items_out", "dropped", "extra", "files")
+    return [{key: record[key] for key in kept} | {"index": index}
+            for index, record in zip(indices, records, strict=True)]
+
+
+def _check_file(unit_dir: Path, name: str, promised: dict[str, Any]) -> None:
+    path = unit_dir / name
+    try:
+        found: dict[str, Any] = {"bytes": path.stat().st_size, "sha256": hash_file(path)}
+        if found["sha256"] == promised.get("sha256"):  # parsers come after the hash: they trust their input
+            found["rows"] = num_rows(path)
+    except (OSError, ValueError) as error:
+        raise CorruptOutput(f"{path}: cannot be read ({error}); {_redo(unit_dir)}") from error
+    if found != promised:
+        raise CorruptOutput(f"{path}: {found} is not what its record promises, {promised}; {_redo(unit_dir)}")
 
 
 def _checked_record(unit_dir: Path, index: int) -> dict[str, Any]:

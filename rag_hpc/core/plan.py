@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,13 @@ def plan_path(run_dir: Path, submission: int, stage: str) -> Path:
 def run_dir_of(path: Path) -> Path:
     """Return the run's folder, given the path of one of its plans."""
     return path.resolve().parents[2]
+
+
+def run_handle(run_dir: Path) -> str:
+    """Return what names a run on a command line: its name, or its folder where commands would not look for that."""
+    if run_dir.resolve().parent == Path("results/runs").resolve():
+        return run_dir.name
+    return shlex.quote(str(run_dir.resolve()))
 
 
 def write_plan(path: Path, plan: Plan) -> None:

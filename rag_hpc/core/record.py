@@ -94,11 +94,17 @@ def where() -> dict[str, Any]:
         "array_task_id": env.get("SLURM_ARRAY_TASK_ID"),
         "restarts": int(env.get("SLURM_RESTART_COUNT", "0")),
         "host": socket.gethostname(),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "cpus": granted_cpus(),
         "gpus": len([d for d in visible.split(",") if d.strip()]),
         "queue_s": round(max(0.0, started - float(submitted)), 3) if submitted else None,
         "launch": env.get("RAG_HPC_LAUNCH", "array"),
     }
+
+
+def granted_cpus() -> int:
+    """Return how many CPUs this process may use: those it can run on, and no more than its job has on this node."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(usable, int(os.environ.get("SLURM_CPUS_ON_NODE") or usable))
 
 
 def cpu_seconds() -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,11 +20,14 @@ from rag_hpc.algo.quality import QualityLimits, gopher_reason
 from rag_hpc.core.stage import Context, Counts, Inputs, Stage, Unit
 from rag_hpc.core.tables import Rejects, TableWriter
 from rag_hpc.errors import ConfigError, Interrupted
+from rag_hpc.pagestore import COLUMNS as PAGE_COLUMNS
 from rag_hpc.pagestore import iter_pages
 from rag_hpc.sources.base import MAX_ROUNDS
 
 DOCUMENTS = "documents.parquet"
 WARM_UP = b"<title>A page</title><h1>A page</h1><p>" + b"Some words of a page. " * 20
+_READ = tuple(name for name in PAGE_COLUMNS if name != "links")
+_AHEAD, _AHEAD_CHARS = 64, 4_000_000  # pages, and characters of their texts
 COLUMNS = {"doc_id": "string", "url": "string", "title": "string", "text": "string", "lang": "string", "meta": "string"}
 
 
@@ -71,7 +75,7 @@ class Clean(Stage):
 
     Config: ClassVar[type] = CleanConfig
     name = "clean"
-    version = 2
+    version = 3
     needs = ("crawl",)
     wants = tuple(f"crawl.{number}" for number in range(2, MAX_ROUNDS + 1))
     counts_from = "crawl"
@@ -97,11 +101,10 @@ class Clean(Stage):
         masked: Counter[str] = Counter()
         crawl = ctx.inputs[unit.inputs["crawl"]]
         with TableWriter(out / DOCUMENTS, COLUMNS) as documents:
-            for page in iter_pages(crawl.unit_dir(unit.inputs["crawl_unit"])):
-                ctx.check_stop()
+            for page, found in self._found(crawl.unit_dir(unit.inputs["crawl_unit"]), ctx):
                 counts.items_in += 1
                 try:
-                    row = self._row(page, masked)
+                    row = self._row(page, found, masked)
                 except ExtractError as error:
                     rejects.add(page["doc_id"], error.reason, error.detail)
                 else:
@@ -110,10 +113,32 @@ class Clean(Stage):
         counts.extra = {f"masked_{kind}": float(masked[kind]) for kind in sorted(masked)}
         return counts
 
-    def _row(self, page: dict[str, Any], masked: Counter[str]) -> tuple[str, str, str, str]:
+    def _found(self, unit_dir: Path, ctx: Context) -> Iterator[tuple[dict[str, Any], Extracted | ExtractError]]:
+        """Yield the pages, without body, and what the extractor made of them. It reads some pages ahead: it and the
+        language model, taking turns at every page, throw each other out of the processor's cache."""
+        ahead: list[tuple[dict[str, Any], Extracted | ExtractError]] = []
+        num_chars = 0
+        for page in iter_pages(unit_dir, _READ):
+            ctx.check_stop()
+            try:
+                found = self._extract(page)
+                ahead.append((page, found))
+                num_chars += len(found.text)
+            except ExtractError as error:  # anew: its traceback would hold the body
+                ahead.append((page, ExtractError(error.reason, page["url"], error.detail)))
+            del page["body"]
+            if len(ahead) == _AHEAD or num_chars > _AHEAD_CHARS:
+                yield from ahead
+                ahead, num_chars = [], 0
+        yield from ahead
+
+    def _row(
+        self, page: dict[str, Any], found: Extracted | ExtractError, masked: Counter[str]
+    ) -> tuple[str, str, str, str]:
         """Return title, text, lang and meta of a page. Raises ExtractError with the reason why there are none."""
         config, url = self.config, page["url"]
-        found = self._extract(page)
+        if isinstance(found, ExtractError):
+            raise found
         document = Document(page["title"] or found.title, found.text, list(found.headings))
         _check(url, self._unfit(document.text))
         spoken = language(document.text, found.lang_hint)

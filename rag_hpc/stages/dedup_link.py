@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rag_hpc.algo.components import Partition
-from rag_hpc.core.arrays import ArrayWriter
+from rag_hpc.core.arrays import ArrayFile, ArrayWriter
 from rag_hpc.core.comm import Comm
 from rag_hpc.core.stage import Context, Counts, Inputs, Launch, Stage, Unit
 from rag_hpc.core.tables import FORMAT
@@ -28,6 +28,7 @@ from rag_hpc.dedupstore import (
 )
 
 BLOCK = 1 << 18  # rows that a rank sends to rank 0 at a time
+PIECE = 1 << 20  # pairs that are read at a time: a unit of documents that are all alike has hundreds for each
 ROWS = 65_536  # of a row group
 I64 = npt.NDArray[np.int64]
 
@@ -87,8 +88,10 @@ class Link(Stage):
         for unit, path in zip(self._corpus.units[self._corpus.num_older_units :], self._verified.files(VERIFIED),
                               strict=True):
             if self._is_ours(unit):
-                ctx.check_stop()
-                yield np.load(path, allow_pickle=False)
+                found = ArrayFile(path)
+                for start in range(0, len(found), PIECE):
+                    ctx.check_stop()
+                    yield found.rows(start, min(start + PIECE, len(found)))
 
     def _is_ours(self, unit: SignedUnit) -> bool:
         return bool(unit.num_docs) and self._partition.low <= unit.first < self._partition.high

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from rag_hpc import cli
@@ -9,11 +11,11 @@ from rag_hpc.errors import ConfigError
 
 
 def test_overrides_words_flags_and_values_are_told_apart() -> None:
-    got = cli.parse(["verify", "A", "B", "--json", "cluster.root=/x", "--out", "f.html"])
+    got = cli.parse(["scaling", "A", "B", "--json", "cluster.root=/x", "--out", "f.svg"])
     assert got.words == ["A", "B"]
     assert got.flags == {"--json"}
     assert got.overrides == ["cluster.root=/x"]
-    assert got.values == {"--out": "f.html"}
+    assert got.values == {"--out": "f.svg"}
 
 
 def test_a_question_may_hold_an_equals_sign() -> None:
@@ -51,6 +53,54 @@ def test_help_names_every_verb(argv: list[str], capsys: pytest.CaptureFixture[st
 def test_config_dir_is_taken_before_the_verb_too(tmp_path: object, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--config-dir", str(tmp_path), "runn"]) == 2
     assert "no verb 'runn'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [["--config-dir"], ["--config-dir", "site"], ["--config-dir=site"]])
+def test_a_config_dir_without_a_verb_is_wrong_usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(argv) == 2
+    assert f"no verb after {' '.join(argv)}; known: run" in capsys.readouterr().err
+
+
+def test_a_config_dir_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "--config-dir", str(tmp_path / "sit"), "--cfg", "job"]) == 2
+    assert f"--config-dir {tmp_path / 'sit'}: no such folder" in capsys.readouterr().err
+    monkeypatch.setenv("RAG_HPC_CONFIG_DIR", str(tmp_path))
+    assert cli.parse(["run"]).config_dir == tmp_path
+
+
+@pytest.mark.parametrize(("argv", "said"), [
+    (["retry", "stage.chunk.max_tokens=100"], "retry does not look at stage.chunk.max_tokens=100; it takes run=, "
+                                              "cluster=, workers=, allow_failed_units="),
+    (["status", "cluter=mine"], "status does not look at cluter=mine"),
+    (["status", "a", "b"], "status takes 1 name, not 2: a b"), (["verify", "a", "b", "c"], "verify takes 2 names"),
+    (["status", "--watch"], "status takes no --watch; it is for: run"),
+    (["logs", "--out", "x"], "logs takes no --out; it is for: report, scaling"),
+])
+def test_what_a_verb_would_not_look_at_is_refused(argv: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        cli.parse(argv)
+    assert said in str(caught.value)
+
+
+def test_a_verb_that_looks_for_runs_takes_the_cluster_and_its_settings() -> None:
+    got = cli.parse(["retry", "mine", "workers=3", "cluster=devcluster", "cluster.root=/x", "--config-dir", "site"])
+    assert (got.words, len(got.overrides)) == (["mine"], 3)
+
+
+def test_a_folder_that_may_not_be_written_is_named(monkeypatch: pytest.MonkeyPatch,
+                                                   capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(*args: object) -> None:
+        raise PermissionError(13, "Permission denied", "/shared/results/runs/x")
+
+    monkeypatch.setattr("rag_hpc.launchers.status.find_run", refuse)
+    assert cli.main(["status"]) == 1
+    assert "rag-hpc status: /shared/results/runs/x: permission denied; " in capsys.readouterr().err
+
+
+def test_clean_all_wants_the_name_of_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["clean", "--all"]) == 2
+    assert "say which, run=NAME" in capsys.readouterr().err
 
 
 def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -119,6 +119,17 @@ def test_a_pipeline_whose_stage_lacks_its_input_is_refused() -> None:
         check(compose(["pipeline.stages=[clean]"]))
 
 
+def test_a_pipeline_with_a_stage_twice_is_refused() -> None:
+    with pytest.raises(ConfigError, match="crawl stands there twice"):
+        check(compose(["pipeline.stages=[crawl,crawl]"]))
+
+
+@pytest.mark.parametrize("setting", ["delay_s=nan", "delay_s=inf", "timeout_s=nan", "latency_s=-1", "max_ratio=nan"])
+def test_a_wait_that_is_no_number_is_refused(setting: str) -> None:
+    with pytest.raises(ConfigError, match=setting.split("=")[0]):
+        compose([f"corpus.{setting}"])
+
+
 def test_passages_longer_than_the_encoder_reads_are_refused() -> None:
     with pytest.raises(ConfigError, match="max_tokens=254"):
         check(compose(["stage.chunk.max_tokens=510"]))

@@ -84,6 +84,8 @@ def test_paragraphs_then_lines_then_sentences_then_words() -> None:
     assert cut("a b c dd. E f g, h i", 8) == ["a b c dd.", "E f g, h i"]
     assert cut("a b c d e f, g h", 8) == ["a b c d e f, g", "h"]
     assert cut("a," * 5, 8) == ["a,a,a,a,", "a,"]
+    assert cut("a b c d e,f,g,h", 6)[0] == "a b c d"
+    assert cut("a b\n\nc d e f g h i j k l", 8)[0] == "a b"  # a paragraph where only a sentence was looked for
 
 
 def test_code_is_not_cut_where_it_fits() -> None:
@@ -109,11 +111,16 @@ def test_tail_of_a_long_sentence_is_carried_over() -> None:
     assert [piece.replace(" ", "") for piece in found] == ["abcdef", "efghij", "ijklmn"]
 
 
+def test_overlap_is_at_most_half_of_a_chunk() -> None:
+    found = cut(" ".join("abcdefghijklmn"), 6, 100)
+    assert [piece.replace(" ", "") for piece in found] == ["abcdef", "defghi", "jklmn"]  # the last gives way
+
+
 def test_topics_are_stronger_than_paragraphs() -> None:
     text = "A b. C d.\n\nE f. G h. I j."
     topic = Breaks(places_B=np.array([text.index("G")]), ranks_B=np.array([TOPIC], dtype=np.int8))
     assert cut(text, 12) == ["A b. C d.", "E f. G h. I j."]
-    assert cut(text, 12, extra=topic) == ["A b. C d.\n\nE f.", "G h. I j."]
+    assert cut(text, 12, extra=topic) == cut(text, 12, 4, extra=topic) == ["A b. C d.\n\nE f.", "G h. I j."]
 
 
 def test_word_is_cut_only_when_it_alone_is_too_long() -> None:
@@ -121,16 +128,34 @@ def test_word_is_cut_only_when_it_alone_is_too_long() -> None:
     assert [len(piece) for piece in cut("x" * 30, 4)] == [12, 12, 6]
 
 
-def test_slice_that_has_more_tokens_alone_is_made_shorter() -> None:
-    class Costly(Limit):
-        def num_tokens(self, start: int, end: int) -> int:
-            return super().num_tokens(start, end) + 2
+class Costly(Limit):
+    def num_tokens(self, start: int, end: int) -> int:
+        return super().num_tokens(start, end) + 2
 
+
+def test_slice_that_has_more_tokens_alone_is_made_shorter() -> None:
     text = "ab cd. Ef gh. Ij kl."
     given_tokens = tokens_of(text)
     loose = Tokens(starts_T=given_tokens.starts_T, is_word_T=given_tokens.is_word_T, exact=False)
     spans = chunk_spans(text, loose, find_breaks(text), Costly(text, 8))
     assert [span.num_tokens for span in spans] == [5, 6, 6]
+
+
+def test_slices_of_a_word_are_read_alone() -> None:
+    text = "x" * 30
+    spans = chunk_spans(text, tokens_of(text), find_breaks(text), Costly(text, 4))
+    assert [(span.end - span.start, span.num_tokens) for span in spans] == [(6, 4)] * 5
+
+
+def test_places_to_cut_inside_one_token_are_not_counted() -> None:
+    text = "a " + "x" * 300 + " b"
+    tokens = Tokens(starts_T=np.array([0, 2, 303]), is_word_T=np.array([True] * 3))
+
+    class Three(Limit):
+        def num_tokens(self, start: int, end: int) -> int:
+            return 3
+
+    assert chunk_spans(text, tokens, find_breaks(text), Three(text, 50)) == [Span(0, len(text), 3)]
 
 
 def test_tokens_that_share_a_character_are_in_one_chunk() -> None:

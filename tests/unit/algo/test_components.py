@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,6 +9,7 @@ import stagerun
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rag_hpc.algo import components as algo
 from rag_hpc.algo.components import Partition
 from rag_hpc.core.comm import Comm, SerialComm
 from rag_hpc.errors import InputError
@@ -113,6 +115,27 @@ def test_chain_through_all_ranks_takes_few_rounds(num_ranks: int) -> None:
 
     assert stagerun.on_ranks(num_ranks, rank) == [{0}] * num_ranks
     assert max(rounds) < 60  # a walk along the chain would take hundreds
+
+
+def test_pairs_that_reach_another_rank_are_not_all_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(algo, "BATCH_PAIRS", 1000)
+    num = 500
+
+    def rank(comm: Comm) -> list[int]:
+        part = Partition(np.array([0, num, 2 * num]), comm)
+        others = np.arange(num if part.low else 0)  # every node of rank 1 is joined with every one of rank 0
+        batches = (np.stack([np.append(others, max(node - 1, part.low)), np.full(len(others) + 1, node)], axis=1)
+                   for node in range(part.low, part.high))
+        tracemalloc.reset_peak()
+        found = part.components(batches).tolist()
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20  # the pairs are 4 MB
+        return found
+
+    tracemalloc.start()
+    try:
+        assert stagerun.on_ranks(2, rank) == [[0] * num] * 2
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("step", [1, -1])

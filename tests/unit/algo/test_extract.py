@@ -179,12 +179,12 @@ def test_long_script_and_data_uri_are_no_reason_to_refuse() -> None:
 
 @pytest.mark.parametrize("hostile", ["<div>" * 200_000, "<b><p>" * 20_000, "<a>" * 50_000, " " * 400_000 + "x"])
 def test_hostile_markup_takes_bounded_time(hostile: str) -> None:
-    begin = time.monotonic()
+    begin = time.process_time()
     try:
         html("<html><body>" + hostile)
     except ExtractError as error:
         assert error.reason in ("too-deep", "no-text")
-    assert time.monotonic() - begin < 20
+    assert time.process_time() - begin < 20
 
 
 def test_text_is_cleaned() -> None:

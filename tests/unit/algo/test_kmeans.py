@@ -18,7 +18,7 @@ class FakeComm:
     """Ordered sums over ranks that are threads of this process."""
 
     def __init__(self, num_ranks: int) -> None:
-        self._barrier = threading.Barrier(num_ranks, timeout=20)
+        self._barrier = threading.Barrier(num_ranks, timeout=100)
         self._parts: list[dict[int, F64]] = [{} for _ in range(num_ranks)]
 
     def reduce(self, rank: int, mine: dict[int, F64]) -> F64:

@@ -134,7 +134,8 @@ def test_any_text_gets_a_verdict(text: str) -> None:
 
 # ---- C4
 
-PAGE = ("Short line.\nThis line has enough words to stay[1] here.\nThis one does not end in a stop\n\n\n"
+LONG = f"This line holds a word of {'x' * 1001} characters."
+PAGE = (f"Short line.\n{LONG}\nThis line has enough words to stay[1] here.\nThis one does not end in a stop\n\n\n"
         "Please enable Javascript to see all of this page.\nOur privacy policy says a lot of things.\n\n"
         "The last line is a good one? It is indeed!\n")
 
@@ -152,7 +153,7 @@ def test_lines_that_fail_are_taken_out_and_paragraphs_stay() -> None:
 @pytest.mark.parametrize(("name", "gone"), [
     ("c4-terminal-punctuation", "This one does not end in a stop"), ("c4-short-lines", "Short line."),
     ("c4-javascript", "Please enable Javascript to see all of this page."), ("c4-citations", "[1]"),
-    ("c4-policy", "Our privacy policy says a lot of things.")])
+    ("c4-policy", "Our privacy policy says a lot of things."), ("c4-long-words", LONG)])
 def test_each_line_filter_takes_its_own(name: str, gone: str) -> None:
     left = c4(PAGE, name)
     assert isinstance(left, str)
@@ -168,6 +169,15 @@ def test_each_page_filter_drops_the_page(name: str, text: str, detail: str) -> N
     assert c4(text, name) == (name, detail)
     assert c4(text, *(other for other in C4 if other not in (name, "c4-terminal-punctuation", "c4-short-lines",
                                                              "c4-sentences"))) == text
+
+
+@pytest.mark.parametrize(("line", "stays"), [
+    ('He said "all five words stay"', True), ("He said 'these five words go'", False), ("All of it goes on...", False),
+    (f"This is a long word: {'x' * 999}.", True), ("Here are five words now.[1]", True),
+    ("[1] Here are four words.", False)])
+def test_lines_stay_or_go_as_in_the_authors_code(line: str, stays: bool) -> None:
+    left = c4(line, *(name for name in C4 if name != "c4-sentences"))
+    assert isinstance(left, str) and bool(left) is stays
 
 
 def test_pages_are_judged_by_the_lines_that_stay() -> None:
@@ -217,13 +227,14 @@ def test_gopher_agrees_with_datatrove(peer: str, names: dict[str, Any]) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_c4_agrees_with_datatrove(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the same sentences every verdict and text is the same; with its own sentences nearly every verdict."""
+    """With the same sentences and end marks all verdicts and texts are the same; with its own nearly all verdicts."""
     needs_datatrove()
     from datatrove.data import Document
     from datatrove.pipeline.filters import C4QualityFilter, c4_filters
 
     peer, limits = C4QualityFilter(), QualityLimits(c4_min_line_words=3, c4_min_sentences=5)
     assert agreement(peer, lambda text: c4_edits(text, C4, limits)[1]) >= 0.985
+    monkeypatch.setattr(c4_filters, "END_PUNCTUATION", (".", "?", "!", '"'))
     monkeypatch.setattr(c4_filters, "split_into_sentences", lambda text, language: sentence_spans(text))
     for text in real_texts():
         document = Document(text=text, id="")

@@ -62,6 +62,6 @@ def test_spans_cover_all_but_space_and_never_overlap(text: str) -> None:
 
 @pytest.mark.parametrize("unit", [".", " ", "\n", ". ", '" ', "a.", '...""', "a\n", "1. "])
 def test_monotonous_text_takes_linear_time(unit: str) -> None:
-    begin = time.monotonic()
+    begin = time.process_time()
     sentence_spans(unit * 200_000 + "x")
-    assert time.monotonic() - begin < 20
+    assert time.process_time() - begin < 20

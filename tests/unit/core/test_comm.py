@@ -30,7 +30,7 @@ def start_ranks(command: list[str], out: Path, **env: str) -> tuple[int, list[di
     out.mkdir()
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("OMPI_", "PMIX_", "PRTE_"))}
     done = subprocess.run([*command, str(RANKS), str(out)], env={**clean, **env}, capture_output=True, text=True,
-                          timeout=90, check=False)
+                          timeout=300, check=False)
     return done.returncode, [json.loads(path.read_text()) for path in sorted(out.iterdir())], done.stderr
 
 

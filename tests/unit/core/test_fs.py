@@ -109,6 +109,12 @@ def test_dropping_trash_or_nothing_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_name_inside_an_open_folder_is_reported_with_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(DiskError) as caught, fs.naming_disk(tmp_path / "run"):
+        raise OSError(errno.EROFS, "Read-only file system", "manifest.json")  # as shutil.rmtree raises it
+    assert str(caught.value).startswith(f"{tmp_path / 'run'}: the filesystem at /")
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
 def test_full_disk_is_named_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def full(fd: int, data: bytes) -> int:

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -102,6 +103,32 @@ def test_any_changed_byte_is_found(finished: Finished) -> None:
         break_and_restore(path, changed, check)
 
 
+@pytest.mark.parametrize("cpus", [1, 4])
+def test_manifest_does_not_depend_on_how_many_files_are_read_at_once(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch, cpus: int
+) -> None:
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "1")
+    before = manifest.build(*finished)
+    monkeypatch.setattr(manifest, "granted_cpus", lambda: cpus)
+    assert manifest.build(*finished) == before
+    for unit in ("unit-00001", "unit-00000"):
+        (finished[1] / "units" / unit / "t.parquet").write_bytes(b"no table")
+        with pytest.raises(CorruptOutput, match=rf"{unit}/t\.parquet"):  # the first, whatever else is wrong
+            manifest.build(*finished)
+
+
+def test_files_are_hashed_at_once(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    both, real = threading.Barrier(2, timeout=60), manifest.hash_file
+
+    def hashed(path: Path) -> str:
+        both.wait()  # until another file is being hashed too
+        return real(path)
+
+    monkeypatch.setattr(manifest, "granted_cpus", lambda: 2)
+    monkeypatch.setattr(manifest, "hash_file", hashed)
+    assert len(manifest.build(*finished).units) == 2
+
+
 def test_table_cut_anywhere_is_found_without_parsing_it(finished: Finished) -> None:
     path = finished[1] / "units/unit-00000/t.parquet"
     data = path.read_bytes()
@@ -152,7 +179,7 @@ def test_wrong_number_of_rows_is_found(finished: Finished) -> None:
 
 def test_absent_units_are_named_with_the_command_to_go_on(finished: Finished) -> None:
     shutil.rmtree(finished[1] / "units/unit-00001")
-    with pytest.raises(IncompleteError, match=r"1 of 2 units are absent \(unit-00001\); run: rag-hpc retry run=run"):
+    with pytest.raises(IncompleteError, match=r"1 of 2 units are absent \(unit-00001\); run: rag-hpc retry run=/.*"):
         manifest.build(*finished)
     with pytest.raises(IncompleteError, match="no manifest yet"):
         manifest.load(finished[1])
@@ -166,7 +193,7 @@ def test_quarantined_units_fail_the_stage_unless_allowed(finished: Finished) -> 
     for _ in range(2):
         record_failure(stage_dir, plan.units[1], ValueError("odd page."), submission=1)
     said = (r"1 of 2 units failed 2 times \(unit-00001\); the first: ValueError: odd page\. "
-            r"Mend .*rag-hpc retry run=run, or allow it with allow_failed_units=1")
+            r"Mend .*rag-hpc retry run=/.*, or allow it with allow_failed_units=1")
     with pytest.raises(UnitFailed, match=said):
         manifest.build(plan, stage_dir)
     found = manifest.build(dataclasses.replace(plan, allow_failed_units=1), stage_dir)

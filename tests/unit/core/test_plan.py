@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rag_hpc.core.plan import Plan, plan_path, read_plan, run_dir_of, stage_folder, write_plan
+from rag_hpc.core.plan import Plan, plan_path, read_plan, run_dir_of, run_handle, stage_folder, write_plan
 from rag_hpc.core.stage import Unit
 from rag_hpc.errors import ConfigError, CorruptOutput, IncompleteError
 
@@ -31,6 +31,14 @@ def test_another_plan_is_refused_and_the_first_stays(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="plans never change, submit again"):
         write_plan(path, dataclasses.replace(PLAN, workers=5))
     assert read_plan(path) == PLAN
+
+
+def test_a_run_is_called_by_its_name_where_that_is_found_and_by_its_folder_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_handle(Path("results/runs/mine")) == "mine"
+    assert run_handle(tmp_path / "my scratch/mine") == f"'{tmp_path}/my scratch/mine'"
 
 
 def test_missing_plan_says_what_to_look_at(tmp_path: Path) -> None:

@@ -34,6 +34,15 @@ def test_record_of_an_attempt_holds_every_field_with_a_sane_value(ledger: Ledger
     assert all(value[key] >= 0 for key in ("work_s", "flush_s", "setup_s", "cpu_s"))
 
 
+def test_a_job_uses_no_more_cpus_than_it_has_on_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_CPUS_ON_NODE", raising=False)
+    usable = record.granted_cpus()
+    assert usable == len(os.sched_getaffinity(0))
+    for on_node, granted in (("1", 1), ("4096", usable), ("", usable)):
+        monkeypatch.setenv("SLURM_CPUS_ON_NODE", on_node)
+        assert record.granted_cpus() == granted
+
+
 def test_meter_keeps_work_and_flush_apart() -> None:
     times = iter([10.0, 12.0, 12.5])
     meter = record.Meter(clock=lambda: next(times))

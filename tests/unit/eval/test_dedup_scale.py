@@ -22,6 +22,14 @@ def test_documents_are_the_same_each_time_and_a_fifth_are_planted() -> None:
     assert 5 < len(texts) - len(set(texts)) < 45
 
 
+def test_near_copies_are_alike_and_no_two_are_equal() -> None:
+    texts = [text.split() for _, text in dedup_corpus.near_copies(500, None)]
+    assert len({tuple(words) for words in texts}) == 500
+    likeness = [sum(a == b for a, b in zip(words, texts[0], strict=False)) / len(texts[0]) for words in texts]
+    assert 180 < sum(value > 0.98 for value in likeness) < 320  # of one of two texts, all but two words
+    assert dedup_corpus.near_copies(50, None) == dedup_corpus.near_copies(50, None)
+
+
 def test_edits_change_a_text_and_never_empty_it() -> None:
     rng = random.Random(0)
     assert all(dedup_corpus.edited("one two", rng).split() for _ in range(200))
@@ -48,9 +56,19 @@ def test_the_estimate_scales_what_was_measured(monkeypatch: pytest.MonkeyPatch, 
 
 def test_memory_of_each_process_is_noted(tmp_path: Path) -> None:
     documents = given_documents(tmp_path / "given", in_units(dedup_corpus.documents(60, None), 20))
-    peaks = dedup_memory.dedup_peaks(tmp_path / "run", documents, {}, p=1)
-    assert list(peaks) == ["dedup.sign", "dedup.group", "dedup.verify", "dedup.link", "dedup.drop"]
-    assert all(30 << 20 < peak < 2 << 30 for peak in peaks.values())
+    found = {"clean": documents}
+    peaks = dedup_memory.dedup_peaks(tmp_path / "run", found, {}, p=1)
+    assert list(peaks) == ["dedup.sign", "dedup.group", "dedup.verify", "dedup.link", "dedup.drop"] == list(found)[1:]
+    linked = dedup_memory.linked_peak(tmp_path / "again", found, p=1)
+    assert all(30 << 20 < peak < 2 << 30 for peak in (*peaks.values(), linked))
+
+
+def test_memory_of_an_index_grows_with_its_documents(tmp_path: Path) -> None:
+    pytest.importorskip("datasketch")
+    few, many = (given_documents(tmp_path / f"given-{num}", in_units(dedup_corpus.documents(num, None), 500))
+                 for num in (20, 3000))
+    grown = dedup_memory.index_peak(tmp_path / "many", many) - dedup_memory.index_peak(tmp_path / "few", few)
+    assert grown > 3000 * 9 * 50  # bytes: an entry in each of nine tables
 
 
 @pytest.mark.parametrize(("options", "words"), [({"parts": "speed"}, "known: peer, pairs, memory, estimate"),

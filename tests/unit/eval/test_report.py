@@ -155,6 +155,8 @@ def test_the_verb_writes_into_the_run_s_folder_or_where_it_is_told(
     assert cli.main(["report", "demo-cluster", f"cluster.root={tmp_path}", "--out", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["report"] == str(out)
     assert cli.main(["report", f"cluster.root={tmp_path}", "--out", str(tmp_path / "no" / "r.html")]) == 1
+    assert cli.main(["report", f"cluster.root={tmp_path}", "--out", str(tmp_path)]) == 1
+    assert "a folder; name the file to write" in capsys.readouterr().err
 
 
 def test_only_web_addresses_become_links() -> None:

@@ -79,7 +79,7 @@ def test_an_unfinished_run_is_named_with_what_to_do(tmp_path: Path, capsys: pyte
         fake_run.build(tmp_path, fake_run.Shape(name=f"c-w{p}", p=p, finish=finish,
                                                 stages=["crawl", "clean", "chunk"]))
     assert call(tmp_path, "c-w1", "c-w2") == 3
-    assert "unfinished: chunk; go on: rag-hpc retry run=c-w2" in capsys.readouterr().out
+    assert f"unfinished: chunk; go on: rag-hpc retry run={tmp_path / 'c-w2'}" in capsys.readouterr().out
 
 
 def test_one_run_is_no_sweep(swept: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,7 +78,7 @@ def test_too_early_is_by_host_and_forbidden_paths_count() -> None:
 def test_a_served_page_comes_after_the_latency_and_stands_in_the_log(tmp_path: Path) -> None:
     options = WebOptions(hosts=2, pages_per_host=2, latency=0.03, corpus=str(tmp_path / "corpus" / "web.yaml"))
     with webserver.serving(options) as web:
-        client = http.client.HTTPConnection("127.0.0.1", web.port, timeout=5)
+        client = http.client.HTTPConnection("127.0.0.1", web.port, timeout=60)
         begun = time.monotonic()
         got = []
         for host, path in (("h001.web.test", "/"), ("H000.web.test:8080", "/robots.txt"), ("nobody", "/")):

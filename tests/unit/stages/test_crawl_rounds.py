@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from rag_hpc.core.manifest import Manifest
 from rag_hpc.core.stage import Context
 from rag_hpc.errors import ConfigError, Interrupted
 from rag_hpc.pagestore import WARC, iter_pages, open_pages
+from rag_hpc.rounds import earlier_crawls
 from rag_hpc.sources.base import OutputName, Page
 from rag_hpc.stages.registry import make_stage
 
@@ -84,7 +86,45 @@ def test_caps_count_over_all_rounds(tmp_path: Path) -> None:
             ["b.web.test/"], ["a.web.test/1", "d.web.test/"], []]
         capped = crawl(tmp_path / "2", site, 3, max_pages_per_host=1)
         assert [ids(each) for each in capped.values()][1:] == [["a.web.test/1"], ["c.web.test/deep"]]
-        assert [ids(each) for each in crawl(tmp_path / "3", site, 3, max_depth=1).values()][2] == []
+        assert [ids(each) for each in crawl(tmp_path / "3", site, 3, max_depth=1).values()][1:] == [
+            ["a.web.test/1", "a.web.test/2", "d.web.test/"], []]
+
+
+def test_a_hosts_cap_counts_the_pages_of_all_its_ports(tmp_path: Path) -> None:
+    routes = {"b.web.test/": html("http://b.web.test:81/x"), "b.web.test:81/x": html("/y"), "b.web.test:81/y": html()}
+    with serving(routes) as site:
+        for cap, expected in ((1, []), (2, ["b.web.test:81/x"])):
+            found = crawl(tmp_path / str(cap), site, 2, max_pages_per_host=cap, resolve={"*.web.test*": site.host})
+            assert ids(found["crawl.2"]) == expected
+
+
+def test_a_later_round_asks_for_no_url_that_was_redirected_and_for_none_out_of_scope(tmp_path: Path) -> None:
+    routes = {"b.web.test/": html("/old", "/away", "http://a.web.test/"), "b.web.test/old": redirect("/new"),
+              "b.web.test/new": html(), "b.web.test/away": redirect("http://far.test/"),
+              "a.web.test/": html("http://b.web.test/old")}
+    with serving(routes) as site:
+        found = crawl(tmp_path, site, 3)
+    assert [ids(each) for each in found.values()] == [["b.web.test/", "b.web.test/new"], ["a.web.test/"], []]
+    assert found["crawl.3"].units == []
+
+
+def test_a_url_found_twice_has_the_lesser_depth(tmp_path: Path) -> None:
+    routes = {"a.web.test/": html("http://c.web.test/"), "b.web.test/": html("/1"), "c.web.test/": html(),
+              "b.web.test/1": html("http://c.web.test/")}
+    with serving(routes) as site:
+        wanted = settings(site, seeds=["http://a.web.test/", "http://b.web.test/"])
+        first = stagerun.run_stage(tmp_path, "crawl", wanted, {})
+        second = stagerun.run_stage(tmp_path, "crawl.2", wanted, {"crawl": first})
+    assert [page["meta"] for page in iter_pages(second.unit_dir(0))] == ['{"depth": 1}']
+
+
+def test_of_several_crawls_of_a_round_the_latest_is_taken_over(tmp_path: Path) -> None:
+    with serving(web()) as site:
+        folders = [crawl(tmp_path, site, 1, max_pages=cap)["crawl"].folder for cap in (1, 2)]
+    for latest, other in (folders, folders[::-1]):
+        os.utime(other / "manifest.json", (1, 1))
+        os.utime(latest / "manifest.json", (2, 2))
+        assert [found.folder for found in earlier_crawls(str(tmp_path))] == [latest]
 
 
 def test_a_web_archive_cleans_to_the_same_documents_and_others_can_read_it(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import fixedcorpus
 import numpy as np
+import pyarrow as pa
 import pytest
 import stagerun
 from dedupchain import STEPS, dedup, keepers, many_chain
@@ -17,6 +18,7 @@ from rag_hpc.core.tables import read_table
 from rag_hpc.dedupstore import MIN_RECALL
 from rag_hpc.errors import ConfigError, IncompleteError
 from rag_hpc.eval.bench.stagedoor import given_documents
+from rag_hpc.stages.dedup_sign import bytes_and_ends
 from rag_hpc.stages.registry import make_stage
 
 
@@ -58,6 +60,8 @@ def test_pairs_are_sorted_by_the_larger_number_and_are_no_repeats(many: stagerun
     for pairs in parts:
         assert (pairs[:, 0] < pairs[:, 1]).all()
         assert pairs[:, ::-1].tolist() == sorted(map(list, {tuple(p) for p in pairs[:, ::-1].tolist()}))
+    near, copies = np.concatenate(parts[:-1]), parts[-1]
+    assert len(copies) and not np.isin(near, copies[:, 1]).any()  # the first of some copies stands for all
     verified = [row for path in many.out["dedup.verify"].files("verified.npy") for row in np.load(path).tolist()]
     assert [(second, first) for first, second, *_ in verified] == sorted((b, a) for a, b, *_ in verified)
 
@@ -99,6 +103,12 @@ def test_threshold_parts_near_from_different(tmp_path: Path) -> None:
     assert keepers(dedup(folders[1], texts, threshold=0.98)) == {}
 
 
+def test_documents_just_as_alike_as_the_threshold_asks_are_duplicates(tmp_path: Path) -> None:
+    words = [f"w{n}" for n in range(10)]
+    chain = dedup(tmp_path, {"a": " ".join(words[:9]), "b": " ".join([*words[:8], words[9]])}, ngram=1)
+    assert keepers(chain) == {"b": ("near-duplicate", "a")}  # 8 of 10 words
+
+
 def test_threshold_of_one_drops_copies_only(tmp_path: Path) -> None:
     text = fixedcorpus.prose("paths", 1, 8)
     chain = dedup(tmp_path, {"a": text, "b": "Preface. " + text, "c": text}, threshold=1.0)
@@ -111,9 +121,15 @@ def test_case_and_white_space_make_exact_copies_and_nothing_else_does(tmp_path: 
     assert keepers(chain) == {"b": ("exact-duplicate", "a"), "c": ("near-duplicate", "a")}
 
 
-def test_texts_without_words_are_copies_only_when_they_are_equal(tmp_path: Path) -> None:
+@pytest.mark.parametrize("verify", ["exact", "estimate"])
+def test_texts_without_words_are_copies_only_when_they_are_equal(verify: str, tmp_path: Path) -> None:
     marks = {"a": "!" * 60, "b": "?" * 60, "c": "!" * 60, "d": fixedcorpus.prose("paths", 1, 8)}
-    assert keepers(dedup(tmp_path, marks)) == {"c": ("exact-duplicate", "a")}
+    assert keepers(dedup(tmp_path, marks, verify=verify)) == {"c": ("exact-duplicate", "a")}
+
+
+def test_texts_are_read_from_a_slice_of_a_column_too() -> None:
+    data, ends = bytes_and_ends(pa.array(["ab", "c", "dé"]).slice(1))
+    assert (bytes(data), ends.tolist()) == ("cdé".encode(), [1, 4])
 
 
 @pytest.mark.parametrize("family", ["affine32", "legacy"])

@@ -7,6 +7,7 @@ import random
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import stagerun
 from dedupchain import STEPS, keepers, many_texts
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.core.plan import plan_path
+from rag_hpc.dedupstore import SIGNED
 from rag_hpc.errors import ConfigError, InputError
 from rag_hpc.eval.bench.stagedoor import given_documents, in_units, run_dedup
 from rag_hpc.stages.registry import make_stage
@@ -48,12 +50,32 @@ def test_documents_of_an_earlier_run_always_win_and_are_named_with_their_run(tmp
     assert rows == {"b": ("o2", "spring"), "c": ("o1", "spring"), "d": ("a", None)}
 
 
-def test_a_document_that_leads_to_an_old_one_through_a_new_one_goes(tmp_path: Path) -> None:
+def chain_of_three() -> list[str]:
+    """Return texts of which the middle one alone is like both others."""
     text = words(1, 100).split()
-    step = [" ".join([*text[8 * n :], *(f"end{i}" for i in range(8 * n))]) for n in range(3)]
+    return [" ".join([*text[8 * n :], *(f"end{i}" for i in range(8 * n))]) for n in range(3)]
+
+
+def test_a_document_that_leads_to_an_old_one_through_a_new_one_goes(tmp_path: Path) -> None:
+    step = chain_of_three()
     run(tmp_path / "old", {"o": step[0]})
     chain = run(tmp_path / "new", {"far": step[2], "between": step[1]}, against=[str(tmp_path / "old")])
     assert keepers(chain) == {"far": ("near-duplicate", "o of old"), "between": ("near-duplicate", "o of old")}
+
+
+def test_a_document_that_leads_to_an_old_one_through_one_that_went_goes_too(tmp_path: Path) -> None:
+    step = chain_of_three()
+    run(tmp_path / "one", {"o": step[0]})
+    run(tmp_path / "two", {"between": step[1]}, against=[str(tmp_path / "one")])
+    chain = run(tmp_path / "three", {"far": step[2]}, against=[str(tmp_path / "one"), str(tmp_path / "two")])
+    assert keepers(chain) == {"far": ("near-duplicate", "o of one")}
+
+
+def test_documents_of_an_earlier_run_are_not_paired_with_each_other_again(tmp_path: Path) -> None:
+    run(tmp_path / "old", {"a": words(1), "b": words(1) + " more"})
+    chain = run(tmp_path / "new", {"c": words(1) + " end"}, against=[str(tmp_path / "old")])
+    pairs = np.unique(np.concatenate([np.load(path) for path in chain.out["dedup.group"].files("pairs.npy")]), axis=0)
+    assert pairs.tolist() == [[-2, 0], [-1, 0]]
 
 
 def test_three_generations_are_compared_with_what_each_kept(tmp_path: Path) -> None:
@@ -108,7 +130,7 @@ def test_a_run_whose_signatures_are_of_another_version_is_refused(tmp_path: Path
     path = run(tmp_path / "old", {"a": words(1)}).out["dedup.sign"].folder / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 1, "config": {}}))
     stage = make_stage("dedup.sign", {"against": [str(tmp_path / "old")]})
-    with pytest.raises(ConfigError, match="version is 1 there, 2 here"):
+    with pytest.raises(ConfigError, match=f"version is 1 there, {SIGNED} here; make that run again with"):
         stage.plan({"clean": given_documents(tmp_path / "new", [[("b", "x")]])}, tmp_path)
 
 
@@ -121,6 +143,16 @@ def test_a_run_without_a_finished_dedup_is_refused(tmp_path: Path) -> None:
     plan_path(tmp_path / "old", 1, "dedup.link").unlink()
     with pytest.raises(ConfigError, match="no finished dedup; finish it: rag-hpc retry run=old"):
         stage.plan(chain.out, tmp_path)
+
+
+def test_the_latest_submission_of_an_earlier_run_counts(tmp_path: Path) -> None:
+    run(tmp_path / "old", {"a": words(1)})
+    run(tmp_path / "later", {"b": words(2)})
+    shutil.rmtree(next((tmp_path / "later").glob("clean-*")))
+    (tmp_path / "later" / "submissions" / "0001").rename(tmp_path / "later" / "submissions" / "0002")
+    shutil.copytree(tmp_path / "later", tmp_path / "old", dirs_exist_ok=True)
+    chain = run(tmp_path / "new", {"c": words(1), "d": words(2)}, against=[str(tmp_path / "old")])
+    assert keepers(chain) == {"d": ("exact-duplicate", "b of old")}
 
 
 def test_the_place_of_an_earlier_run_does_not_matter_but_what_it_holds_does(tmp_path: Path) -> None:

@@ -59,9 +59,10 @@ def test_any_number_of_ranks_links_to_the_same_bytes(many: stagerun.Chain, tmp_p
         assert (found / name).read_bytes() == many.out["dedup.link"].files(name)[0].read_bytes()
 
 
-def test_ranks_send_blocks_and_write_row_groups_that_fit_no_boundary(
+def test_ranks_read_pieces_send_blocks_and_write_row_groups_that_fit_no_boundary(
     many: stagerun.Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(dedup_link, "PIECE", 3)
     monkeypatch.setattr(dedup_link, "BLOCK", 7)
     monkeypatch.setattr(dedup_link, "ROWS", 5)
     inputs = {name: many.out[name] for name in ("dedup.sign", "dedup.verify")}
