@@ -12,7 +12,7 @@ from rag_hpc.core import manifest
 from rag_hpc.core.commit import UNITS, committed, read_record
 from rag_hpc.core.fs import read_json
 from rag_hpc.core.manifest import MANIFEST, Manifest
-from rag_hpc.core.plan import Plan, plan_path, read_plan
+from rag_hpc.core.plan import Plan, last_used, plan_path, read_plan
 from rag_hpc.core.tables import read_table
 from rag_hpc.errors import ConfigError, InputError
 
@@ -109,7 +109,7 @@ class Results:
 
 def find(root: Path, name: str | None) -> Results:
     """Return the run called `name` (a path also names one), or the one submitted last when it is None."""
-    known = sorted((path.parent for path in root.glob("*/run.json")), key=_touched)
+    known = sorted((path.parent for path in root.glob("*/run.json")), key=last_used)
     if name is None:
         if not known:
             raise InputError(f"no runs under {root.resolve()}; start one: rag-hpc run")
@@ -199,8 +199,3 @@ def _closeness(other: Results, run: Results) -> tuple[bool, bool, float]:
     submitted = any((other.run_dir / "submissions").glob("*/submission.json"))
     finished = submitted and not other.unfinished
     return other.config["corpus"] == run.config["corpus"], finished, other.created_unix
-
-
-def _touched(run_dir: Path) -> float:
-    folder = run_dir / "submissions"
-    return (folder if folder.exists() else run_dir).stat().st_mtime

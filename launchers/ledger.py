@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from rag_hpc.core.fs import canonical_json, naming_disk, publish_file, read_json
-from rag_hpc.core.plan import run_handle
+from rag_hpc.core.plan import last_used, run_handle
 from rag_hpc.errors import ConfigError, InputError
 
 log = logging.getLogger(__name__)
@@ -152,7 +152,7 @@ def runs_root(cluster_root: str | None) -> Path:
 
 def find_run(root: Path, name: str | None) -> Ledger:
     """Return the run called `name`, or the one that was touched last. Raises InputError listing the known ones."""
-    known = sorted((p.parent for p in root.glob("*/run.json")), key=lambda p: _touched(p))
+    known = sorted((p.parent for p in root.glob("*/run.json")), key=last_used)
     if name is None:
         if not known:
             raise InputError(f"no runs under {root.resolve()}; start one: rag-hpc run")
@@ -162,8 +162,3 @@ def find_run(root: Path, name: str | None) -> Ledger:
         names = ", ".join(p.name for p in known) or "none"
         raise ConfigError(f"no run {name!r} under {root.resolve()}; known: {names}")
     return Ledger(path.resolve())
-
-
-def _touched(run_dir: Path) -> float:
-    folder = run_dir / "submissions"
-    return (folder if folder.exists() else run_dir).stat().st_mtime

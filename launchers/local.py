@@ -41,6 +41,10 @@ def run_all(ledger: Ledger, request: Request, *, on_poll: Watcher = lambda plan:
             if plan is None:
                 return progress.finished
             if plan.stage in ended:
+                last = ledger.request().number
+                if last > request.number:
+                    raise IncompleteError(f"{plan.stage}: submission {last} took over from this one, {request.number}; "
+                                          f"see: rag-hpc status run={ledger.handle}")
                 raise IncompleteError(
                     f"{plan.stage}: workers ended with units left (exit codes {ended[plan.stage]}); see: rag-hpc why "
                     f"run={ledger.handle}, go on: rag-hpc retry run={ledger.handle}"

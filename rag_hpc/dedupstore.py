@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rag_hpc.algo.minhash import Family, bands_for
+from rag_hpc.algo.minhash import MAX_PERM, Family, bands_for
 from rag_hpc.core import manifest
 from rag_hpc.core.arrays import ArrayFile
 from rag_hpc.core.manifest import Manifest
@@ -34,6 +34,7 @@ LABELS, KEEP_MAP = "labels.npy", "keep_map.parquet"  # of dedup.link
 PAIR = np.dtype([("first", "<i8"), ("second", "<i8"), ("jaccard", "<f4"), ("exact", "?")])
 NO_WORDS = np.uint64(0xFFFFFFFFFFFFFFFF)  # in place of a band's key: no evidence of likeness
 MIN_RECALL = 0.998  # of the bands for a pair that is just as alike as the threshold asks
+MAX_NGRAM = 1000
 UNKNOWN = np.int64(np.iinfo(np.int64).min)  # in place of the number of a document that does not take part
 GAP = 1 << 14  # values between two wanted rows that are read along: cheaper than another read
 
@@ -63,8 +64,9 @@ class DedupConfig:
     def __post_init__(self) -> None:
         if not 0.0 < self.threshold <= 1.0:
             raise ConfigError(f"stage.dedup.threshold={self.threshold}: between 0 (excluded) and 1; try 0.8")
-        if self.num_perm < 16 or self.ngram < 1 or self.num_groups < 1:
-            raise ConfigError("stage.dedup: num_perm >= 16, ngram >= 1 and num_groups >= 1 are needed")
+        if not 16 <= self.num_perm <= MAX_PERM or not 1 <= self.ngram <= MAX_NGRAM or self.num_groups < 1:
+            raise ConfigError(f"stage.dedup: num_perm from 16 to {MAX_PERM}, ngram from 1 to {MAX_NGRAM} and "
+                              "num_groups >= 1 are needed")
         if self.window < 1 or self.memory_mib < 1:
             raise ConfigError("stage.dedup: window >= 1 and memory_mib >= 1 are needed; try window=16 memory_mib=512")
         if self.family is not Family.fast and self.verify is VerifyBy.exact:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from rag_hpc.algo.minhash import band_keys, bands_for, estimate_pairs
 from rag_hpc.algo.sketch import from_texts, jaccard_pairs, shingle_sets, signatures, sketch, sketch_texts
+from rag_hpc.errors import ConfigError
 from rag_hpc.eval.bench import dedup_peers as peers
 from rag_hpc.eval.bench.pairs import take_turns
 from rag_hpc.eval.bench.registry import Options, known, peer
@@ -44,14 +45,17 @@ def run(options: Options) -> list[Row]:
     mine = known({key: value for key, value in options.items() if key in DEFAULTS}, DEFAULTS)
     rest = {key: value for key, value in options.items() if key not in DEFAULTS}
     rows: list[Row] = []
-    others = [part for part in mine["parts"].split(",") if part != "kernel"]
+    parts, have = mine["parts"].split(","), DEFAULTS["parts"].split(",")
+    if unknown := sorted(set(parts) - set(have)):
+        raise ConfigError(f"parts={mine['parts']}: no part {unknown[0]!r}; known: {', '.join(have)}")
+    others = [part for part in parts if part != "kernel"]
     if others:
         from rag_hpc.eval.bench import dedup_scale
 
         rows = dedup_scale.run(rest | {"parts": ",".join(others)})
     else:
         known(rest, DEFAULTS)
-    return [*kernel_rows(mine), *rows] if "kernel" in mine["parts"].split(",") else rows
+    return [*kernel_rows(mine), *rows] if "kernel" in parts else rows
 
 
 def kernel_rows(options: Options) -> list[Row]:

@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -117,6 +118,8 @@ class _Turns:
 
     def _pass_on(self) -> None:
         if self._held >= 0:
+            with suppress(OSError):  # where there are no locks
+                fcntl.flock(self._held, fcntl.LOCK_UN)  # closing is not enough if another thread has forked meanwhile
             os.close(self._held)
             self._held = -1
 

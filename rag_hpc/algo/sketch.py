@@ -30,6 +30,7 @@ I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 
 AT_ONCE = 512  # texts turned into bytes at a time, so that they are still in the cache when they are read
+MAX_BYTES = (1 << 31) - 1  # of a document: kernels keep places in 32 bits, and lower case may take half as much again
 FAMILIES = list(Family)  # the kernels know them by their place
 
 
@@ -57,7 +58,8 @@ def sketch(
     """Return the sketches of the documents data_D[ends_N[i - 1] : ends_N[i]], with sets when asked, without the GIL.
 
     `fast` takes two or three hashes an n-gram instead of num_perm; the other families are datasketch's, bit for bit.
-    Raises ConfigError for num_perm or ngram < 1, InputError for ends that are not ascending within the data.
+    Raises ConfigError for num_perm or ngram < 1, InputError for ends that are not ascending within the data and for
+    documents of 2 GiB and more.
     """
     ends = _check(len(data_D), ends_N)
     out = _room(len(ends), num_perm, int(ends[-1]) if sets and len(ends) else 0)
@@ -137,12 +139,17 @@ def _prepare(data_D: U8, ends_N: I64, ngram: int) -> tuple[U8, I64, Work]:
 
     if ngram < 1:
         raise ConfigError(f"ngram={ngram}: at least 1 word; try 5")
+    if _longest(ends_N) > MAX_BYTES:
+        raise InputError(f"a document has {_longest(ends_N)} bytes; at most {MAX_BYTES} are possible, cut it in parts")
     data, ends = _frozen(data_D, np.uint8), ends_N
     special = sketch_text.documents_for_python(data, ends)
     if len(special):
         data, ends = _lowered(data, ends, special)
-    longest = int(np.diff(ends, prepend=0).max(initial=0))
-    return data, ends, sketch_text.workspace(longest, ngram)
+    return data, ends, sketch_text.workspace(_longest(ends), ngram)
+
+
+def _longest(ends_N: I64) -> int:
+    return int(np.diff(ends_N, prepend=0).max(initial=0))
 
 
 def _lowered(data: U8, ends: I64, special: I64) -> tuple[U8, I64]:

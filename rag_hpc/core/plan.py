@@ -60,6 +60,12 @@ def run_handle(run_dir: Path) -> str:
     return shlex.quote(str(run_dir.resolve()))
 
 
+def last_used(run_dir: Path) -> tuple[bool, float]:
+    """Return what is greatest of the run that was used last; those that never came as far as a plan stand back."""
+    folder = run_dir / "submissions"
+    return any(folder.glob("*/*.plan.json")), (folder if folder.exists() else run_dir).stat().st_mtime
+
+
 def write_plan(path: Path, plan: Plan) -> None:
     """Publish the plan; writing the same again is fine, another content is refused."""
     path.parent.mkdir(parents=True, exist_ok=True)

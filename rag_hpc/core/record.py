@@ -104,7 +104,8 @@ def where() -> dict[str, Any]:
 def granted_cpus() -> int:
     """Return how many CPUs this process may use: those it can run on, and no more than its job has on this node."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(usable, int(os.environ.get("SLURM_CPUS_ON_NODE") or usable))
+    granted = os.environ.get("SLURM_CPUS_ON_NODE", "")
+    return max(1, min(usable, int(granted))) if granted.isdecimal() else usable
 
 
 def cpu_seconds() -> float:

@@ -146,10 +146,6 @@ class HostClient:
         that the host asked for holds for its other URLs too; while it is longer than MAX_WAIT_S, nothing is asked and
         the reply's error is "host-busy".
         """
-        left_s = self.pace.free_s - time.monotonic()
-        if left_s > MAX_WAIT_S:
-            return Reply(url=ask.url, error="host-busy", detail=f"{self.host} asked to be left alone for longer than "
-                         f"{MAX_WAIT_S:g} s", fetched_unix=time.time())
         for attempt in range(1, MAX_TRIES + 1):
             last = attempt == MAX_TRIES
             wait_s = 2.0 ** (attempt - 1)
@@ -179,6 +175,8 @@ class HostClient:
 
     async def _once(self, ask: Ask) -> Reply:
         async with self.pace.one_at_a_time:
+            if self.pace.free_s - time.monotonic() > MAX_WAIT_S:  # another port may just have been told so
+                raise FetchError("host-busy", f"{self.host} asked to be left alone for longer than {MAX_WAIT_S:g} s")
             await self.pace.turn()
             return await self._sent(ask)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -35,11 +37,25 @@ def flock(*given):
     raise OSError(37, "No locks available")
 jit.fcntl.flock = flock
 """
+FORKS = """
+import os, signal
+take = jit.fcntl.flock
+def flock(lock, how):
+    take(lock, how)
+    if how & jit.fcntl.LOCK_EX:
+        child = os.fork()
+        if child == 0:
+            os.closerange(0, 3)
+            signal.pause()
+        print(child, flush=True)
+jit.fcntl.flock = flock
+"""
 
 
 def _worker(folder: Path, setup: str = "") -> subprocess.Popen[str]:
     (folder / "kernels.py").write_text(KERNELS)
-    return subprocess.Popen([sys.executable, "-c", WORKER.format(setup=setup)], cwd=folder, text=True,
+    env = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}  # beside the kernels
+    return subprocess.Popen([sys.executable, "-c", WORKER.format(setup=setup)], cwd=folder, text=True, env=env,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
@@ -68,6 +84,16 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
         worker = _worker(tmp_path)
         holder.kill()
         assert _said(worker) == ["42 1 1"]
+
+
+def test_a_child_forked_while_its_parent_compiles_does_not_keep_the_lock(tmp_path: Path) -> None:
+    child, last = _said(_worker(tmp_path, FORKS))
+    try:
+        with open(_cache(tmp_path) / LOCK, "wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.kill(int(child), signal.SIGKILL)
+    assert last == "42 1 1"
 
 
 def test_a_process_that_gets_no_turn_compiles_for_itself_and_says_so_once(tmp_path: Path) -> None:

@@ -192,6 +192,11 @@ def test_ends_that_do_not_fit_are_refused(ends: list[int]) -> None:
         sketch(np.zeros(5, np.uint8), np.array(ends))
 
 
+def test_a_document_whose_places_do_not_fit_32_bits_is_refused() -> None:
+    with pytest.raises(InputError, match="2147483648 bytes"):
+        sketch(np.broadcast_to(np.uint8(32), (1 << 31) + 5), np.array([5, (1 << 31) + 5]), num_perm=1)
+
+
 def test_settings_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ConfigError, match="ngram"):
         sketch(*from_texts(["a"]), ngram=0)

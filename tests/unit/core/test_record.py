@@ -57,6 +57,15 @@ def test_without_slurm_ids_are_none_and_nothing_queued() -> None:
     assert found["cpus"] >= 1
 
 
+@pytest.mark.parametrize(("given", "cpus"), [("1", 1), ("0", 1), ("2(x3)", None), ("", None), ("9999", None)])
+def test_a_job_grants_no_more_cpus_than_there_are(monkeypatch: pytest.MonkeyPatch, given: str,
+                                                  cpus: int | None) -> None:
+    monkeypatch.delenv("SLURM_CPUS_ON_NODE", raising=False)
+    usable = record.granted_cpus()
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", given)
+    assert record.granted_cpus() == (cpus or usable)
+
+
 def test_written_bytes_are_counted(tmp_path: Path) -> None:
     meter = record.Meter()
     (tmp_path / "a").write_bytes(b"x" * 50_000)

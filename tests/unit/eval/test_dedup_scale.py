@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rag_hpc.errors import ConfigError
-from rag_hpc.eval.bench import dedup_corpus, dedup_memory, dedup_scale
+from rag_hpc.eval.bench import dedup, dedup_corpus, dedup_memory, dedup_scale
 from rag_hpc.eval.bench.dedup_pairs import found_pairs, precision_and_recall
 from rag_hpc.eval.bench.stagedoor import given_documents, in_units, run_dedup
 
@@ -20,6 +20,11 @@ def test_documents_are_the_same_each_time_and_a_fifth_are_planted() -> None:
     assert 150 < sum(lengths) / len(lengths) < 300
     texts = [text for _, text in documents]
     assert 5 < len(texts) - len(set(texts)) < 45
+
+
+def test_a_part_that_is_not_there_is_refused_with_all_that_are() -> None:
+    with pytest.raises(ConfigError, match="no part 'foo'; known: kernel, peer, pairs, memory, estimate"):
+        dedup.run({"parts": "kernel,foo"})
 
 
 def test_near_copies_are_alike_and_no_two_are_equal() -> None:

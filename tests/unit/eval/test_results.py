@@ -80,6 +80,9 @@ def test_a_run_is_found_by_name_by_path_and_as_the_latest(root: Path) -> None:
     for name, unix in (("demo-cluster", 1_000), ("demo-baseline", 2_000)):
         os.utime(root / name / "submissions", (unix, unix))
     assert results.find(root, None).name == "demo-baseline"
+    for path in (root / "demo-baseline" / "submissions").glob("*/*.plan.json"):
+        path.unlink()
+    assert results.find(root, None).name == "demo-cluster"
 
 
 def test_an_unknown_run_lists_the_known_ones(root: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import races
 
+from rag_hpc.core.plan import plan_path
 from rag_hpc.errors import ConfigError, InputError
 from rag_hpc.launchers.ledger import Ledger, Request, find_run, runs_root
 
@@ -109,6 +110,8 @@ def test_run_is_found_by_name_path_or_as_the_latest(ledger: Ledger, tmp_path: Pa
     assert find_run(root, None).name == "later"
     assert find_run(root, "run").run_dir == ledger.run_dir.resolve()
     assert find_run(Path("elsewhere"), str(root / "run")).name == "run"
+    plan_path(ledger.run_dir, 1, "crawl").write_text("{}")
+    assert find_run(root, None).name == "run"  # the other one never came as far as a plan
 
 
 def test_unknown_run_lists_the_known_ones(ledger: Ledger, tmp_path: Path) -> None:

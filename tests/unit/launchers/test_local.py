@@ -135,6 +135,20 @@ def test_all_workers_killed_is_incomplete_and_says_how_to_go_on(toy_run: Command
     assert run(command).returncode == 0
 
 
+def test_a_launcher_says_which_submission_took_its_run_over(toy_run: Command, tmp_path: Path) -> None:
+    command = toy_run(tmp_path / "run", workers=2, trouble=hang(tmp_path, "unit-00004"))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as first:
+        wait_for(lambda: len(list(tmp_path.glob("run/toy.source-*/units/unit-*"))) == 4)
+        ledger = Ledger(tmp_path / "run")
+        ledger.submit(ledger.request())
+        for pid in workers_of(tmp_path / "run"):
+            os.kill(pid, signal.SIGKILL)
+        _, text = first.communicate(timeout=120)
+    assert first.returncode == 3
+    assert "toy.source: submission 2 took over" in text
+    assert "units left" not in text
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_stopped_run_exits_3_leaves_no_process_and_resumes(toy_run: Command, tmp_path: Path,
                                                            number: signal.Signals) -> None:

@@ -120,6 +120,16 @@ def test_the_ports_of_a_host_share_its_delay_and_the_wait_that_it_asks_for() -> 
         assert max(apart) >= 0.95
 
 
+def test_a_port_that_waits_for_its_turn_gives_up_when_another_is_told_to_wait_for_an_hour() -> None:
+    ports = ["h0.web.test", "h0.web.test:81"]
+    with serving({"/": html(), "h0.web.test/robots.txt": (503, {"Retry-After": "3600"}, b"")}) as site:
+        stop = time.monotonic() + 20
+        config = corpus(resolve={"*.web.test*": site.host})
+        found = list(crawl_hosts(plans(ports), config, context(should_stop=lambda: time.monotonic() > stop)))
+        assert [item.reason for item in found if isinstance(item, Reject)] == ["robots-unavailable"] * 2
+        assert len(site.arrivals) == 1
+
+
 def test_a_crawl_delay_of_one_port_holds_for_all() -> None:
     robots: Route = (200, {}, b"User-agent: *\nCrawl-delay: 0.2\n")
     with serving({"/": html("/a"), "/a": html(), "h0.web.test:81/robots.txt": robots}) as site:

@@ -30,7 +30,7 @@ WRONG = [  # stage, settings, what the message must say
     ("clean", {"extractor": "lynx"}, "resiliparse"),
     ("dedup.sign", {"threshold": 0.0}, "try 0.8"),
     ("dedup.group", {"threshold": 1.01}, "try 0.8"),
-    ("dedup.drop", {"num_perm": 15}, "num_perm >= 16"),
+    ("dedup.drop", {"num_perm": 15}, "num_perm from 16"), ("dedup.drop", {"num_perm": 10**30}, "to 65536"),
     ("dedup.drop", {"num_groups": 0}, "num_groups >= 1"),
     ("dedup.verify", {"window": 0}, "try window=16"),
     ("dedup.link", {"family": "legacy"}, "set stage.dedup.verify=estimate"),
