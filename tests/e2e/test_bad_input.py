@@ -86,7 +86,7 @@ def test_malformed_judgements_name_file_and_line(cli: Cli, tmp_path: Path, corpu
 
 
 def test_a_run_that_dropped_all_of_its_corpus_says_so(cli: Cli, tmp_path: Path) -> None:
-    (tmp_path / "page.jsonl").write_text('{"id": "a", "text": null, "body": "' + PROSE.replace("\n", " ").replace('"', "") + '"}\n')
+    (tmp_path / "page.jsonl").write_text(json.dumps({"id": "a", "text": None, "body": PROSE}) + "\n")
     command = ("run", "run=nothing", "corpus=files", f"corpus.path={tmp_path}", TEXT_STAGES)
     done = cli(*command)
     assert done.returncode == 0, done.stderr
