@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -80,10 +81,10 @@ def run_stage(ledger: Ledger, request: Request, plan: Plan, on_poll: Watcher) ->
     log_path = ledger.folder(request.number) / f"{plan.stage}.log"
     env = {**environment(launch, workers, request), "RAG_HPC_NUM_WORKERS": str(len(commands))}
     children: list[subprocess.Popen[bytes]] = []
-    with log_path.open("ab") as stream:
+    with log_path.open("ab") as stream, session_folder() as places:
         try:
             for command in commands:
-                children.append(start(command, stream.fileno(), env, ledger.run_dir))
+                children.append(start(command, stream.fileno(), env | places, ledger.run_dir))
             ledger.add_job(request.number, stage=plan.stage, kind="workers", pids=[child.pid for child in children])
             while any(child.poll() is None for child in children):
                 on_poll(plan)
@@ -92,6 +93,16 @@ def run_stage(ledger: Ledger, request: Request, plan: Plan, on_poll: Watcher) ->
             stop(children)
             raise
     return [child.wait() for child in children]
+
+
+@contextlib.contextmanager
+def session_folder() -> Iterator[dict[str, str]]:
+    """Yield the environment that gives mpirun (Open MPI 5 and 4) a place of its own for its files, and remove it.
+
+    Left to itself it calls a folder in /tmp by its process id, and will not start where a killed one left that.
+    """
+    with tempfile.TemporaryDirectory(prefix="rag-hpc-", ignore_cleanup_errors=True) as folder:
+        yield {"PRTE_MCA_prte_tmpdir_base": folder, "OMPI_MCA_orte_tmpdir_base": folder}
 
 
 def worker_commands(launch: Launch, path: Path, workers: int) -> list[list[str]]:

@@ -13,7 +13,7 @@ import pytest
 
 from rag_hpc.core import comm
 from rag_hpc.errors import ClusterError
-from rag_hpc.launchers.local import find_mpirun
+from rag_hpc.launchers.local import find_mpirun, session_folder
 
 RANKS = Path(__file__).parents[2] / "ranks.py"
 
@@ -29,8 +29,9 @@ def start_ranks(command: list[str], out: Path, **env: str) -> tuple[int, list[di
     """Return the exit code, what each rank wrote, and the standard error."""
     out.mkdir()
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("OMPI_", "PMIX_", "PRTE_"))}
-    done = subprocess.run([*command, str(RANKS), str(out)], env={**clean, **env}, capture_output=True, text=True,
-                          timeout=300, check=False)
+    with session_folder() as places:
+        done = subprocess.run([*command, str(RANKS), str(out)], env={**clean, **places, **env}, capture_output=True,
+                              text=True, timeout=300, check=False)
     return done.returncode, [json.loads(path.read_text()) for path in sorted(out.iterdir())], done.stderr
 
 

@@ -95,6 +95,20 @@ def test_rank_that_fails_in_a_collective_does_not_hang_the_others(toy_run: Comma
     assert run(toy_run(tmp_path / "run", **values)).returncode == 0
 
 
+def test_what_a_killed_mpirun_left_behind_does_not_keep_the_next_one_from_starting(
+        toy_run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if local.find_mpirun() is None:
+        pytest.skip("no mpirun, or no mpi4py, on this machine")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    for pid in range(os.getpid() + 1, os.getpid() + 1000):  # mpirun calls its folder by its process id
+        (tmp_path / f"ompi.{pid}").mkdir()
+        (tmp_path / f"ompi.{pid}" / "pmix.vm.tool").touch()
+    before = sorted(tmp_path.iterdir())
+    done = run(toy_run(tmp_path / "run", stages=["toy.gather"], workers=2))
+    assert done.returncode == 0, done.stderr
+    assert sorted(tmp_path.iterdir()) == [*before, tmp_path / "run"]
+
+
 def test_torch_rank_with_a_failed_unit_lets_the_others_finish(toy_run: Command, tmp_path: Path) -> None:
     (tmp_path / "unit-00000").write_text("fail")
     done = run(toy_run(tmp_path / "run", stages=["toy.each"], workers=2, trouble=str(tmp_path), max_ms=300))

@@ -20,7 +20,7 @@ from rag_hpc.core.plan import plan_path, write_plan
 from rag_hpc.core.planner import Submission, make_plan
 from rag_hpc.core.tables import read_table
 from rag_hpc.dedupstore import DedupConfig
-from rag_hpc.launchers.local import find_mpirun
+from rag_hpc.launchers.local import find_mpirun, session_folder
 from rag_hpc.stages import dedup_link
 from rag_hpc.stages.dedup_drop import gone_rows
 from rag_hpc.stages.registry import make_stage
@@ -89,10 +89,11 @@ def test_ranks_under_mpirun_commit_the_same_bytes(many: stagerun.Chain, tmp_path
     plan = make_plan(stage, settings, inputs, run_dir, Submission(run="run", number=1, workers=world_size))
     write_plan(plan_path(run_dir, 1, "dedup.link"), plan)
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("OMPI_", "PMIX_", "PRTE_"))}
-    done = subprocess.run(
-        [*mpirun, "-n", str(world_size), sys.executable, "-m", "rag_hpc.worker",
-         str(plan_path(run_dir, 1, "dedup.link")), "rank"],
-        env={**clean, "RAG_HPC_LAUNCH": "mpi", "RAG_HPC_WORLD_SIZE": str(world_size)},
-        capture_output=True, text=True, timeout=100, check=False)
+    with session_folder() as places:
+        done = subprocess.run(
+            [*mpirun, "-n", str(world_size), sys.executable, "-m", "rag_hpc.worker",
+             str(plan_path(run_dir, 1, "dedup.link")), "rank"],
+            env={**clean, **places, "RAG_HPC_LAUNCH": "mpi", "RAG_HPC_WORLD_SIZE": str(world_size)},
+            capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert manifest.build(plan, run_dir / plan.folder).output_hash == many.out["dedup.link"].output_hash
