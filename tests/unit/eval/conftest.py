@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,15 @@ PREDICTED = {
 
 
 @pytest.fixture(scope="session")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return the folder of both runs. Whoever removes a file of theirs breaks every test after it: that fails here."""
     folder = tmp_path_factory.mktemp("runs")
     fake_run.build(folder, fake_run.baseline())
     fake_run.build(folder, fake_run.Shape(milestones=PREDICTED, queue_s=12.0, ann_flaws=0))
-    return folder
+    built = sorted(folder.rglob("*"))
+    yield folder
+    missing = sorted(set(built) - set(folder.rglob("*")))
+    assert not missing, "a test removed what all share; give it a run of its own under tmp_path"
 
 
 @pytest.fixture

@@ -74,15 +74,19 @@ def test_plans_that_read_a_replaced_input_are_not_taken_for_the_run_s(tmp_path: 
     ]
 
 
-def test_a_run_is_found_by_name_by_path_and_as_the_latest(root: Path) -> None:
+def test_a_run_is_found_by_name_and_by_path(root: Path) -> None:
     assert results.find(root, "demo-cluster").name == "demo-cluster"
     assert results.find(root, str(root / "demo-cluster")).name == "demo-cluster"
-    for name, unix in (("demo-cluster", 1_000), ("demo-baseline", 2_000)):
-        os.utime(root / name / "submissions", (unix, unix))
-    assert results.find(root, None).name == "demo-baseline"
-    for path in (root / "demo-baseline" / "submissions").glob("*/*.plan.json"):
+
+
+def test_the_latest_run_is_the_last_one_used_and_one_without_a_plan_comes_last(tmp_path: Path) -> None:
+    for name, unix in (("older", 1_000), ("newer", 2_000)):
+        run_dir = fake_run.build(tmp_path, fake_run.Shape(name=name, finish=1))
+        os.utime(run_dir / "submissions", (unix, unix))
+    assert results.find(tmp_path, None).name == "newer"
+    for path in (tmp_path / "newer" / "submissions").glob("*/*.plan.json"):
         path.unlink()
-    assert results.find(root, None).name == "demo-cluster"
+    assert results.find(tmp_path, None).name == "older"
 
 
 def test_an_unknown_run_lists_the_known_ones(root: Path, tmp_path: Path) -> None:
