@@ -17,7 +17,7 @@ from rag_hpc.errors import InputError
 from rag_hpc.sources.base import CorpusConfig, Page, ReadContext, Reject
 from rag_hpc.sources.charset import declared_charset
 from rag_hpc.sources.compress import CHUNK, ChunkReader, Line, TruncatedStream, iter_lines, read_capped, stream_chunks
-from rag_hpc.sources.jsonl import BadRecord, Fields, check_text_field, field_names, parse_record, record_page
+from rag_hpc.sources.jsonl import BadRecord, Fields, check_ids, check_text_field, field_names, parse_record, record_page
 from rag_hpc.sources.paths import corpus_files, corpus_root, file_item, planned_file
 from rag_hpc.sources.pdf import PDF_TYPE, PdfError, pdf_text
 
@@ -53,7 +53,7 @@ class FilesSource:
         """Return parts of `pages_per_unit` files or records, in the order of the sorted paths.
 
         JSONL lines and tar members are counted by streaming through them, at most `max_pages` in all. Raises
-        ConfigError when the first record of all has no field of text.
+        ConfigError when the first record of all has no field of text, or when ids are those of a file only.
         """
         root = corpus_root(corpus.path)
         packer = _Packer(corpus.pages_per_unit)
@@ -76,6 +76,7 @@ class FilesSource:
         parts = packer.parts()
         if not parts:
             raise InputError(f"corpus.path={corpus.path}: empty corpus, its files hold no record")
+        check_ids(_first_records(root, parts, corpus))
         return parts
 
     def read(self, part: dict[str, Any], corpus: CorpusConfig, ctx: ReadContext) -> Iterator[Page | Reject]:
@@ -155,6 +156,14 @@ def _check_first_record(path: Path, corpus: CorpusConfig) -> None:
         return
     if record is not None:
         check_text_field(field_names(record), Fields.of(corpus), f"{path}, first record")
+
+
+def _first_records(root: Path, parts: list[dict[str, Any]], corpus: CorpusConfig) -> Iterator[tuple[str, Any]]:
+    """Yield (path, page or reject) of each planned JSONL file's first record."""
+    for item in (item for part in parts for item in part["items"]):
+        name = item["path"]
+        if item["start"] == 0 and "bad_name" not in item and _kind(name).form == "records":
+            yield name, next(_read_records(root / name, {**item, "stop": 1}, corpus), None)
 
 
 def _count(path: Path, corpus: CorpusConfig, packer: _Packer, left: int | None) -> tuple[int, dict[int, int]]:

@@ -8,11 +8,12 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rag_hpc.errors import ConfigError, InputError
-from rag_hpc.sources.base import CorpusConfig, Page
+from rag_hpc.sources.base import CorpusConfig, Page, Reject
 from rag_hpc.sources.compress import TruncatedStream, stream_chunks
 
 HTML_FIELD = "html"
@@ -114,6 +115,22 @@ def check_text_field(names: Iterable[str], fields: Fields, place: str) -> None:
     shown = ", ".join(known[:_MAX_SHOWN]) + (f" and {len(known) - _MAX_SHOWN} more" if len(known) > _MAX_SHOWN else "")
     raise ConfigError(f"{place}: no field {fields.text!r} (corpus.text_field) and none named {HTML_FIELD!r}; "
                       f"there are {shown or 'no fields at all'}{meant if known else ''}")
+
+
+def check_ids(firsts: Iterable[tuple[str, Page | Reject | None]]) -> None:
+    """Raise ConfigError when records are numbered anew in each file: other documents would share their ids.
+
+    `firsts` gives the path of each file and what its first record became; the first two tell. The same record in both
+    is a copy, which dedup drops.
+    """
+    pages = [(path, page) for path, page in islice(firsts, 2) if isinstance(page, Page)]
+    if len(pages) < 2:
+        return
+    (path, page), (other_path, other) = pages
+    if page.doc_id == other.doc_id and page.body != other.body:
+        raise ConfigError(f"{path} and {other_path} begin with two documents of the same id, {page.doc_id!r}: ids must "
+                          "be unique in the whole corpus, not in a file; set corpus.id_field= (empty) to name records "
+                          "PATH#N, or to a field with such ids")
 
 
 def iter_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rag_hpc.errors import InputError
 from rag_hpc.sources.base import CorpusConfig, Page, ReadContext, Reject
-from rag_hpc.sources.jsonl import HTML_FIELD, BadRecord, Fields, check_text_field, page_of
+from rag_hpc.sources.jsonl import HTML_FIELD, BadRecord, Fields, check_ids, check_text_field, page_of
 from rag_hpc.sources.paths import corpus_files, corpus_root, file_item, planned_file
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class ParquetSource:
         """Return parts of whole row groups with at least `pages_per_unit` rows each, the last may have fewer.
 
         A file that cannot be opened is a part too, which says so. Raises ConfigError when the first file with rows has
-        no column of text.
+        no column of text, or when ids are those of a file only.
         """
         root = corpus_root(corpus.path)
         names = corpus_files(corpus.path, lambda name: name.lower().endswith(SUFFIX), SUFFIX)
@@ -53,7 +53,9 @@ class ParquetSource:
                     break
             if left == 0:
                 break
-        return [*parts, {"items": items}] if items else parts
+        parts += [{"items": items}] if items else []
+        check_ids(_first_rows(root, parts, corpus))
+        return parts
 
     def read(self, part: dict[str, Any], corpus: CorpusConfig, ctx: ReadContext) -> Iterator[Page | Reject]:
         """Yield the part's pages and rejects in row order. Raises InputError if a file vanished or changed."""
@@ -124,6 +126,14 @@ def _items(root: Path, name: str) -> list[dict[str, Any]]:
     firsts = accumulate(counts, initial=0)
     return [{**item, "group": group, "first": first, "rows": rows}
             for group, (first, rows) in enumerate(zip(firsts, counts, strict=False)) if rows > 0]
+
+
+def _first_rows(root: Path, parts: list[dict[str, Any]], corpus: CorpusConfig) -> Iterator[tuple[str, Any]]:
+    """Yield (path, page or reject) of each planned file's first row."""
+    for item in (item for part in parts for item in part["items"]):
+        if item.get("first") == 0:
+            rows = read_group(root / item["path"], {**item, "rows": 1}, Fields.of(corpus), corpus.max_page_bytes)
+            yield item["path"], next(rows, None)
 
 
 def _columns(file: pq.ParquetFile, item: dict[str, Any], fields: Fields) -> tuple[list[str], int]:

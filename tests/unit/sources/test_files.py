@@ -179,6 +179,21 @@ def test_fields_may_be_dotted_paths_into_nested_objects(tmp_path: Path) -> None:
     assert isinstance(third, Reject) and third.reason == "bad-id"
 
 
+def test_ids_numbered_anew_in_each_file_are_refused_when_the_run_is_planned(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(jsonl({"id": 0, "text": "one"}, {"id": 1, "text": "more"}))
+    (tmp_path / "b.jsonl").write_bytes(jsonl({"id": 0, "text": "two"}))
+    (tmp_path / "a.txt").write_bytes(b"no record")
+    with pytest.raises(ConfigError, match=r"a\.jsonl and b\.jsonl begin .* the same id, '0'.*corpus\.id_field= "):
+        FilesSource().split(corpus(tmp_path, pages_per_unit=1), Path())
+    named = pages_of(read_all(corpus(tmp_path, id_field="")))
+    assert [page.doc_id for page in named] == ["a.jsonl#0", "a.jsonl#1", "a.txt", "b.jsonl#0"]
+    assert len(read_all(corpus(tmp_path, max_pages=3))) == 3  # the second file of records is not in the plan
+    (tmp_path / "b.jsonl").write_bytes(jsonl({"id": 0, "text": "one"}, {"id": 5, "text": "x"}))  # a copy is dedup's
+    assert [page.doc_id for page in pages_of(read_all(corpus(tmp_path)))][3:] == ["0", "5"]
+    (tmp_path / "b.jsonl").write_bytes(b'no record\n{"id": 0, "text": "two"}\n')  # then nothing is known
+    assert [item.reason for item in read_all(corpus(tmp_path)) if isinstance(item, Reject)] == ["bad-json"]
+
+
 def test_each_bad_record_is_rejected_with_its_position(tmp_path: Path) -> None:
     bad = [
         b'{"text": "\xff"}',

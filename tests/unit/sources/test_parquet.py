@@ -63,6 +63,19 @@ def test_a_missing_text_field_is_said_when_the_run_is_planned(tmp_path: Path) ->
     assert ids(read_all(corpus(tmp_path))) == ["malformed:a.parquet", "b.parquet#0", "no-text:c.parquet#0"]
 
 
+def test_ids_numbered_anew_in_each_file_are_refused_when_the_run_is_planned(tmp_path: Path) -> None:
+    for name, words in (("a", "one"), ("b", "two")):
+        write(tmp_path / f"{name}.parquet", [{"id": number, "text": f"{words} {number}"} for number in range(4)])
+    with pytest.raises(ConfigError, match=r"a\.parquet and b\.parquet begin .* the same id, '0'.*corpus\.id_field= "):
+        ParquetSource().split(corpus(tmp_path), Path())
+    assert ids(read_all(corpus(tmp_path, id_field="")))[3:5] == ["a.parquet#3", "b.parquet#0"]
+    assert len(read_all(corpus(tmp_path, max_pages=4))) == 4  # the second file is not in the plan
+    write(tmp_path / "b.parquet", [{"id": 0, "text": "one 0"}, {"id": 9, "text": "x"}])  # a copy is dedup's
+    assert ids(read_all(corpus(tmp_path)))[3:] == ["3", "0", "9"]
+    (tmp_path / "b.parquet").write_bytes(b"damaged")
+    assert ids(read_all(corpus(tmp_path)))[4:] == ["malformed:b.parquet"]
+
+
 def test_each_bad_row_is_rejected_with_its_position(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", [
         {"id": "a", "text": b"bytes"}, {"id": None, "text": b"\xff"}, {"id": None, "text": None},
