@@ -6,17 +6,14 @@ INDEX is the array task's number, or the word `rank` under torchrun and MPI. Exi
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import gc
 import logging
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +27,7 @@ from rag_hpc.core.hashing import seed_of
 from rag_hpc.core.log import configure
 from rag_hpc.core.plan import Plan, read_plan, run_dir_of
 from rag_hpc.core.record import Meter, where
+from rag_hpc.core.scratch import scratch_folder
 from rag_hpc.core.stage import Context, Stage, Unit
 from rag_hpc.core.take import Taker, claim, release
 from rag_hpc.errors import ConfigError, DiskError, Interrupted, RagHpcError
@@ -243,17 +241,6 @@ def agree_on_plan(plan: Plan, comm: Comm) -> None:
     if not np.array_equal(comm.broadcast(mine), mine):
         raise RagHpcError(f"rank {comm.rank} reads another plan than rank 0; is the run's folder on a filesystem that "
                           "all nodes see? Set cluster.root")
-
-
-@contextlib.contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """Yield a node-local folder and remove it afterwards."""
-    base = os.environ.get("RAG_HPC_SCRATCH") or os.environ.get("SLURM_TMPDIR") or os.environ.get("TMPDIR")
-    folder = Path(tempfile.mkdtemp(prefix="rag-hpc-", dir=base if base and Path(base).is_dir() else None))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -302,18 +302,6 @@ def test_setup_runs_once_and_not_at_all_when_nothing_is_left(ledger: Ledger, mon
     assert calls == [True]
 
 
-def test_scratch_is_removed_whatever_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAG_HPC_SCRATCH", str(tmp_path))
-    with pytest.raises(ValueError, match="odd"), worker.scratch_folder() as folder:
-        (folder / "a").touch()
-        assert folder.parent == tmp_path
-        raise ValueError("odd")
-    assert list(tmp_path.iterdir()) == []
-    monkeypatch.setenv("RAG_HPC_SCRATCH", "/no/such/folder")
-    with worker.scratch_folder() as folder:
-        assert folder.is_dir()
-
-
 def test_number_of_workers_is_the_launchers_word(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = open_plan(ledger, workers=64)
     assert worker.num_workers(plan) == 5  # more than there are units help nobody
