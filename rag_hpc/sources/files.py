@@ -76,7 +76,9 @@ class FilesSource:
         parts = packer.parts()
         if not parts:
             raise InputError(f"corpus.path={corpus.path}: empty corpus, its files hold no record")
-        check_ids(_first_records(root, parts, corpus))
+        items = (item for part in parts for item in part["items"] if item["start"] == 0 and "bad_name" not in item)
+        check_ids((item for item in items if _kind(item["path"]).form == "records"),
+                  lambda item: next(_read_records(root / item["path"], {**item, "stop": 1}, corpus), None))
         return parts
 
     def read(self, part: dict[str, Any], corpus: CorpusConfig, ctx: ReadContext) -> Iterator[Page | Reject]:
@@ -156,14 +158,6 @@ def _check_first_record(path: Path, corpus: CorpusConfig) -> None:
         return
     if record is not None:
         check_text_field(field_names(record), Fields.of(corpus), f"{path}, first record")
-
-
-def _first_records(root: Path, parts: list[dict[str, Any]], corpus: CorpusConfig) -> Iterator[tuple[str, Any]]:
-    """Yield (path, page or reject) of each planned JSONL file's first record."""
-    for item in (item for part in parts for item in part["items"]):
-        name = item["path"]
-        if item["start"] == 0 and "bad_name" not in item and _kind(name).form == "records":
-            yield name, next(_read_records(root / name, {**item, "stop": 1}, corpus), None)
 
 
 def _count(path: Path, corpus: CorpusConfig, packer: _Packer, left: int | None) -> tuple[int, dict[int, int]]:

@@ -6,7 +6,7 @@ import codecs
 import difflib
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -117,20 +117,18 @@ def check_text_field(names: Iterable[str], fields: Fields, place: str) -> None:
                       f"there are {shown or 'no fields at all'}{meant if known else ''}")
 
 
-def check_ids(firsts: Iterable[tuple[str, Page | Reject | None]]) -> None:
+def check_ids(items: Iterable[dict[str, Any]], first_of: Callable[[dict[str, Any]], Page | Reject | None]) -> None:
     """Raise ConfigError when records are numbered anew in each file: other documents would share their ids.
 
-    `firsts` gives the path of each file and what its first record became; the first two tell. The same record in both
-    is a copy, which dedup drops.
+    `items` are those that files begin with; what the first records of two became, by `first_of`, tells. The same record
+    in both is a copy, which dedup drops.
     """
-    pages = [(path, page) for path, page in islice(firsts, 2) if isinstance(page, Page)]
-    if len(pages) < 2:
-        return
-    (path, page), (other_path, other) = pages
-    if page.doc_id == other.doc_id and page.body != other.body:
-        raise ConfigError(f"{path} and {other_path} begin with two documents of the same id, {page.doc_id!r}: ids must "
-                          "be unique in the whole corpus, not in a file; set corpus.id_field= (empty) to name records "
-                          "PATH#N, or to a field with such ids")
+    two = list(islice(items, 2))
+    pages = [page for page in map(first_of, two) if isinstance(page, Page)] if len(two) == 2 else []
+    if len(pages) == 2 and pages[0].doc_id == pages[1].doc_id and pages[0].body != pages[1].body:
+        raise ConfigError(f"{two[0]['path']} and {two[1]['path']} begin with two documents of the same id, "
+                          f"{pages[0].doc_id!r}: ids must be unique in the whole corpus, not in a file; set "
+                          "corpus.id_field= (empty) to name records PATH#N, or to a field with such ids")
 
 
 def iter_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

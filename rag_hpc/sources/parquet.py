@@ -54,7 +54,9 @@ class ParquetSource:
             if left == 0:
                 break
         parts += [{"items": items}] if items else []
-        check_ids(_first_rows(root, parts, corpus))
+        fields, cap = Fields.of(corpus), corpus.max_page_bytes
+        check_ids((item for part in parts for item in part["items"] if item.get("first") == 0),
+                  lambda item: next(read_group(root / item["path"], {**item, "rows": 1}, fields, cap), None))
         return parts
 
     def read(self, part: dict[str, Any], corpus: CorpusConfig, ctx: ReadContext) -> Iterator[Page | Reject]:
@@ -126,14 +128,6 @@ def _items(root: Path, name: str) -> list[dict[str, Any]]:
     firsts = accumulate(counts, initial=0)
     return [{**item, "group": group, "first": first, "rows": rows}
             for group, (first, rows) in enumerate(zip(firsts, counts, strict=False)) if rows > 0]
-
-
-def _first_rows(root: Path, parts: list[dict[str, Any]], corpus: CorpusConfig) -> Iterator[tuple[str, Any]]:
-    """Yield (path, page or reject) of each planned file's first row."""
-    for item in (item for part in parts for item in part["items"]):
-        if item.get("first") == 0:
-            rows = read_group(root / item["path"], {**item, "rows": 1}, Fields.of(corpus), corpus.max_page_bytes)
-            yield item["path"], next(rows, None)
 
 
 def _columns(file: pq.ParquetFile, item: dict[str, Any], fields: Fields) -> tuple[list[str], int]:
