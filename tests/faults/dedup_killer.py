@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -77,15 +78,19 @@ def ranks(run_dir: Path, plan: Plan, num: int, places: dict[str, str], cpu_s: fl
 
 def one_step(run_dir: Path, step: str, found: dict[str, Manifest], rng: random.Random, seen: Counter[str],
              cost_s: float) -> Manifest:
-    """Return the step's manifest after submissions of which all but the last are killed at a random moment."""
-    accidents = rng.choice([1, 1, 2, 3])
-    for number in range(1, 10):
+    """Return the step's manifest after submissions of which all but the last are killed at a random moment.
+
+    Where the first ones were done before their moment, the step is done again with an earlier one.
+    """
+    accidents, num_hurt = rng.choice([1, 1, 2, 3]), 0
+    for number in range(1, 12):
         plan = planned(run_dir, step, found, number)
-        calm = number > accidents
+        by_cpu = num_hurt == 0
+        calm = not by_cpu and number > accidents
         num, collective = rng.choice([1, 2, 3, 5]), in_ranks(step, number)
         num = min(num, 3) if collective else 1 if step == "dedup.link" else num
-        by_cpu = number == 1
-        moments = [rng.random() * EARLY * cost_s / (1 if collective else num) if by_cpu else 0.0 for _ in range(num)]
+        most = EARLY * cost_s / 2 ** (number - 1) / (1 if collective else num)
+        moments = [rng.random() * most if by_cpu else 0.0 for _ in range(num)]
         with session_folder() as places:
             workers = [ranks(run_dir, plan, num, places, min(moments))] if collective else [
                 fork(run_dir, plan, index, moment) for index, moment in enumerate(moments)]
@@ -97,18 +102,20 @@ def one_step(run_dir: Path, step: str, found: dict[str, Manifest], rng: random.R
         seen["ranks"] += collective
         for status in [] if calm else ends:
             hurt = status != 0 if collective else os.WIFSIGNALED(status)
+            num_hurt += hurt
             seen[step if hurt else "ended"] += 1
         try:
             built = manifest.build(plan, run_dir / plan.folder)
         except IncompleteError:
-            if calm and not (run_dir / plan.folder / "failures").exists():
-                continue
-            if calm:
+            if calm and (run_dir / plan.folder / "failures").exists():
                 raise
+            continue
+        if num_hurt == 0:
+            shutil.rmtree(run_dir / plan.folder)
         else:
             manifest.publish(built)
             return built
-    raise RuntimeError(f"{step}: not finished in ten submissions; {run_dir.with_suffix('.log').read_text()[-3000:]}")
+    raise RuntimeError(f"{step}: not finished in eleven submissions; {run_dir.with_suffix('.log').read_text()[-3000:]}")
 
 
 def in_ranks(step: str, number: int) -> bool:

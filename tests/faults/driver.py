@@ -17,7 +17,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import traceback
 from pathlib import Path
 from typing import Any
@@ -58,8 +57,14 @@ def whole_run(run_dir: Path) -> int:
 
 
 def in_child(run_dir: Path, fault: Fault) -> tuple[int, str]:
-    """Return the exit code and the standard error of the run in a forked child."""
-    log = run_dir.with_suffix(".log")
+    """Return the exit code and the standard error of the run in a forked child.
+
+    Its scratch begins empty: what one killed there left would be removed, by as many more calls, once only.
+    """
+    log, scratch = run_dir.with_suffix(".log"), run_dir.with_suffix(".scratch")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    os.environ["RAG_HPC_SCRATCH"] = str(scratch)
     child = os.fork()
     if child == 0:
         code = 70
@@ -174,7 +179,6 @@ def golden_run(folder: Path) -> tuple[dict[str, dict[str, bytes]], Fault]:
 
 def main(what: str, where: str, numbers: str = "") -> None:
     folder = Path(where)
-    tempfile.tempdir = str(folder)
     make_stage("toy.source", {})  # imports what children would each import again
     np.random.default_rng(0)
     golden, counted = golden_run(folder)

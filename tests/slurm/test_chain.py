@@ -205,9 +205,12 @@ def test_preempted_stage_goes_on_where_it_stood(run: Ledger, ask: Ask, sh: Sh, s
 
 
 def test_walltime_ends_a_worker_in_time_and_the_rest_is_resubmitted(run: Ledger, ask: Ask, shared_tmp: Path) -> None:
-    (shared_tmp / "trouble" / "unit-00003").write_text("hang-once")
+    note = shared_tmp / "trouble" / "unit-00003"
+    note.write_text("wait")  # for the walltime of whoever takes the unit
     # Slurm looks each half minute, and sends its signal up to that much too early: at once, with the usual margin
     chain.submit(run, ask("toy.source", cluster={"time_min": 1, "walltime_margin_s": 12}))
+    wait_for(lambda: run.submissions() == [1, 2], "the gate to resubmit", timeout_s=300)
+    note.unlink()
     assert finish(run) == 0
     found = outcome(run, 1, "toy.source")
     assert (found["outcome"], found["cause"]) == ("resubmitted", "STOPPED") and run.submissions() == [1, 2]
@@ -258,14 +261,15 @@ def test_cancelled_run_stops_and_a_later_submission_finishes_it(run: Ledger, ask
 
 def test_new_submission_takes_the_place_of_a_chain_at_work(run: Ledger, ask: Ask, sh: Sh, shared_tmp: Path) -> None:
     note = shared_tmp / "trouble" / "unit-00001"
-    note.write_text("hang-once")
+    note.write_text("wait")  # whoever takes the unit: when its worker is cancelled another one may still be there
     chain.submit(run, ask(num_units=4, backup_after_s=1000.0))
     units = stage_dir(run, "toy.source") / UNITS
-    wait_for(lambda: committed(units) == {0, 2, 3} and not note.exists(), "one unit to hang", timeout_s=120)
+    wait_for(lambda: committed(units) == {0, 2, 3} and drafts(units), "one unit to be left", timeout_s=120)
     chain.submit(run, dataclasses.replace(run.request(), workers=2))
-    assert finish(run) == 0
     first = {i for job in run.jobs(1) for i in job["ids"]}
     wait_for(lambda: not first & set(sh("squeue", "-h", "-o", "%A").split()), "the first chain's end", timeout_s=60)
+    note.unlink()
+    assert finish(run) == 0
     assert {read_record(p)["submission"] for p in units.iterdir()} == {1, 2}
 
 
