@@ -5,30 +5,66 @@ BIN := $(abspath $(VENV))/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 RUN := $(BIN)/rag-hpc
 DEMO_PAGES ?= 1000
+# torch's CPU build is taken from here where there is no GPU: an index, or a folder of wheels, that has it.
+TORCH_INDEX_URL ?=
+TORCH_CPU := torch==$(shell sed -n 's/^torch==//p' constraints.txt)+cpu
+TORCH_FROM = $(if $(wildcard $(TORCH_INDEX_URL)/.),--no-index --find-links,--index-url) $(TORCH_INDEX_URL)
+GPU := $(wildcard /dev/nvidiactl /dev/kfd)
+# What `pip install` of the demo downloads, and takes on disk: results/DECISIONS.md, "Sizes", says how that was measured.
+SIZE := 3.4 GB, 6.8 GB on disk
+SIZE_CPU := 0.8 GB, 2.7 GB on disk
+# pip says nothing until it is done; a terminal gets a dot every two seconds
+DOTS = dots() { [ -t 1 ] || return 0; while sleep 2; do printf .; done; }; dots & trap "kill $$! 2>/dev/null" EXIT;
 # Written down before the run; `rag-hpc milestones` holds the results against them.
 PREDICTIONS := milestones.min_duplicates=40 milestones.min_answer_f1=0.02 milestones.min_efficiency_crawl=0.8 \
                milestones.min_efficiency_encode=0.6
-APT := slurmctld slurmd slurm-client slurmdbd munge mariadb-server iproute2 openmpi-bin libopenmpi3 chromium
+# Three tests at a time, one of which may be on a Slurm, where it mostly waits; tests/conftest.py says which stay together.
+MANY := -n 3 --dist loadgroup --no-loadscope-reorder
+APT := slurmctld slurmd slurm-client slurmdbd munge mariadb-server iproute2 openmpi-bin libpmix-dev chromium
+# what the README asks of a machine beforehand
+BARE := python3 python3-venv make git ca-certificates
 
-.PHONY: demo test lint unit slurm-packages clean-demo help
+.PHONY: sizes demo test lint unit slurm-packages check-packages devcluster-check clean-demo help
 
 help:
 	@echo "make demo   install what the demo needs and run the pipeline, baseline and distributed"
 	@echo "make test   install what the tests need and run the whole suite"
 	@echo "make lint   ruff and mypy"
+	@echo "make devcluster-check   a Slurm of four nodes on this machine: does it work, and go without a trace?"
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || { \
-	    echo "$$($(PYTHON) -V 2>&1), but Python 3.10 to 3.12 is needed; name one: make PYTHON=python3.11 demo"; exit 1; }
-	$(PYTHON) -m venv $(VENV) || { echo "no venv module: apt-get install -y python3-venv, or: make PYTHON=python3.11 demo"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' || { \
+	    echo "$$($(PYTHON) -V 2>&1), but Python 3.11 to 3.14 is needed; name one: make PYTHON=python3.11 demo"; exit 1; }
+	@echo "== a virtual environment: $(VENV)"
+	@$(DOTS) $(PYTHON) -m venv $(VENV) || { echo "no venv module: apt-get install -y python3-venv, or: make PYTHON=python3.11 demo"; exit 1; }
 
-# An editable install, so that the tests and the demo run what is in this folder.
-$(VENV)/.demo: $(BIN)/python setup.py constraints.txt
-	$(PIP) install --quiet --no-cache-dir -c constraints.txt -e '.[lexical,mpi]'
+# torch's CPU build first, so that the packages after it find torch there.
+$(VENV)/.torch: | $(BIN)/python
+ifneq ($(TORCH_INDEX_URL),)
+	@if [ -n "$(GPU)" ]; then echo "== a GPU is here ($(firstword $(GPU))): torch comes from the default index"; \
+	else echo "== $(TORCH_CPU) from $(TORCH_INDEX_URL)"; \
+	    $(DOTS) $(PIP) install --quiet --no-cache-dir --no-deps $(TORCH_FROM) $(TORCH_CPU) || \
+	    echo "== $(TORCH_INDEX_URL) has no $(TORCH_CPU): torch comes from the default index, which is $(SIZE) in all"; fi
+endif
 	@touch $@
 
+# An editable install, so that the tests and the demo run what is in this folder.
+$(VENV)/.demo: $(BIN)/python setup.py constraints.txt | sizes $(VENV)/.torch
+	@echo "== the packages"
+	@$(DOTS) $(PIP) install --quiet --no-cache-dir -c constraints.txt -e '.[lexical,mpi]'
+	@touch $@; echo "== installed"
+
+# What is about to be downloaded; said before it is.
+sizes:
+	@if [ -e $(VENV)/.demo ]; then :; \
+	elif [ -n "$(TORCH_INDEX_URL)" ] && [ -z "$(GPU)" ]; then echo "== packages will be downloaded: $(SIZE_CPU)"; \
+	else echo "== packages will be downloaded: $(SIZE), most of it torch for GPUs"; \
+	    [ -n "$(GPU)" ] || echo "   no GPU is here: make demo TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu" \
+	        "takes $(SIZE_CPU)"; fi
+
 $(VENV)/.test: $(VENV)/.demo
-	$(PIP) install --quiet --no-cache-dir -c constraints.txt -e '.[lexical,mpi,dev]'
+	@echo "== the packages of the tests"
+	@$(DOTS) $(PIP) install --quiet --no-cache-dir -c constraints.txt -e '.[lexical,mpi,dev]'
 	@touch $@
 
 demo: $(VENV)/.demo
@@ -39,9 +75,8 @@ demo: $(VENV)/.demo
 	@echo; echo "== Milestones: predictions against results"
 	@$(RUN) milestones demo-cluster --baseline demo-baseline || [ $$? = 1 ]  # a missed prediction is a result
 	@echo; echo "== Three questions"
-	@for q in "How do I create a/b/c when a does not exist yet?" \
-	          "My triple-quoted text is indented along with the code. How do I strip that margin?" \
-	          "How do I check with isinstance that something is numeric, whatever its kind?"; do \
+	@for q in "How do I copy a folder?" "How do I run a command and read what it prints?" \
+	          "How do I parse a date from a string?"; do \
 	    echo; echo "Q: $$q"; $(RUN) ask "$$q" run=demo-cluster || exit 1; done
 	@echo
 	@$(RUN) report demo-cluster --baseline demo-baseline
@@ -53,18 +88,30 @@ slurm-packages:
 	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(APT) >/dev/null; }; \
 	else echo "not root on Debian or Ubuntu: tests on a real Slurm will skip"; fi
 
+# Does APT name every package that is used? A cluster, MPI and a browser, with all others hidden; no test may skip.
+check-packages: slurm-packages $(VENV)/.test
+	@if command -v apt-get >/dev/null && unshare --mount --net true; then \
+	    unshare --mount $(BIN)/python tests/bare.py $(BARE) $(APT) -- $(BIN)/python -m pytest -q --no-skips \
+	        tests/slurm/test_devcluster.py tests/browser -k "srun_pmix and debian or narrow and 1200-True"; \
+	else echo "not root on Debian or Ubuntu: the list of packages is not checked"; fi
+
+# A Slurm of four nodes on this machine: up, a step, an MPI job over all nodes, down, nothing left.
+devcluster-check: slurm-packages $(VENV)/.demo
+	@$(RUN) devcluster check
+
 test: slurm-packages lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(MANY)
 
 # mypy sees the folders under the one name that they are imported by.
 lint: $(VENV)/.test
 	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check --quiet .
 	@rm -rf build/types && mkdir -p build/types/rag_hpc && ln -s $(CURDIR)/rag_hpc/* build/types/rag_hpc
 	@for part in launchers slurm eval conf; do ln -s $(CURDIR)/$$part build/types/rag_hpc/$$part; done
 	cd build/types && $(BIN)/python -m mypy --config-file ../../pyproject.toml -p rag_hpc
 
 unit: $(VENV)/.test
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest $(MANY) tests/unit
 
 clean-demo:
 	rm -rf results/runs/demo-baseline results/runs/demo-cluster

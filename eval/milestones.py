@@ -11,29 +11,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rag_hpc.core.plan import run_handle
+from rag_hpc.arguments import as_json
+from rag_hpc.core.ledger import run_handle
 from rag_hpc.eval import quality, verify
-from rag_hpc.eval.results import Results, choose_baseline, chosen_run
-from rag_hpc.eval.scaling import Speedup, speedups, stage_times
-from rag_hpc.eval.text import aligned, as_json, duration, percent, share
+from rag_hpc.eval.results import Results, choose_baseline, chosen_run, same_documents
+from rag_hpc.eval.text import aligned, duration, percent, share
+from rag_hpc.eval.times import SHARED, Speedup, speedups, stage_times
 
 if TYPE_CHECKING:
-    from rag_hpc.cli import Arguments
+    from rag_hpc.arguments import Arguments
 
 HIT, MISSED, NOT_JUDGED = "hit", "missed", "not judged"
-COUNTS_FROM = {  # stage -> the stage whose items it takes in, one for one
-    "clean": "crawl",
-    "dedup.sign": "clean",
-    "dedup.link": "dedup.sign",
-    "dedup.drop": "clean",
-    "chunk": "dedup.drop",
-    "vectors.build": "encode",
-    "retrieve.search": "retrieve.queries",
-    "rerank": "retrieve.search",
-    "generate": "retrieve.search",
-}
-CHUNKS_INTO = ("lexical", "encode")  # take in the chunks that the chunk stage counted
 DUPLICATES = ("exact-duplicate", "near-duplicate")
+OTHER_DOCUMENTS = "the baseline has other documents or questions"
+NDCG = "nDCG@10"
 TIMED = ("crawl", "encode")  # stages whose efficiency may be predicted
 
 
@@ -65,6 +56,7 @@ def milestones(arguments: Arguments) -> int:
                     "unfinished": run.unfinished,
                     "missed": sum(row.verdict == MISSED for row in rows),
                     "milestones": [dataclasses.asdict(row) for row in rows],
+                    "notes": quality.caveats(run),
                 }
             )
         )
@@ -72,7 +64,7 @@ def milestones(arguments: Arguments) -> int:
     print(f"run       {run.name}\nbaseline  {baseline.name if baseline else 'none beside the run'}\n")
     cells = [(row.name, row.predicted, row.result, row.verdict, row.note) for row in rows]
     print(aligned(("milestone", "predicted", "result", "verdict", ""), cells))
-    print("\n" + summary(rows))
+    print("\n".join(["", *quality.caveats(run), summary(rows)]))
     if run.unfinished:
         print(f"unfinished: {', '.join(run.unfinished)}; go on: rag-hpc retry run={run_handle(run.run_dir)}")
     return code
@@ -113,14 +105,11 @@ def lost_items(run: Results) -> list[str]:
 
 
 def _handovers(run: Results) -> Iterator[tuple[str, int, int]]:
-    """Yield (stage, items it took in, items it was given) for the finished stages."""
-    found = run.manifests
-    for stage, source in COUNTS_FROM.items():
-        if stage in found and source in found:
-            yield stage, found[stage].total("items_in"), found[source].total("items_out")
-    for stage in CHUNKS_INTO:
-        if stage in found and "chunk" in found:
-            yield stage, found[stage].total("items_in"), int(found["chunk"].extra().get("chunks", 0))
+    """Yield (stage, items it took in, items it was given) for the finished stages that say whose items they take."""
+    for stage, found in run.manifests.items():
+        given = found.given(run.manifests)
+        if given is not None:
+            yield stage, found.total("items_in"), given
 
 
 def _same_answers(run: Results, baseline: Results | None) -> Milestone:
@@ -182,6 +171,7 @@ def _quality(run: Results, predicted: dict[str, Any]) -> Iterator[Milestone]:
         lambda n: f"{n:.0f}",
         "dedup is not finished",
     )
+    yield _ranking(run, predicted.get("min_ndcg_at_10"))
     answers = quality.metrics(run).get("answers", {})
     bound = predicted.get("min_answer_f1")
     yield _at_least("answer F1, all questions", answers.get("f1"), bound, share, "no gold answers were judged")
@@ -189,6 +179,19 @@ def _quality(run: Results, predicted: dict[str, Any]) -> Iterator[Milestone]:
     if held_out:
         yield _at_least(f"answer F1, {held_out[1]} held-out questions", held_out[0], bound, share, "")
     yield _at_least("citation precision", answers.get("citation_precision"), None, share, "no citations were judged")
+
+
+def _ranking(run: Results, bound: float | None) -> Milestone:
+    """Return the row of the ranking that was handed on, what the others scored beside it."""
+    chosen, metrics = quality.handed_on(run), quality.metrics(run)
+    scores = {method: metrics[method][NDCG] for method in quality.METHODS if NDCG in metrics.get(method, {})}
+    value = scores.pop(chosen, None) if chosen else None
+    name = f"{NDCG}, {chosen or 'ranking'} (handed on)"
+    if quality.stand_ins(run):
+        return _unjudged(name, _bound(bound, share), "titles stand in for questions")
+    row = _at_least(name, value, bound, share, "no questions were judged")
+    others = ", ".join(f"{method} {share(score)}" for method, score in scores.items())
+    return dataclasses.replace(row, note=f"beside it {others}") if value is not None and others else row
 
 
 def _duplicates(run: Results) -> int | None:
@@ -200,17 +203,21 @@ def _duplicates(run: Results) -> int | None:
 
 def _speed(run: Results, baseline: Results | None, predicted: dict[str, Any]) -> Iterator[Milestone]:
     """Yield S and E of the stages whose efficiency may be predicted."""
-    found = {row.stage: row for row in speedups(run, baseline)} if baseline else {}
+    comparable = baseline is not None and same_documents(run, baseline) is not False
+    found = {row.stage: row for row in speedups(run, baseline)} if baseline and comparable else {}
     for stage in TIMED:
         bound = predicted.get(f"min_efficiency_{stage}")
         row = found.get(stage)
         if row is None:
             if bound is not None and stage in run.stages:
-                yield _unjudged(f"E of {stage}", _bound(bound, share), "needs a finished baseline and run")
+                note = "needs a finished baseline and run" if comparable else OTHER_DOCUMENTS
+                yield _unjudged(f"E of {stage}", _bound(bound, share), note)
             continue
-        yield dataclasses.replace(
-            _at_least(f"E({row.run.p}) of {stage}", row.efficiency, bound, share, ""), note=speed_note(row)
-        )
+        judged = _at_least(f"E({row.run.p}) of {stage}", row.efficiency, bound, share, "")
+        if row.shared:
+            yield dataclasses.replace(judged, verdict=NOT_JUDGED, note=f"{SHARED}; {speed_note(row)}")
+        else:
+            yield dataclasses.replace(judged, note=speed_note(row))
 
 
 def speed_note(row: Speedup) -> str:

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
+import random
 import statistics
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from rag_hpc.core.chunkstore import ChunkStore
-from rag_hpc.core.fs import read_json
+from rag_hpc.algo.answer.cite import verdicts
 from rag_hpc.eval.results import Results
+from rag_hpc.stores.answers import ANSWERS
+from rag_hpc.stores.chunks import ChunkStore
+from rag_hpc.stores.documents import find_document, page_number
+from rag_hpc.stores.hits import ANN, HITS
+from rag_hpc.stores.metrics import STAND_INS, Measured, read_handed_on, read_judged, read_measured, read_metrics
+from rag_hpc.stores.questions import QUERIES
 
 CUTS = (1, 3, 5, 10, 20, 50, 100)
+OF_ANSWERS = "answers"  # the part of evaluate that is no ranking
+SEED = 0  # of the draw of samples
 METHODS = ("bm25", "dense", "fused", "reranked", "ann")
 Ranking = dict[str, list[Any]]  # query id -> document ids or ordinals, best first
 
@@ -22,10 +31,13 @@ class Cited:
     """A passage that an answer cites."""
 
     number: int  # as in the answer's [n]
-    supported: bool
+    verdict: str  # one of cite.VERDICTS
     title: str = ""
     url: str = ""
+    doc_id: str = ""
+    page: int | None = None  # of a PDF
     text: str = ""
+    quotes: list[tuple[int, int]] = field(default_factory=list)  # what of the text is quoted, start and end
     relevant: bool = False  # its document is judged relevant to the question
 
 
@@ -43,18 +55,51 @@ class Sample:
     cited: list[Cited] = field(default_factory=list)
 
 
+def measured(results: Results) -> list[Measured]:
+    """Return what evaluate measured, part by part; empty while it is not finished."""
+    return read_measured(results.manifests["evaluate"]) if "evaluate" in results.manifests else []
+
+
+def stand_ins(results: Results) -> bool:
+    """Return whether titles ask for their own documents in place of questions: no measure of them is one of quality."""
+    return any(question.get("stand_in") for question in questions(results))
+
+
+def caveats(results: Results) -> list[str]:
+    """Return what must be known before a figure of rankings or answers is quoted, a line each."""
+    lines = []
+    if stand_ins(results):
+        lines.append(
+            f"{results.name}: the queries are {STAND_INS}, each asks for its own document: the figures tell that "
+            "search works, not how good it is"
+        )
+    rows = questions(results)
+    absent = {doc_id: why for q in rows for doc_id, why in json.loads(q.get("absent") or "{}").items()}
+    if absent:
+        num, reasons = len({doc_id for q in rows for doc_id in _judged(q)}), Counter(absent.values())
+        lines.append(
+            f"{results.name}: {len(absent)} of {num} documents judged relevant cannot be found "
+            f"({', '.join(f'{reason} {count}' for reason, count in reasons.most_common())})"
+        )
+    return lines
+
+
 def metrics(results: Results) -> dict[str, dict[str, float]]:
     """Return part (answers, or a ranking method) -> measure -> mean; empty while evaluate is not finished."""
+    return read_metrics(results.manifests["evaluate"]) if "evaluate" in results.manifests else {}
+
+
+def handed_on(results: Results) -> str | None:
+    """Return the ranking that the answers were made from, None while evaluate is not finished."""
     if "evaluate" not in results.manifests:
-        return {}
-    values = [read_json(path) for path in results.manifests["evaluate"].files("metrics.json")]
-    return {value["part"]: value["metrics"] for value in values}
+        return None
+    return read_handed_on(results.manifests["evaluate"]) or ("reranked" if "rerank" in results.manifests else "fused")
 
 
-def measure_names(results: Results, found: dict[str, dict[str, float]]) -> list[str]:
+def measure_names(results: Results, by_part: dict[str, dict[str, float]]) -> list[str]:
     """Return the measures of rankings, in the order that evaluate was asked for them."""
     asked = results.submission["settings"].get("evaluate", {}).get("measures", [])
-    names = {name for values in found.values() for name in values if not name.endswith("_vs_exact")}
+    names = {name for values in by_part.values() for name in values if not name.endswith("_vs_exact")}
     return sorted(names, key=lambda name: (asked.index(name) if name in asked else len(asked), name))
 
 
@@ -88,11 +133,11 @@ def ann_curve(results: Results) -> list[tuple[int, float]]:
     by_method = _hits_by_method(results)
     if "ann" not in by_method or "dense" not in by_method:
         return []
-    exact, found = _by_rank(by_method["dense"], "ordinal"), _by_rank(by_method["ann"], "ordinal")
+    exact, approximate = _by_rank(by_method["dense"], "ordinal"), _by_rank(by_method["ann"], "ordinal")
     depth = max(len(ordinals) for ordinals in exact.values())
     curve = []
     for k in [cut for cut in CUTS if cut <= depth]:
-        shares = [len(set(best[:k]) & set(found.get(q, [])[:k])) / len(best[:k]) for q, best in exact.items()]
+        shares = [len(set(best[:k]) & set(approximate.get(q, [])[:k])) / len(best[:k]) for q, best in exact.items()]
         curve.append((k, statistics.fmean(shares)))
     return curve
 
@@ -107,22 +152,19 @@ def answer_f1(results: Results, *, held_out: bool) -> tuple[float, int] | None:
 
 def answer_lines(results: Results) -> list[dict[str, Any]]:
     """Return evaluate's line of each question, in order."""
-    if "evaluate" not in results.manifests:
-        return []
-    paths = results.manifests["evaluate"].files("answers.jsonl")
-    return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").split("\n") if line]
+    return read_judged(results.manifests["evaluate"]) if "evaluate" in results.manifests else []
 
 
 def questions(results: Results) -> list[dict[str, Any]]:
     """Return the questions, in order."""
-    return results.rows("retrieve.queries", "queries.parquet")
+    return results.rows("retrieve.queries", QUERIES)
 
 
 def samples(results: Results, num: int) -> list[Sample]:
-    """Return `num` answered questions, evenly spaced over the list so that nobody has picked them."""
-    answers = results.rows("generate", "answers.parquet")
-    num = min(num, len(answers))
-    chosen = [answers[i * len(answers) // num] for i in range(num)]
+    """Return `num` questions with their answers, drawn at random with SEED so that nobody has picked them."""
+    answers = results.rows("generate", ANSWERS)
+    drawn = random.Random(SEED).sample(range(len(answers)), min(num, len(answers)))  # draws nothing secret
+    chosen = [answers[i] for i in sorted(drawn)]
     scores = {line["query_id"]: line["f1"] for line in answer_lines(results)}
     asked = {q["query_id"]: q for q in questions(results)}
     passages = _Passages(results) if chosen else None
@@ -136,32 +178,35 @@ class _Passages:
         hits = [row for rows in _hits_by_method(results).values() for row in rows]
         self._ordinals = {hit["chunk_id"]: hit["ordinal"] for hit in hits}
         self._chunks = ChunkStore(results.manifests["chunk"])
+        self._documents = results.manifests["dedup.drop"]
 
     def get(self, given: list[str], number: int) -> dict[str, Any]:
         """Return passage [number] of those given, empty when an answer cites one that it was not given."""
         if not 1 <= number <= len(given):
             return {}
-        return self._chunks.rows([self._ordinals[given[number - 1]]], ["title", "url", "text", "doc_id"])[0]
+        columns = ["title", "url", "text", "doc_id", "start"]
+        return self._chunks.rows([self._ordinals[given[number - 1]]], columns)[0]
+
+    def page(self, passage: dict[str, Any], at: int) -> int | None:
+        """Return the page of a PDF on which a place in a passage lies, None for other documents."""
+        if ".pdf" not in passage.get("doc_id", "").lower():
+            return None
+        document = find_document(self._documents, passage["doc_id"])
+        return page_number(document, passage["start"] + at) if document else None
 
 
 def _sample(row: dict[str, Any], question: dict[str, Any], f1: float | None, passages: _Passages) -> Sample:
     relevant, given = _judged(question), json.loads(row["chunk_ids"])
-    supported: dict[int, bool] = {}  # a passage is verified when all sentences that cite it are
-    for check in json.loads(row["citations"]):
-        supported[check["citation"]] = supported.get(check["citation"], True) and check["supported"]
+    checks = json.loads(row["citations"])
     cited = []
-    for number, verdict in sorted(supported.items()):
+    for number, verdict in verdicts(checks).items():
         passage = passages.get(given, number)
-        cited.append(
-            Cited(
-                number=number,
-                supported=verdict,
-                title=passage.get("title", ""),
-                url=passage.get("url", ""),
-                text=passage.get("text", ""),
-                relevant=passage.get("doc_id") in relevant,
-            )
-        )
+        shown = {key: passage.get(key, "") for key in ("title", "url", "doc_id", "text")}
+        places = [(c["start"], c["end"]) for c in checks if c["citation"] == number and c.get("start", -1) >= 0]
+        page = passages.page(passage, places[0][0] if places else 0)
+        judged = shown["doc_id"] in relevant
+        quotes = sorted(places)
+        cited.append(Cited(number=number, verdict=verdict, relevant=judged, quotes=quotes, page=page, **shown))
     return Sample(
         query_id=row["query_id"],
         question=row["question"],
@@ -176,12 +221,9 @@ def _sample(row: dict[str, Any], question: dict[str, Any], f1: float | None, pas
 
 def _hits_by_method(results: Results) -> dict[str, list[dict[str, Any]]]:
     """Return method -> hits, methods in their usual order."""
-    rows = [
-        *results.rows("retrieve.search", "hits.parquet"),
-        *results.rows("retrieve.search", "ann.parquet"),
-        *results.rows("rerank", "hits.parquet"),
-    ]
-    return {method: found for method in METHODS if (found := [row for row in rows if row["method"] == method])}
+    tables = (("retrieve.search", HITS), ("retrieve.search", ANN), ("rerank", HITS))
+    rows = [row for stage, name in tables for row in results.rows(stage, name)]
+    return {method: hits for method in METHODS if (hits := [row for row in rows if row["method"] == method])}
 
 
 def _by_rank(rows: Iterable[dict[str, Any]], key: str) -> Ranking:
@@ -198,4 +240,5 @@ def _relevant(results: Results) -> dict[str, set[str]]:
 
 
 def _judged(question: dict[str, Any]) -> set[str]:
+    """Return the documents that are judged relevant to a question."""
     return {doc_id for doc_id, grade in json.loads(question["relevant"]).items() if grade > 0}

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-import importlib.resources
+import contextlib
+import dataclasses
+import logging
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rag_hpc.arguments import name_of, reads_shared, root_of
 from rag_hpc.core import manifest
-from rag_hpc.core.commit import UNITS, committed, read_record
-from rag_hpc.core.fs import read_json
-from rag_hpc.core.manifest import MANIFEST, Manifest
-from rag_hpc.core.plan import Plan, last_used, plan_path, read_plan
-from rag_hpc.core.tables import read_table
-from rag_hpc.errors import ConfigError, InputError
+from rag_hpc.core.commit import RECORD, UNITS, committed, read_record
+from rag_hpc.core.ledger import Ledger, find_run, known_runs, mend
+from rag_hpc.core.manifest import MANIFEST, Manifest, listed
+from rag_hpc.core.plan import Plan, read_plans
+from rag_hpc.errors import CorruptOutput, RagHpcError
+from rag_hpc.stores.questions import QUERIES
+from rag_hpc.stores.tables import rows_of
 
 if TYPE_CHECKING:
-    from rag_hpc.cli import Arguments
+    from rag_hpc.arguments import Arguments
+
+
+log = logging.getLogger(__name__)
+_SWEPT = re.compile(r"(.+)-w(\d+)")  # the name of a sweep's point
 
 
 class Results:
@@ -33,11 +42,7 @@ class Results:
 
     @cached_property
     def _run(self) -> dict[str, Any]:
-        try:
-            value: dict[str, Any] = read_json(self.run_dir / "run.json")
-        except (FileNotFoundError, ValueError) as error:
-            raise InputError(f"{self.run_dir}: no readable run.json ({error}); see: rag-hpc status") from None
-        return value
+        return Ledger(self.run_dir).made()
 
     @property
     def config(self) -> dict[str, Any]:
@@ -51,17 +56,9 @@ class Results:
         return float(self._run["created_unix"])
 
     @cached_property
-    def submissions(self) -> list[dict[str, Any]]:
-        """What each submission asked for, oldest first. Raises InputError when there is none."""
-        paths = sorted((self.run_dir / "submissions").glob("*/submission.json"))
-        if not paths:
-            raise InputError(f"{self.run_dir}: nothing was submitted yet; give the rag-hpc run command again")
-        return [read_json(path) for path in paths]
-
-    @property
     def submission(self) -> dict[str, Any]:
-        """The latest submission."""
-        return self.submissions[-1]
+        """The latest submission. Raises InputError when there is none."""
+        return dataclasses.asdict(Ledger(self.run_dir).request())
 
     @property
     def stages(self) -> list[str]:
@@ -72,13 +69,15 @@ class Results:
     def plans(self) -> dict[str, Plan]:
         """The newest plan of each stage that continues the plans chosen before it; stages without one are left out."""
         chosen: dict[str, Plan] = {}
-        for stage in self.stages:
-            for submission in reversed(self.submissions):
-                path = plan_path(self.run_dir, submission["number"], stage)
-                if path.exists() and _continues(plan := read_plan(path), chosen):
-                    chosen[stage] = plan
-                    break
-        return chosen
+        ledger = Ledger(self.run_dir)
+        for number in reversed(ledger.submissions()):
+            if len(chosen) < len(self.stages):  # older ones are not needed, nor need they be whole
+                request = ledger.request(number)
+                known = [stage for stage in self.stages if stage in request.stages]
+                for stage, plan in read_plans(self.run_dir, number, known, request.settings).items():
+                    if stage not in chosen and _continues(plan, chosen):
+                        chosen[stage] = plan
+        return {stage: chosen[stage] for stage in self.stages if stage in chosen}
 
     @cached_property
     def manifests(self) -> dict[str, Manifest]:
@@ -95,42 +94,66 @@ class Results:
         """Return the records of the stage's committed units, in unit order; it need not be finished."""
         if stage not in self.plans:
             return []
-        plan = self.plans[stage]
+        plan, found = self.plans[stage], []
         units_dir = self.run_dir / plan.folder / UNITS
         done = committed(units_dir)
-        return [read_record(units_dir / unit.name) for unit in plan.units if unit.index in done]
+        units = {unit["index"]: unit for unit in self.manifests[stage].units} if stage in self.manifests else {}
+        for unit in (unit for unit in plan.units if unit.index in done):
+            record = read_record(units_dir / unit.name)
+            name = self._names.get(record["submission"], record["run"])
+            if name != record["run"] or units.get(unit.index, listed(record)) != listed(record):
+                path = units_dir / unit.name / RECORD
+                raise CorruptOutput(
+                    f"{path}: not of this unit in this run; remove {path.parent}, then {mend(self.run_dir)}"
+                )
+            found.append(record)
+        return found
+
+    @cached_property
+    def _names(self) -> dict[int, str]:
+        """What the run was called in each submission that can be read: a run may have been copied."""
+        ledger, names = Ledger(self.run_dir), {}
+        for number in ledger.submissions():
+            with contextlib.suppress(CorruptOutput):
+                names[number] = ledger.request(number).run
+        return names
 
     def rows(self, stage: str, name: str, columns: list[str] | None = None) -> list[dict[str, Any]]:
         """Return the rows of every unit's table `name`, in unit order; none when the stage is not finished."""
-        if stage not in self.manifests:
-            return []
-        return [row for path in self.manifests[stage].files(name) for row in read_table(path, columns).to_pylist()]
+        return rows_of(self.manifests[stage], name, columns) if stage in self.manifests else []
 
 
-def find(root: Path, name: str | None) -> Results:
+def find(root: Path, name: str | None, *, shared: bool = False) -> Results:
     """Return the run called `name` (a path also names one), or the one submitted last when it is None."""
-    known = sorted((path.parent for path in root.glob("*/run.json")), key=last_used)
-    if name is None:
-        if not known:
-            raise InputError(f"no runs under {root.resolve()}; start one: rag-hpc run")
-        return Results(known[-1].resolve())
-    path = Path(name) if "/" in name else root / name
-    if not (path / "run.json").exists():
-        names = ", ".join(p.name for p in known) or "none"
-        raise ConfigError(f"no run {name!r} under {root.resolve()}; known: {names}")
-    return Results(path.resolve())
+    return Results(find_run(root, name, shared=shared).run_dir)
 
 
-def find_baseline(run: Results) -> Results | None:
-    """Return the baseline of the same corpus and questions that lies beside the run, None when there is none.
+def named(arguments: Arguments, name: str | None) -> Results:
+    """Return the run of that name where the arguments say that runs are."""
+    return find(root_of(arguments), name, shared=reads_shared(arguments))
 
-    Of several, the one with the same corpus settings, finished, and asked for last is taken.
+
+def same_documents(a: Results, b: Results) -> bool | None:
+    """Return whether two runs have the same documents and questions, by the hashes of what they read.
+
+    None while it cannot be told: one has not read them yet.
     """
-    if run.config["pipeline"]["name"] == "baseline":
+    hashes = [_read_hashes(run) for run in (a, b)]
+    both = hashes[0].keys() & hashes[1].keys()
+    if any(hashes[0][stage] != hashes[1][stage] for stage in both):
+        return False
+    return True if any(stage_of(stage) == "crawl" for stage in both) else None
+
+
+def find_baseline(run: Results, *, shared: bool = False) -> Results | None:
+    """Return the baseline of the same documents and questions that lies beside the run, None when there is none.
+
+    Without one, the run of the same sweep with fewer workers is (NAME-w1 of NAME-w2). Of several, the one with the same
+    corpus settings, finished, and asked for last is taken.
+    """
+    if _is_baseline(run):
         return None
-    others = [
-        Results(path.parent) for path in sorted(run.run_dir.parent.glob("*/run.json")) if path.parent != run.run_dir
-    ]
+    others = [Results(path) for path in known_runs(run.run_dir.parent, shared=shared) if path != run.run_dir]
     fitting = [other for other in others if _is_baseline_of(other, run)]
     return max(fitting, key=lambda other: _closeness(other, run), default=None)
 
@@ -138,21 +161,12 @@ def find_baseline(run: Results) -> Results | None:
 def choose_baseline(arguments: Arguments, run: Results) -> Results | None:
     """Return the run that `--baseline` names, else the one found beside the run."""
     given = arguments.values.get("--baseline")
-    return find(root_of(arguments), given) if given else find_baseline(run)
+    return named(arguments, given) if given else find_baseline(run, shared=reads_shared(arguments))
 
 
 def chosen_run(arguments: Arguments) -> Results:
     """Return the run that the arguments name: `run=NAME` or the first word, else the latest."""
-    return find(root_of(arguments), arguments.override("run") or next(iter(arguments.words), None))
-
-
-def root_of(arguments: Arguments) -> Path:
-    """Return the folder of runs: `cluster.root`, that of the named cluster's file, or results/runs here."""
-    root = arguments.override("cluster.root")
-    cluster = arguments.override("cluster")
-    if root is None and cluster is not None:
-        root = _root_in_file(cluster, arguments.config_dir)
-    return Path(root).expanduser() if root else Path("results/runs")
+    return named(arguments, name_of(arguments))
 
 
 def stage_of(step: str) -> str:
@@ -162,10 +176,10 @@ def stage_of(step: str) -> str:
 
 def by_stage(steps: Sequence[str]) -> dict[str, list[str]]:
     """Return stage -> its steps, both in the order given."""
-    found: dict[str, list[str]] = {}
+    steps_by_stage: dict[str, list[str]] = {}
     for step in steps:
-        found.setdefault(stage_of(step), []).append(step)
-    return found
+        steps_by_stage.setdefault(stage_of(step), []).append(step)
+    return steps_by_stage
 
 
 def _continues(plan: Plan, chosen: dict[str, Plan]) -> bool:
@@ -173,29 +187,49 @@ def _continues(plan: Plan, chosen: dict[str, Plan]) -> bool:
     return all(name in chosen and chosen[name].folder == folder for name, folder in plan.inputs.items())
 
 
-def _root_in_file(cluster: str, config_dir: Path | None) -> str | None:
-    from omegaconf import OmegaConf
+def _is_baseline_of(other: Results, run: Results) -> bool:
+    def asked(results: Results) -> list[Any]:
+        return [results.config["corpus"].get(key) for key in ("name", "questions", "path", "seeds")]
 
-    carried = Path(str(importlib.resources.files("rag_hpc.conf")))
-    for folder in (config_dir, carried):
-        path = folder / "cluster" / f"{cluster}.yaml" if folder else None
-        if path and path.is_file():
-            root = OmegaConf.select(OmegaConf.load(path), "root")
-            return str(root) if root else None
-    raise ConfigError(
-        f"cluster={cluster}: no such file in conf/cluster nor under --config-dir; or name cluster.root=DIR"
+    try:
+        if not (_is_baseline(other) or _before_in_sweep(other, run)):
+            return False
+        same = same_documents(other, run)
+        return asked(other) == asked(run) if same is None else same
+    except (RagHpcError, OSError, KeyError, TypeError) as error:
+        log.warning("%s is no baseline: %s", other.run_dir, error)
+        return False
+
+
+def _closeness(other: Results, run: Results) -> tuple[bool, bool, bool, int, float]:
+    return (
+        _is_baseline(other),
+        other.config["corpus"] == run.config["corpus"],
+        _submitted(other) and not other.unfinished,
+        0 if _is_baseline(other) else -int(other.submission["workers"]),
+        other.created_unix,
     )
 
 
-def _is_baseline_of(other: Results, run: Results) -> bool:
-    def asked(results: Results) -> tuple[Any, Any]:
-        corpus = results.config["corpus"]
-        return corpus["name"], corpus.get("questions")
-
-    return other.config["pipeline"]["name"] == "baseline" and asked(other) == asked(run)
+def _is_baseline(run: Results) -> bool:
+    return bool(run.config["pipeline"]["name"] == "baseline")
 
 
-def _closeness(other: Results, run: Results) -> tuple[bool, bool, float]:
-    submitted = any((other.run_dir / "submissions").glob("*/submission.json"))
-    finished = submitted and not other.unfinished
-    return other.config["corpus"] == run.config["corpus"], finished, other.created_unix
+def _before_in_sweep(other: Results, run: Results) -> bool:
+    """Return whether the names are those of a sweep's points, the other one's with fewer workers."""
+    one, two = _SWEPT.fullmatch(other.name), _SWEPT.fullmatch(run.name)
+    return bool(one and two and one[1] == two[1] and int(one[2]) < int(two[2]))
+
+
+def _submitted(run: Results) -> bool:
+    return any((run.run_dir / "submissions").glob("*/submission.json"))
+
+
+def _read_hashes(run: Results) -> dict[str, str]:
+    """Return the hash of the pages and of the questions, by the stage that read them, of the finished ones."""
+    if not _submitted(run):
+        return {}
+    found = {stage: done.output_hash for stage, done in run.manifests.items() if stage_of(stage) == "crawl"}
+    if "retrieve.queries" in run.manifests:  # the vectors' last bits are those of a processor
+        found["retrieve.queries"] = run.manifests["retrieve.queries"].file_hash(QUERIES)
+    return found

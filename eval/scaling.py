@@ -1,170 +1,261 @@
-"""How long each stage took, and what that is against the baseline: T, S and E, with queue and setup kept beside T.
+"""`rag-hpc scaling RUN RUN ...`: T, S and E of each stage in the runs of a sweep, against the one with fewest workers.
 
-T(p) runs from a stage's first unit to its last commit. S(p) = T(1) / T(p), E(p) = S(p) / p.
+A speed-up counts only where the output is the same, so that is said beside it.
 """
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import csv
+import dataclasses
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from rag_hpc.core.manifest import add_up
-from rag_hpc.eval.results import Results, by_stage
+from rag_hpc.arguments import as_json, out_file
+from rag_hpc.core.fs import publish_file
+from rag_hpc.core.ledger import run_handle
+from rag_hpc.errors import ConfigError, MissingDependency
+from rag_hpc.eval import verify
+from rag_hpc.eval.report.plots import line_chart
+from rag_hpc.eval.results import Results, named, stage_of
+from rag_hpc.eval.text import aligned, duration, percent, share
+from rag_hpc.eval.times import MAX_PRESSURE, SHARED, Speedup, speedups
 
-PARTS = ("queue", "setup", "work", "flush")
+if TYPE_CHECKING:
+    from rag_hpc.arguments import Arguments
+
+STYLE = "text { font: 12px sans-serif; fill: #888 } .grid { stroke: #8884 } polyline { fill: none; stroke-width: 2 }"
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")  # Okabe and Ito's, stage by stage
+REFERENCE = "#888888"  # of S = p
+HEADER = ("stage", "p", "T", "S", "E", "items/s", "output", "hosts", "queue", "setup", "CPU busy", "CPU pressure")
 
 
-@dataclass(kw_only=True)
-class StageTime:
-    """Measurements of one step, or of a stage as the sum of its steps. Seconds and bytes."""
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One stage of one run. Seconds; S and E are against the first run."""
 
     stage: str
-    num_units: int
-    items_in: int
-    items_out: int
-    dropped: dict[str, int]
-    wall_s: float  # T: first unit's start to last commit
-    queue_s: float | None  # mean over workers; None when nothing queued them
-    setup_s: float  # sum over workers
-    work_s: float  # sum over units
-    flush_s: float
-    cpu_s: float
-    peak_rss_bytes: int  # of the largest worker
-    bytes_read: int
-    bytes_written: int
-    pressure_cpu: float | None  # mean over units, percent
-    num_workers: int  # that committed anything
+    run: str
     p: int
-    hosts: list[str]
-    launches: list[str]
-    num_submissions: int  # that contributed; with more than one, T leaves out the time between them
-    per_worker: dict[str, float] = field(default_factory=dict)  # mean seconds of a worker in each of PARTS
-
-    @property
-    def rate(self) -> float | None:
-        """Items taken in per second of T."""
-        return self.items_in / self.wall_s if self.wall_s > 0 else None
-
-
-@dataclass(kw_only=True)
-class Speedup:
-    """A stage's time against the baseline's."""
-
-    stage: str
-    run: StageTime
-    baseline: StageTime
-
-    @property
-    def speedup(self) -> float:
-        """S = T_baseline / T_run."""
-        return self.baseline.wall_s / self.run.wall_s if self.run.wall_s > 0 else float("inf")
-
-    @property
-    def efficiency(self) -> float:
-        """E = S / p, p relative to the baseline's own."""
-        return self.speedup * self.baseline.p / self.run.p
+    wall_s: float
+    speedup: float
+    efficiency: float
+    items: int  # taken in
+    same_output: bool
+    num_hosts: int
+    queue_s: float | None  # mean over workers, not in T
+    setup_s: float  # mean over workers, not in T
+    cpu_s: float  # all workers together
+    pressure_cpu: float | None  # percent of the time in which something waited for a CPU, mean over units
+    judged: bool  # not where the machine was shared, in this run or in the first
 
 
-def step_times(results: Results) -> list[StageTime]:
-    """Return one row a step, in pipeline order, leaving out steps without a committed unit."""
-    measured = [(step, results.records(step)) for step in results.stages]
-    return [measure(step, records) for step, records in measured if records]
+def scaling(arguments: Arguments) -> int:
+    """Print the table, draw or write it with `--out`; exit 1 when an output differs, 3 when a run is unfinished."""
+    if len(arguments.words) < 2:
+        raise ConfigError("name the runs of a sweep: rag-hpc scaling RUN-w1 RUN-w2 ...; see: rag-hpc status")
+    out = out_file(arguments)
+    if out and out.suffix not in WRITERS:
+        raise ConfigError(f"--out {out}: name a file that ends in one of {', '.join(WRITERS)}")
+    runs = sorted((named(arguments, name) for name in arguments.words), key=lambda run: int(run.submission["workers"]))
+    places = [run.run_dir.resolve() for run in runs]
+    if twice := [run.name for run in runs if places.count(run.run_dir.resolve()) > 1]:
+        raise ConfigError(f"{twice[0]} is named twice; name each run of the sweep once")
+    points = compare(runs)
+    if out:
+        publish_file(out, WRITERS[out.suffix](points), overwrite=True)
+    unfinished = {run.name: run.unfinished for run in runs if run.unfinished}
+    if "--json" in arguments.flags:
+        print(
+            as_json(
+                {
+                    "baseline": runs[0].name,
+                    "unfinished": unfinished,
+                    "points": [dataclasses.asdict(point) for point in points],
+                }
+            )
+        )
+    else:
+        print(f"baseline  {runs[0].name}\n\n{table(points)}")
+        if note := shared_note(points):
+            print(f"\n{note}")
+        print(
+            "\n".join(
+                f"unfinished: {', '.join(run.unfinished)}; go on: rag-hpc retry run={run_handle(run.run_dir)}"
+                for run in runs
+                if run.unfinished
+            )
+        )
+    return 1 if not all(point.same_output for point in points) else 3 if unfinished else 0
 
 
-def stage_times(results: Results) -> list[StageTime]:
-    """Return one row a stage; the steps' times add up, and items are those that enter and leave the last step."""
-    steps = {time.stage: time for time in step_times(results)}
-    grouped = by_stage(list(steps))
-    return [combine(stage, [steps[name] for name in names]) for stage, names in grouped.items()]
+def compare(runs: Sequence[Results]) -> list[Point]:
+    """Return a point for each stage and run, the first run being the baseline, stages in their order."""
+    found = [
+        _point(run, speedup, differing)
+        for run in runs
+        for differing in [_differing(runs[0], run)]
+        for speedup in speedups(run, runs[0])
+    ]
+    stages = list(dict.fromkeys(point.stage for point in found))
+    return sorted(found, key=lambda point: stages.index(point.stage))
 
 
-def speedups(run: Results, baseline: Results) -> list[Speedup]:
-    """Return the stages that both runs finished in full, in the run's order."""
-    mine = {time.stage: time for time in stage_times(run)}
-    theirs = {time.stage: time for time in stage_times(baseline)}
-    both = [s for s in mine if s in theirs and _finished(run, s) and _finished(baseline, s)]
-    return [Speedup(stage=s, run=mine[s], baseline=theirs[s]) for s in both]
+def table(points: Sequence[Point]) -> str:
+    """Return the points as a table for people, a stage's points under each other."""
+    return aligned(HEADER, [_cells(point, first) for point, first in zip(points, _firsts(points), strict=True)])
 
 
-def measure(step: str, records: Sequence[dict[str, Any]]) -> StageTime:
-    """Return the measurements of one step from its units' records (at least one)."""
-    workers = _workers(records)
-    queues = [w["queue_s"] for w in workers if w["queue_s"] is not None]
-    pressures = [r["pressure_cpu"] for r in records if r["pressure_cpu"] is not None]
-    sums = {
-        key: sum(r[key] for r in records)
-        for key in ("items_in", "items_out", "work_s", "flush_s", "cpu_s", "bytes_read", "bytes_written")
-    }
-    setup_s = sum(w["setup_s"] for w in workers)
-    queue_s = statistics.fmean(queues) if queues else None
-    num = len(workers)
-    return StageTime(
-        stage=step,
-        num_units=len(records),
-        dropped=add_up([r["dropped"] for r in records]),
-        wall_s=_span(records),
-        queue_s=queue_s,
-        setup_s=setup_s,
-        peak_rss_bytes=max(r["peak_rss_bytes"] for r in records),
-        pressure_cpu=statistics.fmean(pressures) if pressures else None,
-        num_workers=num,
-        p=max(r["p"] for r in records),
-        hosts=sorted({r["host"] for r in records}),
-        launches=sorted({r["launch"] for r in records}),
-        num_submissions=len({r["submission"] for r in records}),
-        per_worker={
-            "queue": queue_s or 0.0,
-            "setup": setup_s / num,
-            "work": sums["work_s"] / num,
-            "flush": sums["flush_s"] / num,
-        },
-        **sums,
+def shared_note(points: Sequence[Point]) -> str:
+    """Return the line that names the points without a verdict, empty when all have one."""
+    return "\n".join(
+        f"not judged, {SHARED} (CPU pressure above {MAX_PRESSURE:g} %), p = {p}: {', '.join(stages)}"
+        for p, stages in _not_judged(points).items()
     )
 
 
-def combine(stage: str, steps: Sequence[StageTime]) -> StageTime:
-    """Return the stage's row from those of its steps, which run one after another."""
-    last = steps[-1]
-    queues = [s.queue_s for s in steps if s.queue_s is not None]
-    weighed = [(s.pressure_cpu, s.num_units) for s in steps if s.pressure_cpu is not None]
-    sums = {
-        key: sum(getattr(s, key) for s in steps)
-        for key in ("num_units", "wall_s", "setup_s", "work_s", "flush_s", "cpu_s", "bytes_read", "bytes_written")
-    }
-    return StageTime(
-        stage=stage,
-        items_in=last.items_in,
-        items_out=last.items_out,
-        dropped=add_up([s.dropped for s in steps]),
-        queue_s=sum(queues) if queues else None,
-        peak_rss_bytes=max(s.peak_rss_bytes for s in steps),
-        pressure_cpu=sum(p * n for p, n in weighed) / sum(n for _, n in weighed) if weighed else None,
-        num_workers=max(s.num_workers for s in steps),
-        p=max(s.p for s in steps),
-        hosts=sorted({h for s in steps for h in s.hosts}),
-        launches=sorted({k for s in steps for k in s.launches}),
-        num_submissions=max(s.num_submissions for s in steps),
-        per_worker={part: sum(s.per_worker[part] for s in steps) for part in PARTS},
-        **sums,
+def chart(points: Sequence[Point]) -> bytes:
+    """Return an SVG picture of S over p, a line for each stage that took time and one for S = p."""
+    curves = _curves(points)
+    most = max(y for curve in curves.values() for _, y in curve)
+    svg = line_chart(curves, x_label="p", y_label="S", y_range=(0, most))
+    colours = [
+        f".line{n} {{ stroke: {colour} }} .fill{n} {{ fill: {colour} }}"
+        for n, colour in enumerate(_colours(len(curves)))
+    ]
+    style = f"<style>{STYLE} {' '.join(colours)}</style>"
+    note = f'<text x="58" y="10">{_caption(points)}</text>'
+    svg = svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1).replace(">", f">{style}", 1)
+    return svg.replace("</svg>", f"{note if _caption(points) else ''}</svg>").encode("utf-8")
+
+
+def plotted(points: Sequence[Point], kind: str) -> bytes:
+    """Return the same picture as matplotlib draws it, "png" or "pdf". Raises MissingDependency without it."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDependency(
+            f"--out FILE.{kind}: matplotlib is not installed; pip install 'rag-hpc[plots]', or write FILE.svg"
+        ) from error
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes, curves = figure.subplots(), _curves(points)
+    for number, ((name, curve), colour) in enumerate(zip(curves.items(), _colours(len(curves)), strict=True)):
+        xs, ys = zip(*curve, strict=True)
+        style: dict[str, Any] = {
+            "marker": "os^"[number % 3],
+            "linestyle": ("-", "--", ":", "-.")[number % 4],
+            "markersize": 4,
+        }
+        axes.plot(xs, ys, label=name, color=colour, **style)
+    ps = sorted({point.p for point in points})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ps, [str(p) for p in ps])
+    axes.minorticks_off()
+    axes.set(xlabel="p", ylabel="S", ylim=(0, None), title=_caption(points))
+    axes.title.set_fontsize(7)
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize=8)
+    out = io.BytesIO()
+    figure.savefig(out, format=kind, dpi=200, metadata={"CreationDate": None} if kind == "pdf" else None)
+    return out.getvalue()
+
+
+def tabled(points: Sequence[Point], kind: str) -> bytes:
+    """Return the points as a file for other programs, "csv" or "parquet"."""
+    rows = [dataclasses.asdict(point) for point in points]
+    if kind == "csv":
+        text = io.StringIO()
+        writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue().encode("utf-8")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    out = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), out)
+    return out.getvalue()
+
+
+WRITERS: dict[str, Callable[[Sequence[Point]], bytes]] = {
+    ".svg": chart,
+    ".png": lambda points: plotted(points, "png"),
+    ".pdf": lambda points: plotted(points, "pdf"),
+    ".csv": lambda points: tabled(points, "csv"),
+    ".parquet": lambda points: tabled(points, "parquet"),
+}
+
+
+def _curves(points: Sequence[Point]) -> dict[str, list[tuple[float, float]]]:
+    """Return stage -> (p, S) for the stages that took time, then the line of S = p."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for point in points:
+        if point.wall_s > 0 and point.speedup > 0:
+            curves.setdefault(point.stage, []).append((point.p, point.speedup))
+    most = max(point.p for point in points)
+    return {**curves, "S = p": [(1, 1), (most, most)]}
+
+
+def _colours(num: int) -> list[str]:
+    return [*(COLOURS[n % len(COLOURS)] for n in range(num - 1)), REFERENCE]
+
+
+def _caption(points: Sequence[Point]) -> str:
+    counts = [f"p = {p} ({len(stages)} stages)" for p, stages in _not_judged(points).items()]
+    return f"not judged, {SHARED}: {', '.join(counts)}" if counts else ""
+
+
+def _not_judged(points: Sequence[Point]) -> dict[int, list[str]]:
+    stages: dict[int, list[str]] = {}
+    for point in points:
+        if not point.judged:
+            stages.setdefault(point.p, []).append(point.stage)
+    return stages
+
+
+def _point(run: Results, found: Speedup, differing: set[str]) -> Point:
+    time = found.run
+    return Point(
+        stage=found.stage,
+        run=run.name,
+        p=time.p,
+        wall_s=time.wall_s,
+        speedup=found.speedup,
+        efficiency=found.efficiency,
+        items=time.items_in,
+        same_output=found.stage not in differing,
+        num_hosts=len(time.hosts),
+        queue_s=time.queue_s,
+        setup_s=time.per_worker["setup"],
+        cpu_s=time.cpu_s,
+        pressure_cpu=time.pressure_cpu,
+        judged=not found.shared,
     )
 
 
-def _span(records: Sequence[dict[str, Any]]) -> float:
-    """Return the seconds from first start to last end, summed over submissions: what lies between them is no work."""
-    spans: dict[int, tuple[float, float]] = {}
-    for r in records:
-        first, last = spans.get(r["submission"], (r["started_unix"], r["ended_unix"]))
-        spans[r["submission"]] = min(first, r["started_unix"]), max(last, r["ended_unix"])
-    return sum(last - first for first, last in spans.values())
+def _differing(baseline: Results, run: Results) -> set[str]:
+    return {stage_of(row.stage) for row in verify.compare(baseline, run) if row.verdict == verify.DIFFERS}
 
 
-def _workers(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return one record of each worker: all units of a worker repeat its setup and queue time."""
-    keys = ("submission", "job_id", "array_task_id", "restarts", "host", "rank", "queue_s", "setup_s")
-    return list({tuple(r[key] for key in keys): r for r in records}.values())
+def _firsts(points: Sequence[Point]) -> list[bool]:
+    return [number == 0 or points[number - 1].stage != point.stage for number, point in enumerate(points)]
 
 
-def _finished(results: Results, stage: str) -> bool:
-    return all(step in results.manifests for step in by_stage(results.stages)[stage])
+def _cells(point: Point, first: bool) -> tuple[str, ...]:
+    return (
+        point.stage if first else "",
+        str(point.p),
+        duration(point.wall_s),
+        f"{point.speedup:.2f}",
+        share(point.efficiency),
+        f"{point.items / point.wall_s:.4g}" if point.wall_s else "–",
+        "same" if point.same_output else "DIFFERS",
+        str(point.num_hosts),
+        duration(point.queue_s),
+        duration(point.setup_s),
+        percent(100 * point.cpu_s / (point.p * point.wall_s)) if point.wall_s else "–",
+        percent(point.pressure_cpu),
+    )

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Sequence
-from typing import Any
+
+from rag_hpc.core.log import shown
 
 
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table in columns two blanks apart, without blanks at the end of lines."""
-    table = [list(header), *[list(row) for row in rows]]
+    table = [[*map(shown, row)] for row in (header, *rows)]
     widths = [max(len(row[i]) for row in table) for i in range(len(header))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in table)
-
-
-def as_json(value: Any) -> str:
-    """Return what a script reads."""
-    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
 
 
 def duration(seconds: float | None) -> str:
@@ -65,4 +60,4 @@ def day(unix: float | None) -> str:
     """Return a time in UTC, to the minute; a dash for None."""
     if unix is None:
         return "–"
-    return datetime.datetime.fromtimestamp(unix, datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    return datetime.datetime.fromtimestamp(unix, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")

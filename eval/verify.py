@@ -10,25 +10,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rag_hpc.arguments import as_json
 from rag_hpc.core.fs import read_json
 from rag_hpc.core.hashing import hash_value
-from rag_hpc.core.manifest import Manifest
+from rag_hpc.core.ledger import mend
+from rag_hpc.core.log import shown
+from rag_hpc.core.manifest import EVERY, NEVER, Manifest
 from rag_hpc.errors import ConfigError
 from rag_hpc.eval import quality
-from rag_hpc.eval.results import Results, find, find_baseline, root_of
-from rag_hpc.eval.text import aligned, as_json, share
+from rag_hpc.eval.results import Results, choose_baseline, named
+from rag_hpc.eval.text import aligned, share
+from rag_hpc.stores.hits import HITS
+from rag_hpc.stores.metrics import METRICS
 
 if TYPE_CHECKING:
-    from rag_hpc.cli import Arguments
+    from rag_hpc.arguments import Arguments
 
-# Files that any layout must reproduce; all of them for stages that are not listed, none where () stands.
-IDENTITY: dict[str, tuple[str, ...]] = {
-    "lexical": (),
-    "vectors.train": (),
-    "vectors.build": (),
-    "retrieve.search": ("hits.parquet",),  # exact lists; the approximate ones are judged by their recall
-    "evaluate": ("metrics.json",),
-}
 SAME, DIFFERS, LAYOUT = "same", "differs", "layout"
 MAX_RECALL_LOSS = 0.01  # of the approximate search against the exact one
 SHOWN = 5  # hits of a list that differs
@@ -50,10 +47,18 @@ class Comparison:
 
 
 def verify(arguments: Arguments) -> int:
-    """Print the comparison; exit 0 when all that is comparable is the same, 1 when not, 3 when a run is unfinished."""
+    """Print the comparison; exit 0 when all that is comparable is the same, 1 when not, 3 when a run is unfinished.
+
+    A file that is not what its manifest promises makes it 1 too: by its size, with `--files` by every byte.
+    """
     a, b = _two_runs(arguments)
+    damaged = list(damage(a, b, every_byte="--files" in arguments.flags))
+    if damaged:  # what else there is to say would be said of other bytes
+        told = {"a": a.name, "b": b.name, "damaged": damaged, "same": False}
+        print(as_json(told) if "--json" in arguments.flags else "\n".join([*damaged, f"{len(damaged)} damaged files"]))
+        return 1
     rows = compare(a, b)
-    recall, notes = quality.ann_recall(b) or quality.ann_recall(a), list(explain(a, b, rows))
+    recall, notes = quality.ann_recall(b) or quality.ann_recall(a), [*explain(a, b, rows), *of_the_old_kind(a, b)]
     code = exit_code(rows, recall[1] if recall else None)
     if "--json" in arguments.flags:
         print(
@@ -64,6 +69,7 @@ def verify(arguments: Arguments) -> int:
                     "stages": [dataclasses.asdict(row) for row in rows],
                     "notes": notes,
                     "ann_recall": recall[1] if recall else None,
+                    "damaged": damaged,
                     "same": code == 0,
                 }
             )
@@ -79,6 +85,22 @@ def verify(arguments: Arguments) -> int:
         )
     print("\n".join(["", *notes, summary(rows)]))
     return code
+
+
+def damage(*runs: Results, every_byte: bool) -> Iterator[str]:
+    """Yield a line for each file of the finished stages that is not as promised."""
+    for run in runs:
+        for stage, found in run.manifests.items():
+            for flaw in found.flaws(EVERY if every_byte else NEVER):
+                yield f"{run.name} {stage}: {flaw}; {mend(run.run_dir)}"
+
+
+def of_the_old_kind(*runs: Results) -> Iterator[str]:
+    """Yield a line for each run with manifests whose hashes leave out their rows, items, versions and settings."""
+    for run in runs:
+        num = sum(found.seal is None for found in run.manifests.values())
+        if num:
+            yield f"{run.name}: hashes of the old kind in {num} manifests: of the files alone, not of all that they say"
 
 
 def compare(a: Results, b: Results) -> list[Comparison]:
@@ -126,13 +148,12 @@ def short(digest: str | None) -> str:
 
 
 def _two_runs(arguments: Arguments) -> tuple[Results, Results]:
-    words, root = arguments.words, root_of(arguments)
+    words = arguments.words
     if len(words) == 2:
-        return find(root, words[0]), find(root, words[1])
+        return named(arguments, words[0]), named(arguments, words[1])
     if len(words) == 1:
-        run = find(root, words[0])
-        given = arguments.values.get("--baseline")
-        baseline = find(root, given) if given else find_baseline(run)
+        run = named(arguments, words[0])
+        baseline = choose_baseline(arguments, run)
         if baseline is not None:
             return baseline, run
         raise ConfigError(
@@ -153,19 +174,18 @@ def _compare_stage(stage: str, a: Results, b: Results) -> Comparison:
     elif hash_a == hash_b:
         verdict = SAME
     else:
-        verdict = LAYOUT if IDENTITY.get(stage) == () else DIFFERS
+        verdict = LAYOUT if in_b.identity == [] else DIFFERS
     return Comparison(stage=stage, a=hash_a, b=hash_b, verdict=verdict)
 
 
 def identity_hash(found: Manifest, parts: set[str] | None = None) -> str:
     """Return the hash of what another layout of the same stage must reproduce; of evaluate, only the given parts."""
-    names = IDENTITY.get(found.stage)
     if found.stage == "evaluate":
         hashes = _part_hashes(found)
         return hash_value({part: hashes[part] for part in (parts if parts is not None else set(hashes) - {"ann"})})
-    if not names:
+    if not found.identity:
         return found.output_hash
-    return hash_value([found.file_hash(name) for name in names])
+    return hash_value([found.file_hash(name) for name in found.identity])
 
 
 def _common_parts(stage: str, a: Manifest | None, b: Manifest | None) -> set[str] | None:
@@ -176,9 +196,7 @@ def _common_parts(stage: str, a: Manifest | None, b: Manifest | None) -> set[str
 
 
 def _part_hashes(evaluated: Manifest) -> dict[str, str]:
-    units = [
-        (evaluated.unit_dir(u["index"]) / "metrics.json", u["files"]["metrics.json"]["sha256"]) for u in evaluated.units
-    ]
+    units = [(evaluated.file(u["index"], METRICS), u["files"][METRICS]["sha256"]) for u in evaluated.units]
     return {read_json(path)["part"]: digest for path, digest in units}
 
 
@@ -198,7 +216,8 @@ def _first_difference(a: Results, b: Results) -> Iterator[str]:
         if top_a != top_b:
             ranks = [n for n in range(max(len(top_a), len(top_b))) if top_a[n : n + 1] != top_b[n : n + 1]]
             first = max(0, ranks[0] - 1)
-            yield f"first list that differs: query {key[0]}, {key[1]}, from rank {ranks[0] + 1} on (ordinal score)"
+            query, method = map(shown, key)
+            yield f"first list that differs: query {query}, {method}, from rank {ranks[0] + 1} on (ordinal score)"
             yield f"  A  {_shown(top_a[first : first + SHOWN])}"
             yield f"  B  {_shown(top_b[first : first + SHOWN])}"
             return
@@ -208,7 +227,7 @@ def _first_difference(a: Results, b: Results) -> Iterator[str]:
 def _lists(results: Results) -> dict[tuple[str, str], list[tuple[int, float]]]:
     columns = ["query_id", "method", "rank", "ordinal", "score"]
     found: dict[tuple[str, str], list[tuple[int, float]]] = {}
-    rows: list[dict[str, Any]] = results.rows("retrieve.search", "hits.parquet", columns)
+    rows: list[dict[str, Any]] = results.rows("retrieve.search", HITS, columns)
     for row in sorted(rows, key=lambda r: r["rank"]):
         found.setdefault((row["query_id"], row["method"]), []).append((row["ordinal"], row["score"]))
     return found

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from rag_hpc.core import commit, manifest
 from rag_hpc.core.fs import naming_disk
+from rag_hpc.core.ledger import Ledger, Submission
 from rag_hpc.core.manifest import MANIFEST, Manifest
-from rag_hpc.core.plan import Plan, plan_path, read_plan, write_plan
-from rag_hpc.core.planner import Submission, check_conservation, make_plan
+from rag_hpc.core.plan import Plan, read_plan, write_plan
+from rag_hpc.core.planner import check_conservation, make_plan
 from rag_hpc.core.stage import Stage
-from rag_hpc.errors import IncompleteError, Interrupted
-from rag_hpc.launchers.ledger import Ledger, Request
+from rag_hpc.errors import CorruptOutput, IncompleteError, Interrupted
 from rag_hpc.stages.registry import make_stage
 
 log = logging.getLogger(__name__)
@@ -38,17 +38,17 @@ class Progress:
         return self.open_plan.stage if self.open_plan else None
 
 
-def advance(ledger: Ledger, request: Request, on_close: Callable[[Manifest], None] | None = None) -> Progress:
+def advance(submission: Submission, on_close: Callable[[Manifest], None] | None = None) -> Progress:
     """Close what is complete and plan what can be planned; return the first stage that has units left.
 
     Raises UnitFailed or CorruptOutput when a stage cannot be closed.
     """
     progress = Progress()
     done: dict[str, Manifest] = {}
-    for name in request.stages:
-        stage = make_stage(name, request.settings[name])
-        plan = plan_stage(ledger, request, stage, done)
-        stage_dir = ledger.run_dir / plan.folder
+    for name in submission.request.stages:
+        stage = make_stage(name, submission.request.settings[name])
+        plan = plan_stage(submission, stage, done)
+        stage_dir = submission.run_dir / plan.folder
         try:
             found = close(plan, stage, stage_dir, done)
         except Interrupted:  # an IncompleteError too, but about this process
@@ -63,21 +63,52 @@ def advance(ledger: Ledger, request: Request, on_close: Callable[[Manifest], Non
     return progress
 
 
-def plan_stage(ledger: Ledger, request: Request, stage: Stage, done: dict[str, Manifest]) -> Plan:
-    """Return the stage's plan in this submission, writing it if its inputs exist and it is not there yet."""
-    path = plan_path(ledger.run_dir, request.number, stage.name)
+def foresee(submission: Submission, shared: Path) -> Progress:
+    """Return what `advance` would come to now; nothing is written, but what a source lists goes to the folder `shared`.
+
+    Raises what planning a stage raises.
+    """
+    progress = Progress()
+    done: dict[str, Manifest] = {}
+    for name in submission.request.stages:
+        stage = make_stage(name, submission.request.settings[name])
+        inputs = {need: done[need] for need in (*stage.needs, *stage.wants) if need in done}
+        plan = make_plan(stage, inputs, Submission(Ledger(shared), submission.request))
+        found = _finished(plan, submission.run_dir / plan.folder)
+        if found is None:
+            progress.open_plan = plan
+            return progress
+        done[name] = found
+        progress.finished.append(name)
+    return progress
+
+
+def _finished(plan: Plan, stage_dir: Path) -> Manifest | None:
+    """Return the manifest that the stage has or would get; None when units are left, or what is there is damaged."""
+    try:
+        found = manifest.load(stage_dir) if (stage_dir / MANIFEST).exists() else manifest.build(plan, stage_dir)
+    except (IncompleteError, CorruptOutput):
+        return None
+    return None if found.flaws() else found
+
+
+def plan_stage(submission: Submission, stage: Stage, done: dict[str, Manifest]) -> Plan:
+    """Return the stage's plan in the submission, writing it if its inputs exist and it is not there yet."""
+    path = submission.plan_path(stage.name)
     if path.exists():
-        return read_plan(path)
+        return read_plan(path, submission.request.settings[stage.name])
     inputs = {name: done[name] for name in (*stage.needs, *stage.wants) if name in done}
     missing = [name for name in stage.needs if name not in done]
     if missing:
         raise IncompleteError(f"{stage.name}: needs {', '.join(missing)}, which the pipeline does not run before it")
-    plan = make_plan(stage, request.settings[stage.name], inputs, ledger.run_dir, _shared(request))
+    plan = make_plan(stage, inputs, submission)
+    for line in manifest.take_back(submission.run_dir / plan.folder):
+        log.warning("%s: %s", stage.name, line)
     write_plan(path, plan)
-    units_dir = ledger.run_dir / plan.folder / commit.UNITS
+    units_dir = submission.run_dir / plan.folder / commit.UNITS
     with naming_disk(units_dir):
-        units_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        commit.sweep(units_dir, submission=request.number)
+        units_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
+        commit.sweep(units_dir, submission=submission.number)
     return plan
 
 
@@ -87,14 +118,8 @@ def close(plan: Plan, stage: Stage, stage_dir: Path, done: dict[str, Manifest]) 
         return manifest.load(stage_dir)
     begun = time.monotonic()
     found = manifest.build(plan, stage_dir)
-    check_conservation(stage, found, done)
+    check_conservation(found, done)
     manifest.publish(found)
-    log.info("%s closed: %d units, %d in, %d out, verified in %.2f s", stage.name, len(found.units),
-             found.total("items_in"), found.total("items_out"), time.monotonic() - begun)
+    counts = len(found.units), found.total("items_in"), found.total("items_out")
+    log.info("%s closed: %d units, %d in, %d out, verified in %.2f s", stage.name, *counts, time.monotonic() - begun)
     return found
-
-
-def _shared(request: Request) -> Submission:
-    return Submission(run=request.run, number=request.number, workers=request.workers,
-                      max_attempts=request.max_attempts, allow_failed_units=request.allow_failed_units,
-                      backup_after_s=request.backup_after_s)

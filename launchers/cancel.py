@@ -1,4 +1,4 @@
-"""Stopping a run: its jobs on Slurm, or its processes on this machine. What is committed stays."""
+"""`rag-hpc cancel`: stop a run's jobs on Slurm, or its processes on this machine. What is committed stays."""
 
 from __future__ import annotations
 
@@ -7,31 +7,43 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rag_hpc.launchers.chain import live_ids
-from rag_hpc.launchers.ledger import Ledger
-from rag_hpc.slurm.client import Slurm, connect
+from rag_hpc.arguments import name_of, root_of
+from rag_hpc.core.ledger import Ledger, find_run
+from rag_hpc.launchers.chain import clear, site_of
+
+if TYPE_CHECKING:
+    from rag_hpc.arguments import Arguments
+    from rag_hpc.slurm.client import Slurm
 
 GRACE_S = 15.0
 ENTRIES = ("rag_hpc.worker", "torch.distributed.run")
 
 
+def cancel(arguments: Arguments) -> int:
+    """Stop the run's jobs: by scancel on a cluster, by signal here."""
+    ledger = find_run(root_of(arguments), name_of(arguments))
+    last = ledger.submission()
+    if not last.request.on_slurm:  # its workers may end their stage; this stops the launcher from the next
+        last.add_job(stage="", kind="cancel", ids=[])
+    stopped = cancel_run(ledger)
+    print(f"run={ledger.name}: {stopped}; go on: rag-hpc retry run={ledger.handle}")
+    return 0
+
+
 def cancel_run(ledger: Ledger, *, slurm: Slurm | None = None) -> str:
-    """Return what was stopped, in words."""
-    request = ledger.request()
-    if request.cluster["launcher"] != "slurm":
-        return cancel_local(ledger)
-    slurm = slurm or connect(request.cluster["name"], request.cluster["slurm_conf"])
+    """Return what was stopped, in words: workers here and the jobs of all submissions, also such as no ledger knows."""
+    here = "" if ledger.request().on_slurm else cancel_local(ledger)
+    slurm = slurm or site_of(ledger)
+    if slurm is None:
+        return here
     stopped: list[str] = []
-    number = 0
-    while number < ledger.submissions()[-1]:  # a gate may have resubmitted meanwhile
-        number = ledger.submissions()[-1]
-        found = live_ids(ledger, slurm, number)
-        slurm.cancel(found)
-        if found:
-            ledger.add_job(number, stage="", kind="cancel", ids=found)
-        stopped += found
-    return f"cancelled {len(stopped)} jobs: {', '.join(stopped)}" if stopped else "no job of it was in the queue"
+    while found := [job_id for job_id in clear(ledger, slurm) if job_id not in stopped]:
+        ledger.submission().add_job(stage="", kind="cancel", ids=found)
+        stopped += found  # and again: a gate may have resubmitted meanwhile
+    jobs = f"cancelled {len(stopped)} jobs: {', '.join(stopped)}" if stopped else "no job of it was in the queue"
+    return f"{here}, {jobs}" if here else jobs
 
 
 def cancel_local(ledger: Ledger, *, sleep: Callable[[float], None] = time.sleep, proc: Path = Path("/proc")) -> str:

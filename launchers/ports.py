@@ -1,12 +1,12 @@
 """`python -m rag_hpc.launchers.ports`: print a port on this host that a job can rendezvous at.
 
-Ports of the ephemeral range may be taken at any moment by a client's connection, so the port lies below it; where to
-begin depends on the job, so that two jobs of one host do not try the same.
+Ports of the ephemeral range may be taken at any moment by a client's connection, so the port lies below it. Where to
+begin is drawn by the system: two jobs of one host do not try the same, and nobody can tell it from a job's number.
 """
 
 from __future__ import annotations
 
-import os
+import secrets
 import socket
 import sys
 from collections.abc import Callable
@@ -25,11 +25,13 @@ def find_port(seed: int, *, last: int, free: Callable[[int], bool]) -> int:
     """
     num_ports = last - FIRST
     for step in range(max(num_ports, 0)):
-        port = FIRST + (seed * 37 + step) % num_ports
+        port = FIRST + (seed + step) % num_ports
         if free(port):
             return port
-    raise ClusterError(f"no free port from {FIRST} to {last} on {socket.gethostname()}; is a firewall or another job "
-                       "holding them? see: ss -ltn")
+    raise ClusterError(
+        f"no free port from {FIRST} to {last} on {socket.gethostname()}; is a firewall or another job "
+        "holding them? see: ss -ltn"
+    )
 
 
 def ephemeral_start(path: Path = RANGE_FILE) -> int:
@@ -54,7 +56,7 @@ def can_bind(port: int) -> bool:
 def main() -> int:
     """Print the port; return the exit code."""
     try:
-        print(find_port(int(os.environ.get("SLURM_JOB_ID", os.getpid())), last=ephemeral_start(), free=can_bind))
+        print(find_port(secrets.randbelow(1 << 16), last=ephemeral_start(), free=can_bind))
     except ClusterError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -1,4 +1,4 @@
-"""`rag-hpc VERB [overrides]`: each verb is a thin call into the package that does the work."""
+"""`rag-hpc VERB [overrides]`: each verb is a row here, and a thin call into the package that does the work."""
 
 from __future__ import annotations
 
@@ -6,163 +6,289 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from contextlib import nullcontext
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import click
 
 from rag_hpc import __version__
-from rag_hpc.errors import ConfigError, RagHpcError
+from rag_hpc.arguments import Arguments, choices
+from rag_hpc.core.log import at_work, bare, terminals
+from rag_hpc.errors import ConfigError, RagHpcError, did_you_mean
 
-VERBS = {  # verb -> (module:function, what it does)
-    "run": ("rag_hpc.launchers.verbs:run", "run the pipeline; the same command again resumes it"),
-    "plan": ("rag_hpc.launchers.verbs:plan", "show the scripts and units of a run, and submit nothing"),
-    "status": ("rag_hpc.launchers.status:status", "how far a run is, from its committed units"),
-    "logs": ("rag_hpc.launchers.status:logs", "the log of a stage: rag-hpc logs [STAGE] run=NAME"),
-    "why": ("rag_hpc.launchers.status:why", "one screen: state, reason, traceback, end of the log, what to do"),
-    "retry": ("rag_hpc.launchers.verbs:retry", "go on where a run stopped, quarantined units included"),
-    "cancel": ("rag_hpc.launchers.verbs:cancel", "stop a run's jobs; what is committed stays"),
-    "verify": ("rag_hpc.eval.verify:verify", "compare two runs stage by stage: rag-hpc verify A B"),
-    "scaling": ("rag_hpc.eval.sweep:scaling", "T, S and E by stage and workers: rag-hpc scaling RUN-w1 RUN-w2 ..."),
-    "milestones": ("rag_hpc.eval.milestones:milestones", "predictions against results; the exit code is the verdict"),
-    "report": ("rag_hpc.eval.report:report", "write a run's report.html"),
-    "bench": ("rag_hpc.eval.bench.registry:bench", "measure beside the peers: rag-hpc bench crawl|extract|dedup|chunk"),
-    "ask": ("rag_hpc.ask:ask", 'answer a question from a finished run: rag-hpc ask "QUESTION"'),
-    "devcluster": ("rag_hpc.slurm.devcluster.verbs:devcluster", "four-node Slurm on this machine: up | down | status"),
-    "clean": ("rag_hpc.launchers.verbs:clean", "remove a run's drafts and stale stages, or all of it with --all"),
-    "completion": ("rag_hpc.completion:completion", "print shell completion: eval \"$(rag-hpc completion bash)\""),
+
+def _continue(ctx: click.Context, param: click.Parameter, typed: str) -> list[str]:
+    from rag_hpc.completion import continued
+
+    return continued(arguments_of(ctx), typed, only_runs=param.name == "baseline")
+
+
+def _option(*names: str, value: str | None = None, text: str) -> click.Option:
+    return click.Option(names, is_flag=value is None or None, metavar=value, help=text)
+
+
+OPTIONS = {
+    option.opts[-1]: option
+    for option in (
+        _option("--json", text="print JSON, for a script"),
+        _option("--csv", text="print CSV, for a spreadsheet"),
+        _option("--latex", text="print a LaTeX table (booktabs)"),
+        _option("--watch", text="on a cluster, stay and show how far it is"),
+        _option("--dry-run", text="show the scripts and units, and submit nothing"),
+        _option("-m", "--multirun", text="a run for each point of a sweep; workers=1,2 is one without it too"),
+        click.Option(["--cfg"], type=click.Choice(["job"]), help="print all settings with their values, and stop"),
+        _option("--resolve", text="with --cfg, what interpolations stand for"),
+        _option("--files", text="read every byte of every unit, to find what is damaged"),
+        _option("--all", text="the whole run, not its drafts and stale stages only"),
+        _option("--lines", value="N", text="only the last N lines"),
+        _option("--out", value="FILE", text="where it is written"),
+        _option("--file", value="FILE", text="its questions, one a line or JSON Lines; answers are JSON Lines"),
+        click.Option(["--baseline"], metavar="RUN", shell_complete=_continue, help="the run to compare with"),
+        _option("--config-dir", value="DIR", text="a site's own groups: DIR/cluster/NAME.yaml and the like"),
+    )
 }
-STARTS = ("run", "plan")  # these take every setting
-FLAGS = {"--json": ("status", "verify", "scaling", "milestones", "report", "bench", "ask"), "--watch": ("run",),
-         "--dry-run": STARTS, "--all": ("clean",), "--resolve": STARTS, "-m": STARTS, "--multirun": STARTS}
-VALUES = {"--config-dir": tuple(VERBS), "--cfg": STARTS, "--lines": ("logs",), "--out": ("report", "scaling"),
-          "--baseline": ("verify", "milestones", "report")}
-FINDERS = {"status": 1, "logs": 1, "why": 1, "retry": 1, "cancel": 1, "clean": 1, "milestones": 1, "report": 1,
-           "verify": 2, "scaling": 1000}  # verbs that look for runs, and how many words they take
-KEYS = {"retry": ("workers", "allow_failed_units")}  # of a finder, beside run, cluster and cluster.*
+START = ("--dry-run", "--multirun", "--cfg", "--resolve")
+CLUSTER = ("cluster", "cluster.*")
+FIND = ("run", *CLUSTER)
 
 
-@dataclass
-class Arguments:
-    """A parsed command line: overrides are `key=value`, words are what else stands there."""
+@dataclass(frozen=True)
+class Verb:
+    """A row of the command line: all that is parsed, checked, shown and completed of a verb comes from here."""
 
-    verb: str
-    overrides: list[str] = field(default_factory=list)
-    words: list[str] = field(default_factory=list)
-    flags: set[str] = field(default_factory=set)
-    values: dict[str, str] = field(default_factory=dict)
+    module: str  # holds the function that is called as the verb; imported when it runs
+    help: str
+    examples: tuple[str, ...]  # what stands behind the verb
+    words: str = "[RUN]"  # as usage shows them, one name each; a|b is a choice, "..." any number
+    keys: tuple[str, ...] | None = FIND  # settings that it reads; None: all, with Hydra's grammar
+    options: tuple[str, ...] = ()
+    text: bool = False  # its words may hold an equals sign
 
     @property
-    def config_dir(self) -> Path | None:
-        """A folder with a site's own configuration groups. Raises ConfigError when it is not there."""
-        given = self.values.get("--config-dir") or os.environ.get("RAG_HPC_CONFIG_DIR")
-        if given and not Path(given).is_dir():
-            raise ConfigError(f"--config-dir {given}: no such folder; it is to hold cluster/NAME.yaml and the like")
-        return Path(given) if given else None
+    def choices(self) -> list[str]:
+        """What the first word has to be one of; empty when it may be anything."""
+        first = self.words.split(" ")[0]
+        return first.split("|") if "|" in first else []
 
-    def override(self, key: str) -> str | None:
-        """Return the value of a `key=value` override, None when it is not given."""
-        found = [o.split("=", 1)[1] for o in self.overrides if o.split("=", 1)[0] == key]
-        return found[-1] if found else None
+    @property
+    def settings(self) -> str:
+        """The keys as people write them."""
+        return ", ".join(f"{key.replace('*', 'KEY')}=" for key in self.keys or ())
+
+    def takes(self, key: str) -> bool:
+        """Return whether a setting is read."""
+        return self.keys is None or any(fnmatchcase(key, known) for known in self.keys)
 
 
-def usage() -> str:
-    """Return the help text."""
-    lines = [f"  {verb:<11} {text}" for verb, (_, text) in VERBS.items()]
-    return "\n".join([
-        f"rag-hpc {__version__}: scale a RAG pipeline out on a Slurm cluster, with the baseline's answers",
-        "", "usage: rag-hpc VERB [WORDS] [key=value ...] [--json] [--config-dir DIR]", "", *lines, "",
-        "Overrides are Hydra's: corpus=files corpus.path=DIR workers=4 cluster=slurm cluster.partition=gpu",
-        "  rag-hpc run --cfg job          all keys with their values        rag-hpc run workers=1,2,4   a sweep",
-        "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 incomplete (the command to go on is printed)",
-    ])
+# fmt: off
+VERBS = {
+    "run": Verb("rag_hpc.launchers.run", "run the pipeline; the same command again resumes it",
+        ("corpus.max_pages=200", "corpus=files corpus.path=. workers=4", "workers=1,2,4 --dry-run"), "", None,
+        (*START, "--watch")),
+    "plan": Verb("rag_hpc.launchers.run", "show the scripts and units of a run, and submit nothing",
+        ("pipeline=corpus workers=3", "corpus=files corpus.path=. cluster=devcluster"), "", None, START),
+    "list": Verb("rag_hpc.launchers.listing", "the runs here: state, corpus, date, size",
+        ("", "cluster.root=results/runs --json"), "", CLUSTER, ("--json",)),
+    "status": Verb("rag_hpc.launchers.status", "how far runs are, from their committed units",
+        ("", "demo-baseline demo-cluster --json", "cluster.root=results/runs"), "[RUN ...]", options=("--json",)),
+    "logs": Verb("rag_hpc.launchers.status", "the log of a stage, by default the latest",
+        ("", "encode run=demo-cluster --lines 20"), "[STAGE]", options=("--lines",)),
+    "why": Verb("rag_hpc.launchers.status", "one screen: state, reason, traceback, end of the log, what to do",
+        ("", "run=demo-cluster")),
+    "retry": Verb("rag_hpc.launchers.retry", "go on where a run stopped, quarantined units included",
+        ("run=demo-cluster", "workers=4 allow_failed_units=2"), keys=(*FIND, "workers", "allow_failed_units"),
+        options=("--files",)),
+    "cancel": Verb("rag_hpc.launchers.cancel", "stop a run's jobs; what is committed stays",
+        ("", "run=demo-cluster")),
+    "verify": Verb("rag_hpc.eval.verify", "compare two runs stage by stage, or one with its baseline",
+        ("demo-baseline demo-cluster", "demo-cluster --files"), "[BASELINE] RUN", CLUSTER,
+        ("--json", "--baseline", "--files")),
+    "scaling": Verb("rag_hpc.eval.scaling", "T, S and E by stage and workers",
+        ("demo-baseline demo-cluster", "RUN-w1 RUN-w2 RUN-w4 --out speedup.svg"), "RUN RUN ...", CLUSTER,
+        ("--json", "--out")),
+    "metrics": Verb("rag_hpc.eval.metrics", "nDCG, recall, F1 of every method, with intervals over the queries",
+        ("", "demo-baseline demo-cluster --csv", "demo-cluster --latex"), "RUN ...", FIND,
+        ("--json", "--csv", "--latex")),
+    "milestones": Verb("rag_hpc.eval.milestones", "predictions against results; the exit code is the verdict",
+        ("", "demo-cluster --baseline demo-baseline"), options=("--json", "--baseline")),
+    "report": Verb("rag_hpc.eval.report.report", "write a run's report.html",
+        ("", "demo-cluster --baseline demo-baseline --out report.html"), options=("--json", "--out", "--baseline")),
+    "bench": Verb("rag_hpc.eval.bench.registry", "measure beside the peers; a wrong key lists the known ones",
+        ("chunk", "crawl hosts=3 --json"), "crawl|extract|dedup|chunk|checks|rank|encode|rerank|answers|dedup_scale",
+        ("*",), ("--json",)),
+    "ask": Verb("rag_hpc.serve.ask", "answer questions from a finished run; without one, ask for them",
+        ('"How do I copy a folder?"', "run=demo-cluster", "--file questions.txt",
+         '"What does maxlen=3 mean?" run=demo-cluster --json',
+         '"Who?" generator=openai generator.base_url=http://127.0.0.1:8000/v1 generator.model=M'), "[QUESTION ...]",
+        ("run", "cluster", "cluster.root", "cluster.share", "generator", "generator.*"), ("--json", "--file"),
+        text=True),
+    "page": Verb("rag_hpc.serve.page", "print a page as it is stored: what a citation leads to",
+        ("http://py5.pydoc.internal/shutil.html", "ID run=demo-cluster --json"), "ID", options=("--json",), text=True),
+    "devcluster": Verb("rag_hpc.slurm.devcluster.verbs", "a Slurm of four nodes on this machine",
+        ("up", "status", "check"), "up|down|status|check", ()),
+    "clean": Verb("rag_hpc.launchers.clean", "remove a run's drafts and stale stages, or all of it with --all",
+        ("", "run=demo-cluster --all"), options=("--all",)),
+    "completion": Verb("rag_hpc.completion", 'print shell completion: eval "$(rag-hpc completion bash)"',
+        ("bash", "zsh"), "bash|zsh [LINE]", (), text=True),
+}
+# fmt: on
+EPILOG = """\b
+Overrides are Hydra's: corpus=files corpus.path=DIR workers=4 cluster=slurm
+  rag-hpc run --cfg job          all keys with their values
+  rag-hpc run workers=1,2,4      a sweep
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration,
+            3 incomplete (prints the command to go on)
+Words, options, keys and examples of a verb: rag-hpc VERB --help"""
+
+
+class _Command(click.Command):
+    """A verb as a command that returns its Arguments, checked."""
+
+    def __init__(self, name: str, row: Verb) -> None:
+        usage = f"{row.words} [key=value ...]" if row.keys != () else row.words
+        words = click.Argument(["words"], nargs=-1, metavar=usage.strip(), shell_complete=_continue)
+        options = [OPTIONS[option] for option in (*row.options, "--config-dir")]
+        super().__init__(name, params=[words, *options], help=row.help, short_help=row.help)
+        self.row = row
+
+    def invoke(self, ctx: click.Context) -> Arguments:
+        arguments = arguments_of(ctx)
+        check_use(arguments)
+        return arguments
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Settings"):
+            if self.row.keys is None:
+                groups = choices(arguments_of(ctx).config_dir).items()
+                formatter.write_dl([(f"{group}=", "|".join(names)) for group, names in groups])
+            formatter.write_text("all: rag-hpc run --cfg job" if self.row.keys is None else self.row.settings or "none")
+        with formatter.section("Examples"):
+            for example in self.row.examples:
+                formatter.write(f"{'':>{formatter.current_indent}}rag-hpc {self.name} {example}".rstrip() + "\n")
+
+
+class _Verbs(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)  # in the order of the rows
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args[0] not in VERBS and not ctx.resilient_parsing:
+            raise ConfigError(f"no verb {args[0]!r}; {did_you_mean(args[0], VERBS)}known: {', '.join(VERBS)}")
+        return super().resolve_command(ctx, args)
+
+
+ROOT = _Verbs(
+    "rag-hpc",
+    {name: _Command(name, row) for name, row in VERBS.items()},
+    params=[OPTIONS["--config-dir"]],
+    help="Scale a RAG pipeline out on a Slurm cluster, with the baseline's answers.",
+    epilog=EPILOG,
+    subcommand_metavar="VERB [WORDS] [key=value ...]",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+click.version_option(__version__, message="%(version)s")(ROOT)
 
 
 def parse(argv: Sequence[str]) -> Arguments:
-    """Return the parsed command line. Raises ConfigError for an unknown verb or flag, naming the known ones."""
-    if argv[0] not in VERBS:
-        raise ConfigError(f"no verb {argv[0]!r}; known: {', '.join(VERBS)}")
-    parsed, rest = Arguments(argv[0]), list(argv[1:])
-    while rest:
-        word = rest.pop(0)
-        name, _, value = word.partition("=")
-        if word in FLAGS:
-            parsed.flags.add(word)
-        elif name in VALUES:
-            if not value and not rest:
-                raise ConfigError(f"{name} needs a value")
-            parsed.values[name] = value or rest.pop(0)
-        elif word.startswith("-"):
-            raise ConfigError(f"no option {word!r}; known: {', '.join((*FLAGS, *VALUES))}")
-        elif _is_override(parsed.verb, word):
+    """Return the parsed command line. Raises ConfigError for what is not known, naming what is meant or known."""
+    try:
+        with ROOT.make_context("rag-hpc", list(argv)) as ctx:
+            arguments: Arguments = ROOT.invoke(ctx)
+            return arguments
+    except click.UsageError as error:
+        place = error.ctx.command_path if error.ctx else _command(argv)
+        name = getattr(error, "option_name", None)
+        takers = [verb for verb, row in VERBS.items() if any(name in OPTIONS[option].opts for option in row.options)]
+        if isinstance(error, click.NoSuchOption) and takers:
+            raise ConfigError(f"{place.split()[-1]} takes no {name}; it is for: {', '.join(takers)}") from error
+        said = error.format_message().rstrip(".")
+        raise ConfigError(f"{said}{'' if said.endswith('?') else ';'} see: {place} --help") from error
+
+
+def arguments_of(ctx: click.Context) -> Arguments:
+    """Return what stands behind the verb of a context, not yet checked; --config-dir may stand before it."""
+    verb = str(ctx.info_name)
+    parsed, row = Arguments(verb), VERBS[verb]
+    for word in ctx.params.get("words", ()):  # --help is served before all is parsed
+        key, equals, value = word.partition("=")
+        if (row.takes(key) and value) if row.text else (equals or (row.keys is None and word[:1] in ("+", "~"))):
             parsed.overrides.append(word)
         else:
             parsed.words.append(word)
-    check_use(parsed)
+    for option in (OPTIONS[name] for name in (*row.options, "--config-dir")):
+        given = ctx.params.get(str(option.name))
+        if given is None and ctx.parent:  # --config-dir, before the verb
+            given = ctx.parent.params.get(str(option.name))
+        if option.is_flag and given:
+            parsed.flags.add(option.opts[-1])
+        elif not option.is_flag and given is not None:
+            parsed.values[option.opts[-1]] = given
     return parsed
 
 
 def check_use(arguments: Arguments) -> None:
     """Raise ConfigError for what the verb would not look at: a misspelt or misplaced setting is not lost in silence."""
-    verb = arguments.verb
-    for option in (*sorted(arguments.flags), *arguments.values):
-        takers = FLAGS.get(option) or VALUES[option]
-        if verb not in takers:
-            raise ConfigError(f"{verb} takes no {option}; it is for: {', '.join(takers)}")
-    if verb not in FINDERS:
-        return
-    keys = ("run", "cluster", *KEYS.get(verb, ()))
+    verb, words, row = arguments.verb, arguments.words, VERBS[arguments.verb]
+    if empty := [name for name, value in arguments.values.items() if not value]:
+        raise ConfigError(f"{empty[0]} needs a value")
     for override in arguments.overrides:
         key = override.split("=", 1)[0]
-        if key not in keys and not key.startswith("cluster."):
-            raise ConfigError(f"{verb} does not look at {override}; it takes {'=, '.join(keys)}= and cluster.KEY=; "
-                              "other settings are for: rag-hpc run")
-    if len(arguments.words) > FINDERS[verb]:
-        raise ConfigError(f"{verb} takes {FINDERS[verb]} name{'s' * (FINDERS[verb] > 1)}, not "
-                          f"{len(arguments.words)}: {' '.join(arguments.words)}")
+        if not row.takes(key):
+            raise ConfigError(
+                f"{verb} does not look at {override}; {did_you_mean(key, row.keys or ())}"
+                f"it takes {row.settings or 'no settings'}; other settings are for: rag-hpc run"
+            )
+    most = len(words) if "..." in row.words else len(row.words.split())
+    if len(words) > most or (row.choices and (not words or words[0] not in row.choices)):
+        meant = did_you_mean(words[0], row.choices) if words else ""
+        raise ConfigError(
+            f"{verb} takes {row.words or 'key=value settings only'}, not {' '.join(words)!r}; "
+            f"{meant}see: rag-hpc {verb} --help"
+        )
 
 
-def _is_override(verb: str, word: str) -> bool:
-    """A question may hold an equals sign, so `ask` takes only the keys that it needs."""
-    name, _, value = word.partition("=")
-    if verb == "ask":
-        return bool(value) and name in ("run", "cluster", "cluster.root")
-    return "=" in word or (verb in STARTS and word.startswith(("+", "~")))
+def _command(argv: Sequence[str]) -> str:
+    return " ".join(["rag-hpc", *[word for word in argv if word in VERBS][:1]])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return the process's exit code."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        print(usage())
-        return 0
-    if argv[0] == "--version":
-        print(__version__)
-        return 0
-    head: list[str] = []
-    while argv and argv[0].partition("=")[0] == "--config-dir":  # before the verb is as good as after it
-        size = 1 if "=" in argv[0] else 2
-        head, argv = head + argv[:size], argv[size:]
-    try:
-        if {"-h", "--help"} & set(argv):
-            print(usage())
+    """Run one command; return the process's exit code. What it prints does nothing to a terminal, in any encoding."""
+    with terminals():
+        try:
+            code = _main(list(sys.argv[1:] if argv is None else argv) or ["--help"])
+            print(end="", flush=True)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        if not argv:
-            raise ConfigError(f"no verb after {' '.join(head)}; known: {', '.join(VERBS)}")
-        arguments = parse([*argv, *head])
-        module, function = VERBS[arguments.verb][0].split(":")
-        return int(getattr(importlib.import_module(module), function)(arguments) or 0)
+        return code
+
+
+def _main(argv: list[str]) -> int:
+    if argv[0] == "help":
+        argv = [*argv[1:], "--help"]
+    try:
+        arguments = parse(argv)
+        asks = arguments.verb == "ask" and not arguments.words  # and waits for what is typed
+        with nullcontext() if asks else at_work(f"rag-hpc {arguments.verb}", bare(sys.stderr)):
+            module = importlib.import_module(VERBS[arguments.verb].module)
+            return int(getattr(module, arguments.verb)(arguments) or 0)
+    except click.exceptions.Exit as done:  # --help and --version
+        return done.exit_code
     except RagHpcError as error:
-        print(f"rag-hpc {argv[0] if argv else ''}: {error}", file=sys.stderr)
+        print(f"{_command(argv)}: {error}", file=sys.stderr)
         return error.exit_code
     except PermissionError as error:
-        print(f"rag-hpc {argv[0]}: {error.filename}: permission denied; ask its owner, or work in another folder "
-              "(runs lie in results/runs of the current one, or in cluster.root)", file=sys.stderr)
+        print(
+            f"{_command(argv)}: {error.filename}: permission denied; ask its owner, or work in another folder "
+            "(runs lie in results/runs of the current one, or in cluster.root)",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         print("stopped; what is committed stays, the same command goes on", file=sys.stderr)
         return 3
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 if __name__ == "__main__":

@@ -6,96 +6,47 @@ Each stage's dataclass lives beside the stage; here they are put together, regis
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import enum
 import glob
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rag_hpc import questions
-from rag_hpc.dedupstore import DedupConfig, older_generations
-from rag_hpc.errors import ConfigError
+from rag_hpc.algo.extract.extract import Extractor
+from rag_hpc.arguments import own_site
+from rag_hpc.core.ledger import find_run, runs_root
+from rag_hpc.core.policy import Policy
+from rag_hpc.errors import ConfigError, did_you_mean
 from rag_hpc.generators.config import GeneratorConfig
 from rag_hpc.schema import explain, to_plain
-from rag_hpc.sources.base import CorpusConfig, SourceName
-from rag_hpc.sources.paths import corpus_root
-from rag_hpc.stages.chunk import ChunkConfig, check_limit
-from rag_hpc.stages.clean import CleanConfig
-from rag_hpc.stages.encode import EncodeConfig
-from rag_hpc.stages.evaluate import EvaluateConfig, check_measures
-from rag_hpc.stages.generate import GenerateConfig
-from rag_hpc.stages.lexical import LexicalConfig
-from rag_hpc.stages.queries import QueriesConfig
-from rag_hpc.stages.rerank import RerankConfig
-from rag_hpc.stages.retrieve import RetrieveConfig
-from rag_hpc.stages.vectors import VectorsConfig
+from rag_hpc.slurm.cluster import ClusterConfig, StageResources
+from rag_hpc.sources.base import ROUNDS, CorpusConfig, PathConfig, SourceName
+from rag_hpc.sources.crawl.config import SiteConfig
+from rag_hpc.sources.files.paths import corpus_root
+from rag_hpc.sources.registry import config_class
+from rag_hpc.stages.chunk import check_limit
+from rag_hpc.stages.dedup.signed import older_generations
+from rag_hpc.stages.evaluate import check_measures
+from rag_hpc.stages.queries import load_questions
+from rag_hpc.stages.registry import STAGES, stage_class
+from rag_hpc.stages.retrieve import check_method
 
 
-class Launcher(enum.Enum):
-    """How a cluster starts jobs."""
-
-    local = "local"
-    slurm = "slurm"
+def section(stage: str) -> str:
+    """Return where below `stage` the settings of a stage stand; steps of one stage share them."""
+    return "queries" if stage == "retrieve.queries" else stage.split(".")[0]
 
 
-@dataclass(kw_only=True)
-class ClusterConfig:
-    """One site: where runs live and how jobs are asked for. The only group that a new site writes.
-
-    A resource that is null sends no flag to Slurm.
-    """
-
-    name: str = "local"
-    launcher: Launcher = Launcher.local
-    root: str | None = None  # folder of the runs, on a filesystem that all nodes see; null = results/runs here
-    account: str | None = None
-    partition: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    reservation: str | None = None
-    gres: str | None = None  # for encode and rerank, in the site's spelling, e.g. gpu:a100:1
-    exclude: str | None = None
-    time_min: int | None = None  # walltime of a job, minutes
-    walltime_margin_s: int = 120  # workers stop this long before the walltime
-    mem_gib: float | None = None
-    cpus_per_task: int | None = None
-    max_array_size: int = 1000
-    array_parallelism: int = 256
-    mpi: str = "pmix"  # srun --mpi=...; "mpirun" to start ranks with the MPI library's own mpirun
-    interface: str | None = None  # network interface for torchrun's gloo or NCCL
-    prologue: list[str] = field(default_factory=list)  # shell lines before the work: module load ..., source ...
-    env: dict[str, str] = field(default_factory=dict)
-    secrets_file: str | None = None  # 0600 file of NAME=value lines, read by jobs, never copied
-    scratch: str | None = None  # node-local folder
-    max_resubmits: int = 2  # how often a gate resubmits a stage before it stops the chain
-    slurm_conf: str | None = None
-
-    def __post_init__(self) -> None:
-        texts = [v for v in vars(self).values() if isinstance(v, str)] + [str(v) for v in self.env.values()]
-        if any("\n" in text or "\r" in text for text in texts):
-            raise ConfigError("cluster: a value holds a line break, which could smuggle in an #SBATCH line; remove it")
-        if self.max_array_size < 1 or self.array_parallelism < 1:
-            raise ConfigError("cluster: max_array_size >= 1 and array_parallelism >= 1 are needed")
+def stage_configs() -> type:
+    """Return the dataclass of the settings of all stages: a new row of the registry brings its own."""
+    configs = {section(name): stage_class(name).Config for name in STAGES if name != "crawl"}  # crawl's are `corpus`
+    fields = [(name, config, field(default_factory=config)) for name, config in configs.items()]
+    return dataclasses.make_dataclass("StageConfigs", fields, kw_only=True)
 
 
-@dataclass(kw_only=True)
-class StageConfigs:
-    """Settings of each stage."""
-
-    clean: CleanConfig = field(default_factory=CleanConfig)
-    dedup: DedupConfig = field(default_factory=DedupConfig)
-    chunk: ChunkConfig = field(default_factory=ChunkConfig)
-    lexical: LexicalConfig = field(default_factory=LexicalConfig)
-    encode: EncodeConfig = field(default_factory=EncodeConfig)
-    vectors: VectorsConfig = field(default_factory=VectorsConfig)
-    queries: QueriesConfig = field(default_factory=QueriesConfig)
-    retrieve: RetrieveConfig = field(default_factory=RetrieveConfig)
-    rerank: RerankConfig = field(default_factory=RerankConfig)
-    generate: GenerateConfig = field(default_factory=GenerateConfig)
-    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+StageConfigs: Any = stage_configs()
 
 
 @dataclass(kw_only=True)
@@ -112,6 +63,7 @@ class MilestoneConfig:
     """Predictions written before the run; `rag-hpc milestones` holds the results against them. null = not judged."""
 
     min_recall_at_10: float | None = 0.99  # of the vector index against exact search
+    min_ndcg_at_10: float | None = None  # of the ranking that is handed on
     min_answer_f1: float | None = None
     min_duplicates: int | None = None
     min_efficiency_crawl: float | None = None
@@ -119,18 +71,15 @@ class MilestoneConfig:
 
 
 @dataclass(kw_only=True)
-class RunConfig:
-    """All of a run."""
+class RunConfig(Policy):
+    """All of a run, its policy's settings beside the others."""
 
     run: str | None = None  # the run's name; null = made from corpus, pipeline and settings
     workers: int | None = None
-    max_attempts: int = 3
-    allow_failed_units: int = 0
-    backup_after_s: float = 60.0
     dry_run: bool = False
     watch: bool = False
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
-    stage: StageConfigs = field(default_factory=StageConfigs)
+    stage: StageConfigs = field(default_factory=StageConfigs)  # a name that mypy cannot see through
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
@@ -139,10 +88,15 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise ConfigError(f"workers={self.workers}: at least 1")
-        if self.max_attempts < 1 or self.allow_failed_units < 0:
-            raise ConfigError("max_attempts >= 1 and allow_failed_units >= 0 are needed")
+        super().__post_init__()
+        check_own_resources(self.cluster)
         if self.run is not None and not _plain_name(self.run):
             raise ConfigError(f"run={self.run!r}: use letters, digits, '.', '_' and '-' only")
+
+    @property
+    def policy(self) -> Policy:
+        """The policy alone."""
+        return Policy(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Policy)})
 
     @property
     def num_workers(self) -> int:
@@ -152,19 +106,16 @@ class RunConfig:
     @property
     def stages(self) -> list[str]:
         """The pipeline's stages, the rounds of its crawl in full."""
-        rounds = self.corpus.rounds if self.corpus.source is SourceName.site else 1
-        more = [f"crawl.{number}" for number in range(2, rounds + 1)]
-        return [name for stage in self.pipeline.stages for name in ([stage, *more] if stage == "crawl" else [stage])]
+        crawls = ROUNDS[: self.corpus.rounds] if isinstance(self.corpus, SiteConfig) else ROUNDS[:1]
+        return [name for stage in self.pipeline.stages for name in (crawls if stage == "crawl" else [stage])]
 
     def stage_config(self, stage: str) -> Any:
         """Return the config of a stage by its full name; steps of a stage share one."""
         if stage.split(".")[0] == "crawl":
             return self.corpus
-        if stage == "retrieve.queries":
-            return self.stage.queries
         if stage == "generate":
             return dataclasses.replace(self.stage.generate, generator=self.generator)
-        return getattr(self.stage, stage.split(".")[0])
+        return getattr(self.stage, section(stage))
 
 
 def compose(overrides: Sequence[str], config_dir: Path | None = None) -> RunConfig:
@@ -176,8 +127,8 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> RunConf
     from omegaconf.errors import OmegaConfBaseException
 
     composed = compose_plain(overrides, config_dir)
-    anchor(composed)
     try:
+        anchor(composed, composed.cluster.root)
         config: RunConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error)) from error
@@ -193,50 +144,107 @@ def compose_plain(overrides: Sequence[str], config_dir: Path | None = None) -> A
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    ConfigStore.instance().store(name="rag_hpc_schema", node=RunConfig)
+    store = ConfigStore.instance()
+    store.store(name="rag_hpc_schema", node=RunConfig)
+    for source in SourceName.__members__:
+        store.store(group="source", name=source, node=config_class(source))
     GlobalHydra.instance().clear()
     extra = [f"hydra.searchpath=[file://{config_dir.resolve()}]"] if config_dir else []
     try:
         with initialize_config_module("rag_hpc.conf", version_base="1.3", job_name="rag-hpc"):
-            return hydra_compose("config", overrides=[*overrides, *extra])
+            composed = hydra_compose("config", overrides=[*map(_with_new_keys, overrides), *extra])
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(unknown_key(overrides) or explain(error)) from error
+        said = unknown_key(overrides, config_dir) or explain(error) + _meant_choice(error, config_dir)
+        if f"not in '{StageResources.__name__}'" in said:
+            said += f"\nA stage's own resources are: {', '.join(f.name for f in dataclasses.fields(StageResources))}"
+        raise ConfigError(said) from error
+    appended = [override for override in overrides if override.startswith("+")]  # Hydra takes any key after a plus
+    if appended and (refused := unknown_key(overrides, config_dir)):
+        raise ConfigError(refused)
+    return composed
 
 
-def anchor(composed: Any) -> None:
-    """Make the paths of a composed config absolute: jobs run in another folder, and so may a retry."""
-    corpus, stage = composed.corpus, composed.stage
-    if corpus.path is not None:
-        corpus.path = os.path.abspath(Path(corpus.path).expanduser())  # noqa: PTH100  a glob is no path to resolve
-    if corpus.questions is not None and Path(corpus.questions).is_file():
-        corpus.questions = str(Path(corpus.questions).resolve())
-    if stage.dedup.against or corpus.previous:
-        from rag_hpc.launchers.ledger import find_run, runs_root
+def anchor(node: Any, root: str | None) -> None:
+    """Make the paths of a composed config absolute, by the metadata of its dataclasses, and runs by name folders."""
+    from omegaconf import OmegaConf
 
-        root = runs_root(composed.cluster.root)
-        corpus.previous = str(find_run(root, corpus.previous).run_dir) if corpus.previous else None
-        stage.dedup.against = [str(find_run(root, name).run_dir) for name in stage.dedup.against]
-    for part in (stage.encode, stage.rerank):
-        if part.model and Path(part.model).expanduser().is_dir():
-            part.model = str(Path(part.model).expanduser().resolve())
+    kind: Any = OmegaConf.get_type(node)
+    for each in dataclasses.fields(kind):
+        value = None if OmegaConf.is_missing(node, each.name) else node[each.name]
+        if dataclasses.is_dataclass(OmegaConf.get_type(value)):
+            anchor(value, root)
+        elif value and "path" in each.metadata:
+            node[each.name] = absolute(value, each.metadata["path"])
+        elif value and "run" in each.metadata:
+            names = [value] if isinstance(value, str) else value
+            runs = [str(find_run(runs_root(root), name).run_dir) for name in names]
+            node[each.name] = runs[0] if isinstance(value, str) else runs
 
 
-def unknown_key(overrides: Sequence[str]) -> str | None:
+def absolute(value: str, only: str) -> str:
+    """Return a path as jobs find it: "~" replaced, the pattern of a glob as it is, a leading variable left to them."""
+    path = Path(value).expanduser()
+    if value.startswith("$") or (only == "file" and not path.is_file()) or (only == "folder" and not path.is_dir()):
+        return value
+    return os.path.abspath(path) if only == "any" else str(path.resolve())  # noqa: PTH100  a glob cannot be resolved
+
+
+def known_settings(*corpora: type) -> dict[str, Any]:
+    """Return all settings with their defaults, nested; of the corpus those of some sources, or of every one."""
+    every = corpora or map(config_class, SourceName.__members__)
+    return {**to_plain(RunConfig()), "corpus": {key: value for one in every for key, value in to_plain(one()).items()}}
+
+
+def unknown_key(overrides: Sequence[str], config_dir: Path | None) -> str | None:
     """Return what to say of the first override whose key does not exist (Hydra lists none), None when all do."""
+    from omegaconf import OmegaConf
+
+    choices = [override for override in overrides if override.startswith("corpus=")]
+    if list(overrides) == choices:
+        return None
+    corpus: Any = OmegaConf.get_type(compose_plain(choices, config_dir), "corpus")
     for override in overrides:
         name = override.split("=", 1)[0]
-        here: Any = to_plain(RunConfig())
+        here: Any = known_settings(corpus)
         path: list[str] = []
-        for part in [] if name.startswith(("+", "~", "hydra")) else name.split("@")[0].split("."):
+        for part in [] if name.startswith(("~", "hydra")) else name.lstrip("+").split("@")[0].split("."):
             if not isinstance(here, dict) or not here:  # a list's item, or a mapping with keys of the user's own
                 break
             if part not in here:
-                close = difflib.get_close_matches(part, here, n=1)
-                meant = f"; did you mean {'.'.join([*path, *close])}?" if close else "."
+                owners = [s for s in SourceName.__members__ if hasattr(config_class(s)(), part)]
+                if path == ["corpus"] and owners:
+                    return f"corpus={here['source']} has no setting {part}; it is one of: {', '.join(owners)}"
+                names = known_settings()["corpus"] if path == ["corpus"] else here  # maybe of another source
+                meant = did_you_mean(part, names, before="".join(f"{part}." for part in path))
                 where = f"in {'.'.join(path)}" if path else "at the top"
-                return f"no setting {name!r}{meant} Known {where}: {', '.join(here)}. All: rag-hpc run --cfg job"
+                return f"no setting {name!r}; {meant}known {where}: {', '.join(here)}. All: rag-hpc run --cfg job"
             path, here = [*path, part], here[part]
     return None
+
+
+def _with_new_keys(override: str) -> str:
+    """Return the override as Hydra takes it that adds a key to a mapping whose keys are the user's own.
+
+    Hydra asks for plus signs, and cannot make the settings of a stage from below.
+    """
+    mappings = [f.name for f in dataclasses.fields(ClusterConfig) if f.default_factory is dict]
+    matched = re.match(rf"cluster\.({'|'.join(mappings)})(?:\.([^=]*))?=(.*)", override, re.DOTALL)
+    if not matched:
+        return override
+    mapping, key, value = matched.groups()
+    if mapping == "stages" and key:
+        named = [name for name in stage_names() if key == name or key.startswith(f"{name}.")]
+        stage = max(named, key=len, default=key.split(".")[0])
+        field_name = key[len(stage) + 1 :]
+        return f"++cluster.stages={{{stage}: {f'{{{field_name}: {value}}}' if field_name else value}}}"
+    return f"++{override}"
+
+
+def _meant_choice(error: Exception, config_dir: Path | None) -> str:
+    """Return the choice that was meant where Hydra found no file for one (its message lists all), and how to add it."""
+    group, _, name = (getattr(error, "missing_cfg_file", None) or "").rpartition("/")
+    meant = did_you_mean(name, getattr(error, "options", None) or [], before=f"{group}=")
+    return (f"; {meant.strip()}" if meant else "") + (f"\n{own_site(name, config_dir)}" if group == "cluster" else "")
 
 
 def check(config: RunConfig) -> None:
@@ -245,30 +253,51 @@ def check(config: RunConfig) -> None:
     check_stages(stages)
     if "crawl" in stages:
         check_corpus(config.corpus)
+    if "clean" in stages and config.stage.clean.extractor is Extractor.trafilatura:
+        from rag_hpc.algo.extract.peers import load_trafilatura
+
+        load_trafilatura()
     if "dedup.sign" in stages:
         older_generations(config.stage.dedup)
     if "chunk" in stages:
         check_limit(config.stage.chunk)
     if "lexical" in stages:
-        from rag_hpc.lucene import require_java
+        from rag_hpc.search.lucene import require_java
 
         require_java()
     if "retrieve.queries" in stages:
         asked = config.stage.queries
-        questions.load(asked.source, asked.path, asked.questions, asked.num_hosts)
+        load_questions(asked.source, asked.path, asked.questions, asked.num_hosts)
+    if "retrieve.search" in stages:
+        check_method(config.stage.retrieve.method, stages)
     if "evaluate" in stages:
         check_measures(config.stage.evaluate.measures)
     if "rerank" in stages and not config.stage.rerank.model:
         raise ConfigError("pipeline=rerank: set stage.rerank.model to the folder of a cross-encoder")
 
 
+def stage_names() -> list[str]:
+    """Return what names one stage or a group of them."""
+    return [*STAGES, *sorted({name.split(".")[0] for name in STAGES} - STAGES.keys()), *ROUNDS[1:]]
+
+
+def check_own_resources(cluster: ClusterConfig) -> None:
+    """Raise ConfigError for resources of a stage, or of a group of stages, that there is not."""
+    known = stage_names()
+    for name in cluster.stages:
+        if name not in known:
+            raise ConfigError(
+                f"cluster.stages.{name}: no such stage; {did_you_mean(name, known, before='cluster.stages.')}"
+                f"known: {', '.join(known[: len(STAGES)])}, and their groups"
+            )
+
+
 def check_stages(stages: Sequence[str]) -> None:
     """Raise ConfigError for a pipeline without stages, or with one before those that it needs."""
-    from rag_hpc.stages.registry import stage_class
-
     seen: set[str] = set()
     for stage in stages:
-        missing = [need for need in stage_class(stage).needs if need not in seen]
+        needs = ROUNDS[: ROUNDS.index(stage)] if stage in ROUNDS else stage_class(stage).needs
+        missing = [need for need in needs if need not in seen]
         if missing:
             raise ConfigError(f"pipeline.stages: {stage} needs {', '.join(missing)} before it")
         if stage in seen:
@@ -280,7 +309,7 @@ def check_stages(stages: Sequence[str]) -> None:
 
 def check_corpus(corpus: CorpusConfig) -> None:
     """Raise ConfigError for a corpus whose path is not set or not there; what it holds shows when it is planned."""
-    if corpus.source in (SourceName.site, SourceName.pydoc, SourceName.wikiapi):
+    if not isinstance(corpus, PathConfig):
         return
     corpus_root(corpus.path)
     path = str(corpus.path)

@@ -16,6 +16,8 @@ Every message says what happened, where, and what to do about it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class RagHpcError(Exception):
     """Base of all errors that are meant for the user."""
@@ -61,3 +63,11 @@ class IncompleteError(RagHpcError):
 
 class Interrupted(IncompleteError):
     """The worker was told to stop (signal or deadline); the unit at hand is dropped, to be redone."""
+
+
+def did_you_mean(given: str, known: Iterable[str], before: str = "") -> str:
+    """Return "did you mean X? " for the known name nearest to the given one, with what stands before it; else ""."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(given, list(known), n=1)
+    return f"did you mean {before}{close[0]}? " if close else ""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import re
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from rag_hpc.errors import ConfigError
+from rag_hpc.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
 
@@ -89,9 +90,13 @@ def explain(error: Exception) -> str:
     cause = error.__cause__
     if cause is not None and str(cause).strip() not in text:
         text += f"\n{cause}"
+    if choice := re.search(r"Invalid value '(.*)', expected one of \[(.*)\]", text):
+        text += f"\n{did_you_mean(choice[1], choice[2].split(', '))}".rstrip()
     if "is not a ListConfig" in text:
         text += "\nA list is written in brackets: KEY=[VALUE,VALUE]"
     if "override_grammar" in text:
-        text += ("\nA value with other characters than letters, digits and . : / - _ % + @ * has quotes of its own, "
-                 "inside the shell's: 'corpus.allow=[\"^https?://h/(a|b)\"]'")
+        text += (
+            "\nA value with other characters than letters, digits and . : / - _ % + @ * has quotes of its own, "
+            "inside the shell's: 'corpus.allow=[\"^https?://h/(a|b)\"]'"
+        )
     return text + "\nSee all keys: rag-hpc run --cfg job"

@@ -24,12 +24,15 @@ from rag_hpc.core.comm import Comm, SerialComm, make_comm
 from rag_hpc.core.failures import num_failures, record_failure
 from rag_hpc.core.fs import drop_dir, naming_disk
 from rag_hpc.core.hashing import seed_of
+from rag_hpc.core.job import JobEnv
 from rag_hpc.core.log import configure
 from rag_hpc.core.plan import Plan, read_plan, run_dir_of
 from rag_hpc.core.record import Meter, where
 from rag_hpc.core.scratch import scratch_folder
-from rag_hpc.core.stage import Context, Stage, Unit
+from rag_hpc.core.stage import Context, Stage
 from rag_hpc.core.take import Taker, claim, release
+from rag_hpc.core.trust import check_run, umask_of
+from rag_hpc.core.unit import Unit
 from rag_hpc.errors import ConfigError, DiskError, Interrupted, RagHpcError
 from rag_hpc.stages.registry import make_stage
 
@@ -46,11 +49,12 @@ class Worker:
         self.world_size = comm.world_size if comm.world_size > 1 else num_workers(plan)
         self.stage_dir = run_dir / plan.folder
         self.units_dir = self.stage_dir / commit.UNITS
-        self.setup_s = 0.0
+        self.setup_s, self.started_unix = 0.0, time.time()
         self.num_failed = 0
 
     def work(self, started: float) -> int:
         """Run units until none is left for this worker; return the exit code. `started`: time.monotonic()."""
+        self.started_unix = time.time() - (time.monotonic() - started)
         self.units_dir.mkdir(parents=True, exist_ok=True)
         commit.sweep(self.units_dir, submission=self.plan.submission, worker=self.index)
         stopped = False
@@ -94,8 +98,9 @@ class Worker:
     def _to_do(self) -> Iterable[Unit]:
         """Ranks of a collective stage must agree on the units; each of the others takes its own."""
         if not self.stage.collective:
-            return Taker(self.plan, self.stage_dir, self.index, self.world_size, exclusive=self.stage.exclusive,
-                         sleep=self._wait)
+            return Taker(
+                self.plan, self.stage_dir, self.index, self.world_size, exclusive=self.stage.exclusive, sleep=self._wait
+            )
         done = commit.committed(self.units_dir) if self.comm.rank == 0 else set()
         flags = np.array([unit.index in done for unit in self.plan.units], dtype=np.uint8)
         agreed = self.comm.broadcast(flags)
@@ -139,9 +144,9 @@ class Worker:
         else:
             if publishes and carry.exists():
                 drop_dir(carry)
-            log.info("%s %s %s: %d in, %d out, %.2f s", self.plan.stage, unit.name,
-                     "committed" if won else "done" if not publishes else "was committed by another attempt",
-                     counts.items_in, counts.items_out, meter.work_s)
+            how = "committed" if won else "done" if not publishes else "was committed by another attempt"
+            numbers = counts.items_in, counts.items_out, meter.work_s
+            log.info("%s %s %s: %d in, %d out, %.2f s", self.plan.stage, unit.name, how, *numbers)
         finally:
             if not publishes:
                 drop_dir(draft)
@@ -153,40 +158,58 @@ class Worker:
         attempt = record_failure(self.stage_dir, unit, error, submission=self.plan.submission)
         if self.stage.exclusive:
             release(commit.carry_dir(self.stage_dir, unit), self.plan.submission)
-        log.info("%s %s: attempt %d of %d", self.plan.stage, unit.name, attempt, self.plan.max_attempts)
+        log.info("%s %s: attempt %d of %d", self.plan.stage, unit.name, attempt, self.plan.policy.max_attempts)
         if self.stage.collective:
             self.comm.abort(1)
 
     def _identity(self, unit: Unit) -> dict[str, Any]:
         attempt = num_failures(self.stage_dir, unit) + 1
-        return {"run": self.plan.run, "stage": self.plan.stage, "attempt": attempt, "rank": self.comm.rank,
-                "submission": self.plan.submission, "p": self.world_size, "setup_s": round(self.setup_s, 4), **where()}
+        return {
+            "run": self.plan.run,
+            "stage": self.plan.stage,
+            "attempt": attempt,
+            "rank": self.comm.rank,
+            "submission": self.plan.submission,
+            "p": self.world_size,
+            "setup_s": round(self.setup_s, 4),
+            **where(self.started_unix),
+        }
 
     def _context(self, scratch: Path) -> Context:
         inputs = {name: manifest.load(self.run_dir / folder) for name, folder in self.plan.inputs.items()}
-        return Context(inputs=inputs, rank=self.comm.rank, world_size=self.comm.world_size, comm=self.comm,
-                       shared=self.run_dir, scratch=scratch, stop_requested=self.stop, log=log)
+        return Context(
+            inputs=inputs,
+            rank=self.comm.rank,
+            world_size=self.comm.world_size,
+            comm=self.comm,
+            shared=self.run_dir,
+            scratch=scratch,
+            stop_requested=self.stop,
+            log=log,
+        )
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one worker; return the process's exit code."""
     started = time.monotonic()
-    os.environ.setdefault("RAG_HPC_STARTED_UNIX", str(time.time()))
-    os.umask(0o077)
     words = sys.argv[1:] if argv is None else argv
     configure(prefix=f"{words[1] if len(words) > 1 else '-'}@{os.uname().nodename}")
-    stop = StopFlag(walltime_left(started))
+    told = JobEnv.from_env()
+    stop = StopFlag(told.deadline(started))
     comm: Comm = SerialComm()
     try:
         path, index = parse(words)
+        run_dir = run_dir_of(path)
+        check_run(run_dir)
+        os.umask(umask_of(run_dir))
         plan = read_plan(path)
-        comm = make_comm(os.environ.get("RAG_HPC_LAUNCH", "array"))
+        comm = make_comm(told.launch)
         agree_on_plan(plan, comm)
         number = comm.rank if index is None else index
         configure(prefix=f"{number}@{os.uname().nodename}")
         log.info("%s: worker %d, rank %d of %d", plan.stage, number, comm.rank, comm.world_size)
         with naming_disk(path):
-            code = Worker(plan, run_dir_of(path), number, comm, stop).work(started)
+            code = Worker(plan, run_dir, number, comm, stop).work(started)
         comm.close()
     except Exception as error:  # a rank that dies alone would leave the others in a collective
         known = isinstance(error, RagHpcError)
@@ -198,9 +221,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def num_workers(plan: Plan) -> int:
     """Return how many lone processes share the plan: the launcher says it, or else it started as many as could help."""
-    if os.environ.get("RAG_HPC_LAUNCH", "array") != "array":
-        return 1
-    return int(os.environ.get("RAG_HPC_NUM_WORKERS") or min(plan.workers, len(plan.units)))
+    told = JobEnv.from_env()
+    return 1 if told.launch != "array" else told.num_workers or min(plan.workers, len(plan.units))
 
 
 def parse(words: list[str]) -> tuple[Path, int | None]:
@@ -226,21 +248,14 @@ class StopFlag:
         return self._signalled or (self._deadline is not None and time.monotonic() >= self._deadline)
 
 
-def walltime_left(started: float) -> float | None:
-    """Return the monotonic time at which to stop: walltime minus margin, both set by the launcher in seconds."""
-    walltime = os.environ.get("RAG_HPC_WALLTIME_S")
-    if not walltime:
-        return None
-    margin = float(os.environ.get("RAG_HPC_WALLTIME_MARGIN_S", "60"))
-    return started + max(1.0, float(walltime) - min(margin, 0.5 * float(walltime)))
-
-
 def agree_on_plan(plan: Plan, comm: Comm) -> None:
     """Raise RagHpcError unless every rank has read the same plan (a stale NFS cache shows here, not in the output)."""
     mine = np.array([int(plan.fingerprint[:8], 16), len(plan.units), plan.submission], dtype=np.int64)
     if not np.array_equal(comm.broadcast(mine), mine):
-        raise RagHpcError(f"rank {comm.rank} reads another plan than rank 0; is the run's folder on a filesystem that "
-                          "all nodes see? Set cluster.root")
+        raise RagHpcError(
+            f"rank {comm.rank} reads another plan than rank 0; is the run's folder on a filesystem that "
+            "all nodes see? Set cluster.root"
+        )
 
 
 if __name__ == "__main__":

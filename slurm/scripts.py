@@ -13,15 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rag_hpc.core.hashing import hash_value
+from rag_hpc.core.job import SAFE_PATH, JobEnv, settable, variable
 from rag_hpc.core.stage import Launch
 from rag_hpc.errors import ConfigError
+from rag_hpc.slurm.states import num_gpus
 
 if TYPE_CHECKING:
-    from rag_hpc.config import ClusterConfig
+    from rag_hpc.slurm.cluster import ClusterConfig
 
 GATE_TIME_MIN = 60  # a gate reads every byte of its stage once, to verify it
 GATE_MEM_GIB = 4.0
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# a job behind a gate that died goes, too, and its own gate then says so; sites may keep such jobs for ever
+AFTER_A_GATE = {"kill-on-invalid-dep": "yes"}
 _RUN_TIME_PATH = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?((?:/[\w.-]+)*)/?")
 
 
@@ -45,29 +49,51 @@ class StageJob:
         """Where the logs lie until the gate packs them into one."""
         return self.plan.parent / "jobs"
 
-    @property
-    def name(self) -> str:
-        """The job's name, which says at a glance in squeue whose it is."""
-        return job_name(self.run, self.stage)
+    def name(self, kind: str = "") -> str:
+        """Return the job's name, which says at a glance in squeue whose it is; `kind`: .gate."""
+        mark = f"{folder_mark(self.plan.parents[2])}.{int(self.plan.parent.name)}"
+        return job_name(self.run, f"{self.stage}{kind}", mark)
 
 
-def job_name(run: str, stage: str) -> str:
-    """Return a name that needs no quoting anywhere: rh-RUN-STAGE."""
-    return re.sub(r"[^A-Za-z0-9._-]", "-", f"rh-{run}-{stage}")[:120]
+def job_name(run: str, what: str, mark: str) -> str:
+    """Return a name that needs no quoting anywhere: rh-RUN-WHAT-MARK."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", f"rh-{run[:80]}-{what}-{mark}")
+
+
+def folder_mark(run_dir: Path) -> str:
+    """Return what tells the jobs of a run from those of all others, also of one with this name in another folder."""
+    return hash_value(str(run_dir))[:8]
+
+
+def submission_of(name: str, run_dir: Path) -> int | None:
+    """Return the number of the submission that the job of this name belongs to; None when it is not of the run."""
+    matched = re.fullmatch(rf"rh-.*-{folder_mark(run_dir)}\.(\d+)", name, re.DOTALL)
+    return int(matched[1]) if matched else None
 
 
 def torchrun_script(job: StageJob, cluster: ClusterConfig) -> str:
-    """Return the script of a torchrun job: one task a node, rank 0 beside the rendezvous on the batch host."""
-    python = quote(job.python)
+    """Return the script of a torchrun job: one task a node, rank 0 and torchrun's store on the batch host.
+
+    The rendezvous is static, each task told its number: c10d's unpickles what it finds in the store, which anybody who
+    reaches the port can write. srun's tasks are numbered in the order of the nodes, so task 0 is on the batch host.
+    """
+    python = _python(job)
     lines = [
         'head="$(hostname)"',
         f'port="$({python} -m rag_hpc.launchers.ports)" || exit 1',
-        f"exec {_srun(cluster)} {python} -m torch.distributed.run --nnodes \"$SLURM_NNODES\" --nproc-per-node 1"
-        ' --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$head:$port"'
+        f'exec {_srun(cluster)} sh -c \'exec env PET_NODE_RANK="$SLURM_PROCID" "$@"\' sh'
+        f' {python} -m torch.distributed.run --nnodes "$SLURM_NNODES" --nproc-per-node {ranks_per_node(job, cluster)}'
+        " --max-restarts 0"
+        ' --rdzv-backend static --rdzv-id "$SLURM_JOB_ID" --master-addr "$head" --master-port "$port"'
         f" --no-python {_worker(job)}",
     ]
     flags = {**stage_flags(job, cluster), "nodes": job.num_nodes or job.world, "ntasks-per-node": 1}
     return script(flags, [*setup_lines(job, cluster), *lines])
+
+
+def ranks_per_node(job: StageJob, cluster: ClusterConfig) -> int:
+    """Return how many ranks torchrun starts on a node: one for each GPU that the job holds there, else one."""
+    return max(1, num_gpus(cluster.gres)) if job.wants_gpu else 1
 
 
 def mpi_script(job: StageJob, cluster: ClusterConfig) -> str:
@@ -85,42 +111,65 @@ def gate_script(job: StageJob, cluster: ClusterConfig) -> str:
     """Return the script of the gate after a stage: one task that verifies, plans, and resubmits or stops."""
     submission = job.plan.parent
     flags: dict[str, object] = {
-        **site_flags(cluster), "job-name": f"{job.name}.gate", "ntasks": 1, "open-mode": "append",
+        **site_flags(cluster),
+        "job-name": job.name(".gate"),
+        "ntasks": 1,
+        "open-mode": "append",
         "output": pattern(submission / "gates.log"),
-        "time": min(GATE_TIME_MIN, cluster.time_min) if cluster.time_min else None,
-        "mem": _mem(min(GATE_MEM_GIB, cluster.mem_gib)) if cluster.mem_gib else None,
+        "requeue": True,  # whatever the site's JobRequeue says: it does no harm to decide twice
+        "time": gate_time_min(cluster),
+        "mem": None if cluster.mem_gib is None else _mem(min(GATE_MEM_GIB, cluster.mem_gib or GATE_MEM_GIB)),
     }
     run_dir = submission.parents[1]
-    start = (f"exec {quote(job.python)} -m rag_hpc.launchers.gate {quote(run_dir)} {int(submission.name)}"
-             f" {quote(job.stage)}")
+    start = f"exec {_python(job)} -m rag_hpc.launchers.gate {quote(run_dir)} {int(submission.name)} {quote(job.stage)}"
     return script(flags, ["umask 077", *prologue(cluster), *into(run_dir), *exports(common_variables(job)), start])
 
 
+def gate_time_min(cluster: ClusterConfig) -> int | None:
+    """Return the walltime that a gate asks for, in minutes."""
+    return min(GATE_TIME_MIN, cluster.time_min) if cluster.time_min else None
+
+
 def script(flags: Mapping[str, object], lines: Sequence[str]) -> str:
-    """Return a whole batch script; flags that are None are left out."""
-    header = [f"#SBATCH --{name}={quote(value)}" for name, value in flags.items() if value is not None]
+    """Return a whole batch script; flags that are None are left out, and one that is True stands alone."""
+    given = {name: "" if value is True else f"={quote(value)}" for name, value in flags.items() if value is not None}
+    header = [f"#SBATCH --{name}{value}" for name, value in given.items()]
     return "\n".join(["#!/bin/bash", *header, "", *lines, ""])
 
 
 def stage_flags(job: StageJob, cluster: ClusterConfig) -> dict[str, object]:
     """Return the flags of a stage's workers, without how many there are."""
     return {
-        **site_flags(cluster), "job-name": job.name, "open-mode": "append",
+        **site_flags(cluster),
+        **AFTER_A_GATE,
+        "job-name": job.name(),
+        "open-mode": "append",
         "output": pattern(job.folder / f"{job.stage}.") + "%j.log",
-        "gres": cluster.gres if job.wants_gpu else None, "time": cluster.time_min,
-        "mem": _mem(cluster.mem_gib), "cpus-per-task": cluster.cpus_per_task,
+        "gres": cluster.gres if job.wants_gpu else None,
+        "time": cluster.time_min,
+        "mem": _mem(cluster.mem_gib),
+        "cpus-per-task": cluster.cpus_per_task,
     }
 
 
 def into(run_dir: Path) -> list[str]:
-    """Return the line that enters the run's folder: `python -m` would import what lies in the folder of the submit."""
-    return [f"cd -- {quote(run_dir)} || exit 2"]
+    """Return the line that enters the run's folder, if it is still ours: a place for what crashes leave behind.
+
+    submitit unpickles what lies there before any code of ours could look at it.
+    """
+    said = quote(f"{run_dir}: not a folder of this account; see: rag-hpc why")
+    return [f"cd -- {quote(run_dir)} && [ -O . ] || {{ echo {said} >&2; exit 2; }}"]
 
 
 def site_flags(cluster: ClusterConfig) -> dict[str, object]:
     """Return what every job of the site carries."""
-    return {name: getattr(cluster, name)
-            for name in ("account", "partition", "qos", "constraint", "reservation", "exclude")}
+    names = ("account", "partition", "qos", "constraint", "reservation", "exclude")
+    return {**free_flags(cluster), **{name: getattr(cluster, name) for name in names}}
+
+
+def free_flags(cluster: ClusterConfig) -> dict[str, object]:
+    """Return the further flags that the site's settings name; True is a flag that stands alone."""
+    return {name: True if value.lower() in ("", "true") else value for name, value in cluster.sbatch.items()}
 
 
 def setup_lines(job: StageJob, cluster: ClusterConfig) -> list[str]:
@@ -132,7 +181,7 @@ def setup_lines(job: StageJob, cluster: ClusterConfig) -> list[str]:
         *into(job.plan.parents[2]),
         *exports(variables(job, cluster)),
         # a stage is eligible from the moment that its plan was written; what came before is not its queue time
-        f'export RAG_HPC_SUBMITTED_UNIX="$(stat -c %.3Y {plan} 2>/dev/null || echo {job.submitted_unix:.3f})"',
+        f'export {variable("submitted_unix")}="$(stat -c %.3Y {plan} 2>/dev/null || echo {job.submitted_unix:.3f})"',
         *_scratch(cluster.scratch),
         *([f"set -a; . {quote(cluster.secrets_file)}; set +a"] if cluster.secrets_file else []),
     ]
@@ -140,27 +189,30 @@ def setup_lines(job: StageJob, cluster: ClusterConfig) -> list[str]:
 
 def variables(job: StageJob, cluster: ClusterConfig) -> dict[str, str]:
     """Return what the workers' environment adds to that of the submitting shell."""
-    found = {**common_variables(job), "RAG_HPC_LAUNCH": job.launch.value}
-    if job.launch is not Launch.array:
-        found["RAG_HPC_WORLD_SIZE"] = str(job.world)
+    ranks = ranks_per_node(job, cluster) if job.launch is Launch.torchrun else 1
+    told = JobEnv(
+        launch=job.launch.value,
+        world_size=None if job.launch is Launch.array else job.world * ranks,
+        walltime_s=60 * cluster.time_min if cluster.time_min else None,
+        walltime_margin_s=cluster.walltime_margin_s if cluster.time_min else None,
+    )
+    found = {**common_variables(job), **told.to_env()}
     if job.launch is Launch.torchrun and cluster.interface:
         found |= {"GLOO_SOCKET_IFNAME": cluster.interface, "NCCL_SOCKET_IFNAME": cluster.interface}
-    if cluster.time_min:
-        found |= {"RAG_HPC_WALLTIME_S": str(60 * cluster.time_min),
-                  "RAG_HPC_WALLTIME_MARGIN_S": str(cluster.walltime_margin_s)}
     return found
 
 
 def common_variables(job: StageJob) -> dict[str, str]:
-    """Return the variables of workers and gates: one thread a worker, unless the site's own say otherwise."""
-    return {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false", **job.environment}
+    """Return the variables of workers and gates: one thread a worker, unless the site's own say otherwise.
+
+    Raises ConfigError for one that the run may not set.
+    """
+    own = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return {**own, **settable(job.environment), **SAFE_PATH}
 
 
 def exports(values: Mapping[str, str]) -> list[str]:
-    """Return the export lines. Raises ConfigError for a name that the shell would not take."""
-    bad = [name for name in values if not _VARIABLE.fullmatch(name)]
-    if bad:
-        raise ConfigError(f"cluster.env: {bad[0]!r} is no name of a variable; use letters, digits and '_'")
+    """Return the export lines."""
     return [f"export {name}={quote(value)}" for name, value in values.items()]
 
 
@@ -179,8 +231,10 @@ def quote(value: object) -> str:
 def one_line(text: str) -> str:
     """Return the text. Raises ConfigError when it holds a line break or a NUL."""
     if re.search(r"[\n\r\0]", text):
-        raise ConfigError(f"{text!r}: a value for a batch script holds a line break, which could smuggle in an #SBATCH "
-                          "line; remove it")
+        raise ConfigError(
+            f"{text!r}: a value for a batch script holds a line break, which could smuggle in an #SBATCH "
+            "line; remove it"
+        )
     return text
 
 
@@ -190,7 +244,11 @@ def pattern(path: Path) -> str:
 
 
 def _worker(job: StageJob) -> str:
-    return f"{quote(job.python)} -m rag_hpc.worker {quote(job.plan)} rank"
+    return f"{_python(job)} -m rag_hpc.worker {quote(job.plan)} rank"
+
+
+def _python(job: StageJob) -> str:
+    return f"{quote(job.python)} -P"
 
 
 def _srun(cluster: ClusterConfig) -> str:
@@ -200,7 +258,8 @@ def _srun(cluster: ClusterConfig) -> str:
 
 
 def _mem(gib: float | None) -> str | None:
-    return f"{round(gib * 1024)}M" if gib else None
+    """0 is Slurm's word for all that the node has."""
+    return None if gib is None else f"{max(1, round(gib * 1024))}M" if gib else "0"
 
 
 def _scratch(folder: str | None) -> list[str]:
@@ -208,5 +267,5 @@ def _scratch(folder: str | None) -> list[str]:
     if not folder:
         return []
     if matched := _RUN_TIME_PATH.fullmatch(folder):
-        return [f'export RAG_HPC_SCRATCH="${{{matched[1]}}}"{matched[2]}']
-    return [f"export RAG_HPC_SCRATCH={quote(folder)}"]
+        return [f'export {variable("scratch")}="${{{matched[1]}}}"{matched[2]}']
+    return exports({variable("scratch"): folder})

@@ -5,19 +5,53 @@ Texts differ between versions and sites: a line that cannot be read is left out,
 
 from __future__ import annotations
 
+import enum
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 UNKNOWN = "UNKNOWN"
-LIVE = frozenset({"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING",
-                  "STAGE_OUT", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
+LIVE = frozenset(
+    """
+    PENDING CONFIGURING RUNNING COMPLETING SUSPENDED STOPPED RESIZING SIGNALING STAGE_OUT REQUEUED REQUEUE_FED
+    REQUEUE_HOLD SPECIAL_EXIT RESV_DEL_HOLD
+    """.split()
+)
 DEAD_DEPENDENCY = "DependencyNeverSatisfied"
 
 SQUEUE_FORMAT = "%i|%T|%M|%N|%r|%j"  # the name comes last: it alone may hold the delimiter
 SQUEUE_COLUMNS = ("id", "state", "elapsed", "node", "reason", "name")
-SACCT_FORMAT = "JobID,State,ExitCode,ElapsedRaw,NodeList,ReqTRES,JobName"
-SACCT_COLUMNS = ("id", "state", "exit", "elapsed", "node", "tres", "name")
+SINFO_OFFERS = "%P|%l|%G"
+SACCT_FORMAT = "JobID,State,ExitCode,DerivedExitCode,ElapsedRaw,NodeList,ReqTRES,JobName"
+SACCT_COLUMNS = ("id", "state", "exit", "derived", "elapsed", "node", "tres", "name")
+
+# why a job waits, by Slurm's word for it; the first that fits. One that is not here waits, and nothing is to be done.
+_NEVER = {
+    r"PartitionTimeLimit|MaxWall": ("its walltime is over the limit", "cluster.time_min lower: sinfo -o '%P %l'"),
+    r"PartitionNodeLimit|MaxNode\w*PerJob": ("it wants more nodes than one job may have", "workers lower"),
+    r"PerJob": ("it wants more than one job may have", "workers, cluster.cpus_per_task or cluster.mem_gib lower"),
+    r"BadConstraints": (
+        "no node has what it asks for",
+        "cluster.gres, constraint, mem_gib and cpus_per_task to what nodes have: sinfo -o '%P %G %f %m %c'",
+    ),
+    r"QOSMin|NotSatisfied": ("it asks for less than its QOS demands", "cluster.qos to another one"),
+    r"InvalidQOS|QOSNotAllowed": ("its QOS may not be used here", "cluster.qos to another one"),
+    r"InvalidAccount|AccountNotAllowed": ("its account may not be used here", "cluster.account to another one"),
+    r"ReservationDeleted|InvalidReservation": ("its reservation is gone", "cluster.reservation=null, or another one"),
+}
+_WAITS = {
+    r"Dependency": "waiting for an earlier job",
+    r"JobArrayTaskLimit": "waiting for other tasks of its array, of which cluster.array_parallelism run at once",
+    r"BeginTime": "waiting for its time to start, as after a requeue",
+}
+_WAITS_FOR_SOMEBODY = {
+    r"ReqNodeNotAvail|DOWN|NodeDown": "waiting for nodes that are down, drained or reserved; see: sinfo -R",
+    r"PartitionDown|PartitionInactive": "waiting for the site to open its partition, or set cluster.partition",
+    r"Minutes|TRESRunMins|TimeLimit": "waiting until the site renews the hours of its account, or set cluster.account",
+    r"Held|held|JobHoldMaxRequeue": "held; it starts once somebody says: scontrol release JOB",
+}
+AGAIN = "and give the rag-hpc run command again"
 
 _UNITS_GIB = {"K": 2.0**-20, "M": 2.0**-10, "G": 1.0, "T": 2.0**10, "P": 2.0**20}
 _RANGE = re.compile(r"(\d+)(?:-(\d+)(?::(\d+))?)?$")
@@ -29,8 +63,8 @@ class State:
 
     state: str = UNKNOWN  # Slurm's word in full: PENDING, RUNNING, COMPLETED, FAILED, OUT_OF_MEMORY, ...
     reason: str = ""
-    exit_code: int | None = None
-    signal: int = 0  # that ended it
+    exit_code: int | None = None  # 0 when a signal ended it
+    signal: int = 0  # that ended it, be it the job or what it waited for
     node: str = ""  # Slurm's list, such as n[1-4]
     elapsed_s: int | None = None
     mem_gib: float | None = None  # asked for, per node
@@ -65,12 +99,102 @@ def parse_scontrol(text: str) -> dict[str, State]:
         if "JobState" not in values:
             continue
         array, task = values.get("ArrayJobId"), values.get("ArrayTaskId")
-        row = {"id": f"{array}_{task}" if array and task else values["JobId"], "state": values["JobState"],
-               "reason": values.get("Reason", ""), "exit": values.get("ExitCode", ""),
-               "node": values.get("NodeList", ""), "elapsed": values.get("RunTime", ""),
-               "tres": values.get("ReqTRES") or values.get("TRES", ""), "name": values.get("JobName", "")}
+        row = {
+            "id": f"{array}_{task}" if array and task else values["JobId"],
+            "state": values["JobState"],
+            "reason": values.get("Reason", ""),
+            "exit": values.get("ExitCode", ""),
+            "node": values.get("NodeList", ""),
+            "elapsed": values.get("RunTime", ""),
+            "tres": values.get("ReqTRES") or values.get("TRES", ""),
+            "name": values.get("JobName", ""),
+        }
         found.update(_collect([row]))
     return found
+
+
+class Outlook(enum.Enum):
+    """What is to become of a job that waits."""
+
+    waits = "waits"
+    follows = "follows"  # it waits for an earlier job of ours
+    never = "never"
+
+
+def outlook(reason: str, run: str) -> tuple[Outlook, str]:
+    """Return what a waiting job's reason means: whether it will start at all, and in words, with what is to be done."""
+    if reason == DEAD_DEPENDENCY:
+        text = f"will never start: what it waits for has failed ({reason}); clear it: rag-hpc retry run={run}"
+        return Outlook.never, text
+    for known, (what, remedy) in _NEVER.items():
+        if re.search(known, reason):
+            return Outlook.never, f"will never start: {what} ({reason}); set {remedy}, {AGAIN}"
+    for known, text in _WAITS_FOR_SOMEBODY.items():
+        if re.search(known, reason):
+            return Outlook.waits, f"{text} ({reason})"
+    text = next((text for known, text in _WAITS.items() if known in reason), "waiting in the queue")
+    how = Outlook.follows if reason == "Dependency" else Outlook.waits
+    return how, f"{text}{f' ({reason})' if reason else ''}: nothing to do"
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What the nodes of one kind in a partition can do for a job."""
+
+    time_min: float  # longest walltime
+    gres: dict[tuple[str, str], int]  # by name and type, of one node
+
+
+def parse_offers(text: str, partitions: str | None) -> list[Offer]:
+    """Return what the partitions (comma-separated; null is the default one) offer in `sinfo -h -a -o SINFO_OFFERS`.
+
+    There is one for each kind of node; a limit that cannot be read is none.
+    """
+    offers = []
+    for name, limit, gres in (line.strip().split("|", 2) for line in text.split("\n") if line.count("|") >= 2):
+        if name.endswith("*") if partitions is None else name.rstrip("*") in partitions.split(","):
+            seconds = parse_elapsed(limit)
+            offers.append(Offer(math.inf if seconds is None else seconds / 60, parse_gres(gres)))
+    return offers
+
+
+def unmet(offers: Sequence[Offer], time_min: int | None, gres: str | None, key: Callable[[str], str]) -> str | None:
+    """Return why a job could never start on any of the offers, and which `key` to set; None when it could."""
+    longest = max((offer.time_min for offer in offers), default=math.inf)
+    if time_min is not None and time_min > longest:
+        return f"{key('time_min')}={time_min} is over the limit of {longest:.0f} minutes; lower it"
+    nodes = [offer.gres for offer in offers if time_min is None or time_min <= offer.time_min]
+    if gres and nodes and not any(_has(node, parse_gres(gres)) for node in nodes):
+        kinds = {(name, kind, num) for node in nodes for (name, kind), num in node.items()}
+        known = ", ".join(":".join(filter(None, (name, kind, str(num)))) for name, kind, num in sorted(kinds))
+        return f"no node has {key('gres')}={gres}; known: {known or 'none'}"
+    return None
+
+
+def num_gpus(gres: str | None) -> int:
+    """Return how many GPUs `gpu:a100:4,shard:8` names, of whatever type."""
+    return sum(num for (name, _), num in parse_gres(gres or "").items() if name == "gpu")
+
+
+def parse_gres(text: str) -> dict[tuple[str, str], int]:
+    """Return the counts in `gpu:a100:4(S:0-1),shard:8` by name and type."""
+    found: dict[tuple[str, str], int] = {}
+    for item in re.sub(r"\([^)]*\)", "", text).split(","):
+        name, *rest = item.strip().removeprefix("gres:").removeprefix("gres/").split(":")
+        rest = [word for word in rest if word != "no_consume"]
+        matched = re.fullmatch(r"(\d+)([KMGTP]?)", rest[-1], re.IGNORECASE) if rest else None
+        num = int(matched[1]) * 1024 ** " KMGTP".index(matched[2].upper() or " ") if matched else 1
+        kind = ":".join(rest[:-1] if matched else rest)
+        if name:
+            found[name, kind] = found.get((name, kind), 0) + num
+    return found
+
+
+def _has(offered: dict[tuple[str, str], int], wanted: dict[tuple[str, str], int]) -> bool:
+    def number(name: str, kind: str) -> int:
+        return sum(num for (one, other), num in offered.items() if one == name and kind in ("", other))
+
+    return all(number(name, kind) >= num for (name, kind), num in wanted.items())
 
 
 def expand_ids(text: str) -> list[str]:
@@ -124,15 +248,36 @@ def _collect(rows: Iterable[dict[str, str]]) -> dict[str, State]:
         word = row["state"].split(" ")[0].rstrip("+")  # "CANCELLED by 1001"
         if not re.match(r"\d", row["id"]) or not re.fullmatch(r"[A-Z_]+", word):
             continue
-        code = re.match(r"(\d+):(\d+)", row.get("exit", ""))
-        ended = word not in LIVE
+        exit_code, signal = _ending(row.get("exit", ""), row.get("derived", "")) if word not in LIVE else (None, 0)
         state = State(
-            state=word, reason=_meaningful(row.get("reason", "")), node=_meaningful(row.get("node", "")),
-            exit_code=int(code[1]) if code and ended else None, signal=int(code[2]) if code and ended else 0,
-            elapsed_s=parse_elapsed(row.get("elapsed", "")), mem_gib=parse_mem_gib(row.get("tres", "")),
-            name=row.get("name", ""))
+            state=word,
+            reason=_meaningful(row.get("reason", "")),
+            node=_meaningful(row.get("node", "")),
+            exit_code=exit_code,
+            signal=signal,
+            elapsed_s=parse_elapsed(row.get("elapsed", "")),
+            mem_gib=parse_mem_gib(row.get("tres", "")),
+            name=row.get("name", ""),
+        )
         found.update(dict.fromkeys(expand_ids(row["id"]), state))
     return found
+
+
+def _ending(told: str, derived: str) -> tuple[int | None, int]:
+    """Return exit code and signal, the same from either source.
+
+    A script whose step was ended by signal 9 exits with 137, as shells do. scontrol tells that as 137:0; sacct takes
+    128 from it and tells 9:0, as of an exit with 9. `derived`, the worst end of the steps, tells the two apart.
+    """
+    matched = re.match(r"(\d+):(\d+)", told)
+    if matched is None:
+        return None, 0
+    code, signal = int(matched[1]), int(matched[2])
+    if 128 < code < 193:
+        signal = code - 128
+    elif code and derived == f"0:{code}":
+        signal = code
+    return (0, signal) if signal else (code, 0)
 
 
 def _meaningful(text: str) -> str:

@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from rag_hpc.core.record import pressure_cpu
 from rag_hpc.errors import ConfigError
 
@@ -24,10 +26,6 @@ class Timed:
     def median(self, side: str) -> float:
         """Return the median of one side."""
         return statistics.median(self.values[side])
-
-    def best_peer(self, ours: str = "ours") -> str:
-        """Return the peer with the highest median."""
-        return max((side for side in self.values if side != ours), key=self.median)
 
     def ratio(self, peer: str, ours: str = "ours") -> tuple[float, tuple[float, float]]:
         """Return ours over the peer as a ratio of medians, and its paired-bootstrap 95 percent interval."""
@@ -51,9 +49,19 @@ def take_turns(sides: Mapping[str, Callable[[], float]], num_pairs: int = MIN_PA
     return Timed(values=values, contention=max((p for p in pressures if p is not None), default=None))
 
 
-def ratio_of_medians(
+def difference_of_means(
     ours: Sequence[float], peer: Sequence[float], seed: int = 0
 ) -> tuple[float, tuple[float, float]]:
+    """Return mean(ours) - mean(peer) and its 95 percent interval by resampling pairs (Efron, Tibshirani 1993)."""
+    if len(ours) != len(peer) or not ours:
+        raise ConfigError(f"pairs need sides of equal length, not {len(ours)} and {len(peer)}")
+    gains_P = np.asarray(ours, dtype=np.float64) - np.asarray(peer, dtype=np.float64)
+    drawn = np.random.default_rng(seed).integers(len(gains_P), size=(RESAMPLES, len(gains_P)))
+    low, high = np.quantile(gains_P[drawn].mean(axis=1), (0.025, 0.975))
+    return float(gains_P.mean()), (float(low), float(high))
+
+
+def ratio_of_medians(ours: Sequence[float], peer: Sequence[float], seed: int = 0) -> tuple[float, tuple[float, float]]:
     """Return median(ours) / median(peer) and its 95 percent interval by resampling pairs (Efron, Tibshirani 1993)."""
     if len(ours) != len(peer) or not ours:
         raise ConfigError(f"pairs need sides of equal length, not {len(ours)} and {len(peer)}")

@@ -11,25 +11,31 @@ from rag_hpc.errors import ConfigError, MissingDependency
 from rag_hpc.eval.bench.rows import Row, as_json, as_text
 
 if TYPE_CHECKING:
-    from rag_hpc.cli import Arguments
+    from rag_hpc.arguments import Arguments
 
 Options = dict[str, str]  # the key=value words of the command line
 BENCHES = {
-    "crawl": "rag_hpc.eval.bench.crawl:run",
-    "extract": "rag_hpc.eval.bench.extract:run",
-    "dedup": "rag_hpc.eval.bench.dedup:run",
-    "chunk": "rag_hpc.eval.bench.chunk:run",
-    "dedup_scale": "rag_hpc.eval.bench.dedup_scale:run",
+    "crawl": "rag_hpc.eval.bench.crawl.crawl:run",
+    "extract": "rag_hpc.eval.bench.extract.extract:run",
+    "dedup": "rag_hpc.eval.bench.dedup.dedup:run",
+    "chunk": "rag_hpc.eval.bench.chunk.chunk:run",
+    "checks": "rag_hpc.eval.bench.trust.checks:run",
+    "rank": "rag_hpc.eval.bench.rank.rank:run",
+    "encode": "rag_hpc.eval.bench.encode.encode:run",
+    "rerank": "rag_hpc.eval.bench.encode.rerank:run",
+    "answers": "rag_hpc.eval.bench.answers.answers:run",
+    "dedup_scale": "rag_hpc.eval.bench.dedup.scale:run",
 }
 
-KINDS = {r"[1-9][0-9]*": "a whole number, at least 1", r"[0-9]*\.?[0-9]+": "a number",
-         "true|false": "true or false"}  # what an option takes that has such a default
+KINDS = {
+    r"[1-9][0-9]*": "a whole number, at least 1",
+    r"[0-9]*\.?[0-9]+": "a number",
+    "true|false": "true or false",
+}  # what an option takes that has such a default
 
 
 def bench(arguments: Arguments) -> int:
     """Run the benchmark named on the command line and print its rows; exit code 1 when a bar is missed."""
-    if len(arguments.words) != 1 or arguments.words[0] not in BENCHES:
-        raise ConfigError(f"usage: rag-hpc bench NAME [key=value ...] [--json]; NAME is one of {', '.join(BENCHES)}")
     options = dict(word.split("=", 1) for word in arguments.overrides)
     rows = _function(arguments.words[0])(options)
     print(as_json(rows) if "--json" in arguments.flags else as_text(rows))
@@ -56,8 +62,9 @@ def peer(module: str, package: str) -> None:
     try:
         importlib.import_module(module)
     except ImportError as error:
-        raise MissingDependency(f"this benchmark compares with {package}, which is not installed; run: "
-                                "pip install 'rag-hpc[bench]'") from error
+        raise MissingDependency(
+            f"this benchmark needs {package}, which is not installed; run: pip install 'rag-hpc[bench]'"
+        ) from error
 
 
 def _function(name: str) -> Callable[[Options], list[Row]]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass(kw_only=True)
@@ -39,6 +41,16 @@ class Row:
     def plain(self) -> dict[str, object]:
         """Return the row for JSON."""
         return dataclasses.asdict(self) | {"met": self.met}
+
+
+def cpu_class() -> str:
+    """Return the processor that a figure was made on: its maker, and how wide its vectors are."""
+    cpus = Path("/proc/cpuinfo")
+    told = cpus.read_text(encoding="ascii", errors="replace") if cpus.exists() else ""
+    makers = {"GenuineIntel": "Intel", "AuthenticAMD": "AMD"}
+    widths = {" avx512f ": ", AVX-512", " avx2 ": ", AVX2"}
+    maker = next((name for key, name in makers.items() if key in told), platform.machine())
+    return maker + next((width for flag, width in widths.items() if flag in told), "")
 
 
 def as_json(rows: Sequence[Row]) -> str:

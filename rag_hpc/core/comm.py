@@ -1,4 +1,4 @@
-"""How the ranks of a collective job speak: MPI buffers, torch's process group, or a lone process.
+"""How ranks that were started together speak: MPI buffers, the store of torchrun, or a lone process.
 
 Only arrays cross between ranks, never pickled objects, and no message reaches 2 GiB.
 Shape letters: the first axis of what `gather_rows` returns is the concatenation over ranks, in rank order.
@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from importlib import import_module
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from rag_hpc.algo.types import Array
+from rag_hpc.core.job import JobEnv
 from rag_hpc.errors import ClusterError, MissingDependency
 
-Array = npt.NDArray[Any]
 MESSAGE_BYTES = 1 << 30
 LONGEST_WAIT = timedelta(days=7)  # ranks may wait for one that is at work; torchrun itself ends them when one dies
 HEADER_WORDS = 10
@@ -183,8 +184,12 @@ def _sendable(array: Array | None) -> Array:
 
 
 def _room_for(header: Array) -> Array:
-    shape = tuple(int(n) for n in header[2 : 2 + int(header[1])])
-    return np.empty(shape, dtype=_DTYPES[int(header[0])])
+    shape, dtype = _form(header)
+    return np.empty(shape, dtype=dtype)
+
+
+def _form(header: Array) -> tuple[tuple[int, ...], str]:
+    return tuple(int(n) for n in header[2 : 2 + int(header[1])]), _DTYPES[int(header[0])]
 
 
 def _messages(array: Array) -> Iterator[Array]:
@@ -194,59 +199,87 @@ def _messages(array: Array) -> Iterator[Array]:
         yield flat[start : start + MESSAGE_BYTES]
 
 
-class TorchComm:
-    """torchrun's process group over gloo (CPU tensors); ranks that need no exchange use it to agree on the plan."""
+class StoreComm:
+    """Ranks under torchrun that work on their own, and agree on little: through the store that torchrun keeps anyway.
+
+    They open no port and no process group. Whoever reaches the store's port can make the job fail with what it writes
+    there, and no more: values are read as numbers of the expected size, never unpickled.
+    """
 
     def __init__(self) -> None:
-        import torch
-        import torch.distributed as dist
-
-        dist.init_process_group("gloo", timeout=LONGEST_WAIT)
-        self._torch, self._dist = torch, dist
-        self.rank, self.world_size = int(dist.get_rank()), int(dist.get_world_size())
+        dist: Any = import_module("torch.distributed")  # it does not tell mypy what it exports
+        self.rank, self.world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         check_world_size(self.world_size)
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = dist.TCPStore(address, port, is_master=False, timeout=LONGEST_WAIT)
+        self._store = dist.PrefixStore("rag_hpc", store)
+        self._num_calls = 0
 
     def broadcast(self, array: Array | None) -> Array:
         """Return rank 0's array on every rank."""
-        header = _header(array) if self.rank == 0 else np.zeros(HEADER_WORDS, dtype=np.int64)
-        self._dist.broadcast(self._torch.from_numpy(header), src=0)
-        array = _sendable(array) if self.rank == 0 else _room_for(header)
-        flat = array.reshape(-1).view(np.uint8)
-        for start in range(0, flat.size, MESSAGE_BYTES):
-            self._dist.broadcast(self._torch.from_numpy(flat[start : start + MESSAGE_BYTES]), src=0)
-        return array
+        key = self._next_key()
+        if self.rank == 0:
+            header, array = _header(array), _sendable(array)
+            self._store.set(key, header.tobytes() + array.tobytes())
+            return array
+        return _read(self._store.get(key))
 
     def gather_rows(self, array: Array) -> Array | None:
         """Not offered: stages under torchrun keep their rows and commit them as units."""
         raise NotImplementedError("gather_rows: use an MPI stage")
 
     def exchange(self, parts: Sequence[Array]) -> list[Array]:
-        """Not offered: gloo sends tensors of one size only."""
+        """Not offered: all bytes would pass through one process."""
         raise NotImplementedError("exchange: use an MPI stage")
 
     def sum(self, array: Array) -> Array:
         """Return the sum over ranks on every rank."""
-        tensor = self._torch.from_numpy(np.array(array, copy=True))
-        self._dist.all_reduce(tensor)
-        return np.asarray(tensor.numpy())
+        key = self._next_key()
+        if self.rank != 0:
+            self._store.set(f"{key}/{self.rank}", _header(array).tobytes() + _sendable(array).tobytes())
+            return self.broadcast(None)
+        total = array
+        for rank in range(1, self.world_size):
+            total = total + _read(self._store.get(f"{key}/{rank}"))
+        return self.broadcast(total)
 
     def barrier(self) -> None:
         """Return once every rank has arrived."""
-        self._dist.barrier()
+        self.sum(np.zeros(1, dtype=np.int64))
 
     def close(self) -> None:
-        """Leave the process group."""
-        self._dist.destroy_process_group()
+        """Do nothing: the store is torchrun's."""
 
     def abort(self, exit_code: int) -> None:
         """End this rank at once; torchrun then ends the others."""
         if self.world_size > 1:
             os._exit(exit_code)
 
+    def _next_key(self) -> str:
+        """Return the key of this call: every rank makes the same calls in the same order."""
+        self._num_calls += 1
+        return str(self._num_calls)
+
+
+def _read(message: bytes) -> Array:
+    """Return the array in a message of header and bytes. Raises ClusterError when it is none."""
+    size = HEADER_WORDS * np.dtype(np.int64).itemsize
+    try:
+        header = np.frombuffer(message[:size], dtype=np.int64)
+        if header.min() < 0:
+            raise ValueError("a negative number in its header")
+        shape, dtype = _form(header)
+        return np.frombuffer(message[size:], dtype=dtype).reshape(shape).copy()
+    except (ValueError, IndexError) as error:
+        raise ClusterError(
+            f"torchrun's store holds a message that no rank sent ({error}); does a stranger write to its port? "
+            "see: rag-hpc why, and close the port range to other machines"
+        ) from error
+
 
 def check_world_size(world_size: int) -> None:
     """Raise ClusterError when fewer ranks joined than were launched: srun without the right --mpi starts singletons."""
-    asked = int(os.environ.get("RAG_HPC_WORLD_SIZE", world_size))
+    asked = JobEnv.from_env().world_size or world_size
     if asked != world_size:
         raise ClusterError(
             f"{asked} ranks were launched but this one sees a world of {world_size}: the launcher and the MPI library "
@@ -258,4 +291,4 @@ def make_comm(kind: str) -> Comm:
     """Return the communicator for a launch kind: 'mpi', 'torchrun' or 'array' (a lone process)."""
     if kind == "mpi":
         return MpiComm()
-    return TorchComm() if kind == "torchrun" else SerialComm()
+    return StoreComm() if kind == "torchrun" else SerialComm()

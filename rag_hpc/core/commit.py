@@ -13,11 +13,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from rag_hpc.core.fs import TRASH, canonical_json, drop_dir, fsync_path, publish_dir, read_json, write_durable
+from rag_hpc.core.fs import TRASH, drop_dir, fsync_path, publish_dir, write_durable
 from rag_hpc.core.hashing import hash_file
+from rag_hpc.core.ledger import mend
 from rag_hpc.core.record import Meter, Record
-from rag_hpc.core.stage import Counts, Unit
-from rag_hpc.errors import RagHpcError
+from rag_hpc.core.stored import read_object, sealed_json, typed
+from rag_hpc.core.unit import Counts, Unit
+from rag_hpc.errors import CorruptOutput, RagHpcError
 
 RECORD = "record.json"
 UNITS = "units"
@@ -43,7 +45,7 @@ def open_draft(units_dir: Path, name: str) -> Path:
     """Return a fresh, empty draft folder; what an earlier attempt of the same name left is dropped."""
     draft = units_dir / name
     drop_dir(draft)
-    draft.mkdir(mode=0o700)
+    draft.mkdir(mode=0o750)  # less the umask
     return draft
 
 
@@ -55,10 +57,17 @@ def commit(draft: Path, unit: Unit, counts: Counts, meter: Meter, identity: dict
     if counts.balance:
         raise UnbalancedCounts(f"{unit.name}: {counts.balance} of {counts.items_in} items are neither out nor dropped")
     files = _flush_files(draft)
-    known: dict[str, Any] = {"items_in": counts.items_in, "items_out": counts.items_out, "dropped": counts.dropped,
-             "extra": counts.extra, "timings": counts.timings, "files": files, "unit": unit.index}
+    known: dict[str, Any] = {
+        "items_in": counts.items_in,
+        "items_out": counts.items_out,
+        "dropped": counts.dropped,
+        "extra": counts.extra,
+        "timings": counts.timings,
+        "files": files,
+        "unit": unit.index,
+    }
     record = Record(**identity, **known, **meter.values())
-    write_durable(draft / RECORD, canonical_json(dataclasses.asdict(record)))
+    write_durable(draft / RECORD, sealed_json(dataclasses.asdict(record)))
     return record if publish_dir(draft, draft.parent / unit.name) else None
 
 
@@ -68,9 +77,12 @@ def carry_dir(stage_dir: Path, unit: Unit) -> Path:
 
 
 def read_record(unit_dir: Path) -> dict[str, Any]:
-    """Return the record of a committed unit."""
-    record: dict[str, Any] = read_json(unit_dir / RECORD)
-    return record
+    """Return the record of a committed unit; CorruptOutput when it is damaged."""
+    path = unit_dir / RECORD
+    try:
+        return read_object(path, mend(unit_dir.parents[2]), lambda values: dataclasses.asdict(typed(Record, values)))
+    except FileNotFoundError as error:
+        raise CorruptOutput(f"{path}: it is gone; {mend(unit_dir.parents[2])}") from error
 
 
 def committed(units_dir: Path) -> set[int]:

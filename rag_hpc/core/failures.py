@@ -10,10 +10,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from rag_hpc.core.fs import canonical_json, publish_file, read_json
-from rag_hpc.core.stage import Unit
+from rag_hpc.core.fs import publish_file
+from rag_hpc.core.ledger import mend
+from rag_hpc.core.stored import check_members, read_object, sealed_json
+from rag_hpc.core.unit import Unit
 
 FAILURES = "failures"
+_MEMBERS = {"unit": int, "error": str, "message": str, "traceback": str, "host": str, "submission": int, "unix": float}
 
 
 def record_failure(stage_dir: Path, unit: Unit, error: BaseException, *, submission: int) -> int:
@@ -21,21 +24,35 @@ def record_failure(stage_dir: Path, unit: Unit, error: BaseException, *, submiss
     folder = stage_dir / FAILURES
     folder.mkdir(exist_ok=True)
     text = "".join(traceback.format_exception(error))
-    value = {"unit": unit.index, "error": type(error).__name__, "message": str(error), "traceback": text[-8000:],
-             "host": socket.gethostname(), "pid": os.getpid(), "job_id": os.environ.get("SLURM_JOB_ID"),
-             "submission": submission, "unix": round(time.time(), 3)}
+    value = {
+        "unit": unit.index,
+        "error": type(error).__name__,
+        "message": str(error),
+        "traceback": text[-8000:],
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "job_id": os.environ.get("SLURM_JOB_ID"),
+        "submission": submission,
+        "unix": round(time.time(), 3),
+    }
     attempt = 1
-    while not publish_file(folder / f"{unit.name}.{attempt}.json", canonical_json(value)):
+    while not publish_file(folder / f"{unit.name}.{attempt}.json", sealed_json(value)):
         attempt += 1
     return attempt
 
 
 def failures(stage_dir: Path) -> dict[int, list[dict[str, Any]]]:
-    """Return the failed attempts of each unit, oldest first."""
+    """Return the failed attempts of each unit, oldest first; CorruptOutput names a note that is damaged."""
     found: dict[int, list[dict[str, Any]]] = {}
-    for _, _, path in sorted(_files(stage_dir)):
-        value = read_json(path)
-        found.setdefault(int(value["unit"]), []).append(value)
+    for index, _, path in sorted(_files(stage_dir)):
+
+        def checked(value: dict[str, Any], index: int = index) -> dict[str, Any]:
+            check_members(value, _MEMBERS)
+            if value["unit"] != index:
+                raise ValueError(f"it is of unit {value['unit']}")
+            return value
+
+        found.setdefault(index, []).append(read_object(path, mend(stage_dir.parent), checked))
     return found
 
 

@@ -20,8 +20,12 @@ from rag_hpc.errors import DiskError
 
 TAKEN = (errno.EEXIST, errno.ENOTEMPTY)
 TRASH = ".trash-"
-DISK = {errno.ENOSPC: "no space (or no inodes) left", errno.EDQUOT: "the quota is used up",
-        errno.EIO: "the device or server reports an input/output error", errno.EROFS: "it is mounted read-only"}
+DISK = {
+    errno.ENOSPC: "no space (or no inodes) left",
+    errno.EDQUOT: "the quota is used up",
+    errno.EIO: "the device or server reports an input/output error",
+    errno.EROFS: "it is mounted read-only",
+}
 
 
 @contextlib.contextmanager
@@ -51,7 +55,7 @@ def canonical_json(value: Any) -> bytes:
 
 
 def read_json(path: Path) -> Any:
-    """Return the JSON value stored at `path`."""
+    """Return the JSON value at `path`, a file that a manifest has vouched for; others are read by `core.stored`."""
     return json.loads(path.read_bytes())
 
 
@@ -67,7 +71,7 @@ def fsync_path(path: Path) -> None:
 def write_durable(path: Path, data: bytes, *, exclusive: bool = False) -> None:
     """Write `data` to `path` in place and fsync it; FileExistsError if `exclusive` and it is there already."""
     flags = os.O_WRONLY | os.O_CREAT | (os.O_EXCL if exclusive else os.O_TRUNC)
-    descriptor = os.open(path, flags, 0o600)
+    descriptor = os.open(path, flags, 0o640)  # less the umask
     try:
         view = memoryview(data)
         while view:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rag_hpc.core.job import JobEnv
+
 SCHEMA = 1
 
 
@@ -83,11 +85,9 @@ class Meter:
         }
 
 
-def where() -> dict[str, Any]:
-    """Return the fields of a Record that say where this process runs; ids are Slurm's, None outside of it."""
-    env = os.environ
-    submitted = env.get("RAG_HPC_SUBMITTED_UNIX")
-    started = float(env.get("RAG_HPC_STARTED_UNIX", time.time()))
+def where(started_unix: float) -> dict[str, Any]:
+    """Return the fields of a Record that say where this process, begun at that time, runs; ids are Slurm's or None."""
+    env, told = os.environ, JobEnv.from_env()
     visible = env.get("CUDA_VISIBLE_DEVICES", "")
     return {
         "job_id": env.get("SLURM_ARRAY_JOB_ID") or env.get("SLURM_JOB_ID"),
@@ -96,8 +96,8 @@ def where() -> dict[str, Any]:
         "host": socket.gethostname(),
         "cpus": granted_cpus(),
         "gpus": len([d for d in visible.split(",") if d.strip()]),
-        "queue_s": round(max(0.0, started - float(submitted)), 3) if submitted else None,
-        "launch": env.get("RAG_HPC_LAUNCH", "array"),
+        "queue_s": round(max(0.0, started_unix - told.submitted_unix), 3) if told.submitted_unix else None,
+        "launch": told.launch,
     }
 
 

@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rag_hpc.core.fs import naming_disk
+from rag_hpc.core.job import JobEnv
+
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe of anybody's would be waited for
 
 
 @contextlib.contextmanager
@@ -20,7 +23,7 @@ def scratch_folder() -> Iterator[Path]:
 
     A worker holds a lock on its folder, which ends with the process, however that ends.
     """
-    base = os.environ.get("RAG_HPC_SCRATCH") or os.environ.get("SLURM_TMPDIR") or os.environ.get("TMPDIR")
+    base = JobEnv.from_env().scratch or os.environ.get("SLURM_TMPDIR") or os.environ.get("TMPDIR")
     root = Path(base if base and Path(base).is_dir() else tempfile.gettempdir())
     prefix = f"rag-hpc-scratch-{socket.gethostname()}-"  # locks on a shared file system may be of one host only
     with naming_disk(root):
@@ -39,7 +42,7 @@ def _own(root: Path, prefix: str) -> tuple[Path, int]:
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
         with contextlib.suppress(FileNotFoundError):  # taken for a left one before it was locked
-            lock = os.open(folder, os.O_RDONLY)
+            lock = os.open(folder, FOLDER)
             if _locked(lock) is not False and folder.exists():
                 return folder, lock
             os.close(lock)
@@ -48,8 +51,8 @@ def _own(root: Path, prefix: str) -> tuple[Path, int]:
 def _remove_left(root: Path, prefix: str) -> None:
     for entry in root.iterdir():
         if entry.name.startswith(prefix):
-            with contextlib.suppress(OSError):  # gone by now, or another user's
-                lock = os.open(entry, os.O_RDONLY | os.O_NOFOLLOW)
+            with contextlib.suppress(OSError):  # gone by now, another user's, or no folder
+                lock = os.open(entry, FOLDER)
                 try:
                     if os.fstat(lock).st_uid == os.geteuid() and _locked(lock):
                         shutil.rmtree(entry, ignore_errors=True)

@@ -9,15 +9,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from rag_hpc.core.comm import Comm, SerialComm
+from rag_hpc.core.manifest import Manifest
+from rag_hpc.core.unit import Counts, Unit
 from rag_hpc.errors import Interrupted
 
-if TYPE_CHECKING:
-    from rag_hpc.core.manifest import Manifest
-
-Inputs = Mapping[str, "Manifest"]  # by stage name
+Inputs = Mapping[str, Manifest]  # by stage name
 
 
 class Launch(enum.Enum):
@@ -26,39 +25,6 @@ class Launch(enum.Enum):
     array = "array"
     torchrun = "torchrun"
     mpi = "mpi"
-
-
-@dataclass(frozen=True)
-class Unit:
-    """The smallest planned piece of a stage's work."""
-
-    index: int
-    inputs: dict[str, Any]  # JSON-able: what this unit reads, relative to nothing but the input manifests
-
-    @property
-    def name(self) -> str:
-        """The unit's folder name."""
-        return f"unit-{self.index:05d}"
-
-
-@dataclass
-class Counts:
-    """What went in, what came out, and what was dropped for which reason: in = out + dropped."""
-
-    items_in: int = 0
-    items_out: int = 0
-    dropped: dict[str, int] = field(default_factory=dict)
-    extra: dict[str, float] = field(default_factory=dict)  # further figures, summed over units in the manifest
-    timings: dict[str, float] = field(default_factory=dict)  # seconds by name; kept in the record, never in a manifest
-
-    def drop(self, reason: str, num: int = 1) -> None:
-        """Count `num` items as dropped for `reason`."""
-        self.dropped[reason] = self.dropped.get(reason, 0) + num
-
-    @property
-    def balance(self) -> int:
-        """Items unaccounted for; zero when the counts add up."""
-        return self.items_in - self.items_out - sum(self.dropped.values())
 
 
 @dataclass(kw_only=True)
@@ -89,12 +55,12 @@ class Stage(ABC):
     """
 
     Config: ClassVar[type]  # the stage's config dataclass
-    name: ClassVar[str]
+    name: str
     version: ClassVar[int]  # goes up whenever the bytes of an output change
     launch: ClassVar[Launch] = Launch.array
-    needs: ClassVar[tuple[str, ...]] = ()  # stages whose manifests are its inputs
+    needs: tuple[str, ...] = ()  # stages whose manifests are its inputs
     wants: ClassVar[tuple[str, ...]] = ()  # further inputs, taken when the pipeline has them
-    counts_from: ClassVar[str | None] = None  # the input whose items_out this stage's items_in must equal
+    counts_from: ClassVar[str | None] = None  # the input whose items_out its items_in must equal; or INPUT:FIGURE
     collective: ClassVar[bool] = False  # all ranks run each unit together; rank 0 commits it
     may_be_empty: ClassVar[bool] = False  # a plan without units is no error
     exclusive: bool = False  # no second worker may begin a unit while the first may still be at it
@@ -102,6 +68,7 @@ class Stage(ABC):
 
     def __init__(self, config: Any) -> None:
         self.config = config
+        self.notes: dict[str, Any] = {}  # what `plan` saw and no unit does: for people, not in the fingerprint
 
     def setup(self, ctx: Context) -> None:  # noqa: B027  (an optional step, not an abstract one)
         """Load what all units need; every rank calls this once, so collectives are allowed here."""

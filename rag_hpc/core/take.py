@@ -19,7 +19,7 @@ from rag_hpc.core.commit import carry_dir, committed, drafts
 from rag_hpc.core.failures import failure_counts
 from rag_hpc.core.fs import publish_file
 from rag_hpc.core.plan import Plan
-from rag_hpc.core.stage import Unit
+from rag_hpc.core.unit import Unit
 from rag_hpc.errors import Interrupted
 
 POLL_S = 0.5
@@ -61,8 +61,17 @@ def _claim_path(carry: Path, submission: int) -> Path:
 class Taker:
     """Yields the units that worker `index` of `world_size` should try, until nothing is left for it to do."""
 
-    def __init__(self, plan: Plan, stage_dir: Path, index: int, world_size: int, *, exclusive: bool = False,
-                 clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        stage_dir: Path,
+        index: int,
+        world_size: int,
+        *,
+        exclusive: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._plan, self._stage_dir, self._units_dir = plan, stage_dir, stage_dir / "units"
         self._index, self._world, self._exclusive = index, world_size, exclusive
         self._clock, self._sleep = clock, sleep
@@ -95,13 +104,16 @@ class Taker:
     def _claimed(self, left: list[Unit]) -> set[int]:
         """Return the units of an exclusive stage that other workers have claimed."""
         number = self._plan.submission
-        return {unit.index for unit in left
-                if _claimant(carry_dir(self._stage_dir, unit), number) not in (None, self._index)}
+        return {
+            unit.index
+            for unit in left
+            if _claimant(carry_dir(self._stage_dir, unit), number) not in (None, self._index)
+        }
 
     def _left(self) -> list[Unit]:
         done = committed(self._units_dir)
         failed = failure_counts(self._stage_dir)
-        return [u for u in self._plan.units if u.index not in done and failed[u.index] < self._plan.max_attempts]
+        return [u for u in self._plan.units if u.index not in done and failed[u.index] < self._plan.policy.max_attempts]
 
     def _preference(self, unit: Unit) -> tuple[int, int]:
         """Order: own stripe first; then others' from the far end, where their owners arrive last."""
@@ -115,7 +127,7 @@ class Taker:
         """
         now = self._clock()
         self._seen = {name: self._seen.get(name, now) for name in begun}
-        patience = self._plan.backup_after_s
+        patience = self._plan.policy.backup_after_s
         if self._durations:
             patience = max(patience, 3 * statistics.median(self._durations))
         young = {index for name, index in begun.items() if now - self._seen[name] < patience}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from rag_hpc.algo.answers import NOT_FOUND
-from rag_hpc.algo.prompt import Passage as Passage
+from rag_hpc.algo.answer.answers import NOT_FOUND
+from rag_hpc.algo.answer.cite import Quote as Quote
+from rag_hpc.algo.answer.prompt import Passage as Passage
+from rag_hpc.algo.types import Array
+
+Encode = Callable[[str, Sequence[str]], Array]  # a question and N sentences to 1 + N vectors, the question's first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +22,8 @@ class Answer:
     citations: list[int] = field(default_factory=list)  # passage numbers from 1, in order of appearance
     found: bool
     short: str = ""  # the few words that answer, for comparison with short gold answers
+    quotes: list[Quote] = field(default_factory=list)  # what of the text is a passage's own, each with its citation
+    score: float | None = None  # how likely the passages hold the answer, where the generator can tell
 
 
 class Generator(Protocol):
@@ -27,6 +33,6 @@ class Generator(Protocol):
         """Return the answer; the same question and passages give the same answer. Passages are numbered from 1."""
 
 
-def not_found() -> Answer:
+def not_found(score: float | None = None) -> Answer:
     """Return the answer that the passages hold none."""
-    return Answer(text=NOT_FOUND, found=False, short=NOT_FOUND)
+    return Answer(text=NOT_FOUND, found=False, short=NOT_FOUND, score=score)

@@ -1,19 +1,30 @@
-"""A generator behind any endpoint that speaks the OpenAI chat protocol (vLLM, llama.cpp, a hosted service)."""
+"""A generator behind any endpoint that speaks the OpenAI chat protocol (vLLM, llama.cpp, a hosted service).
+
+The endpoint is not trusted: a reply has a time and a size that it may not exceed, and whatever is said of it is freed
+of the key before it is cut, logged or raised.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 import os
+import re
 import stat
 import time
+import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from rag_hpc.algo.answers import is_not_found
-from rag_hpc.algo.cite import parse_citations
-from rag_hpc.algo.prompt import Passage, build_prompt
+from rag_hpc.algo.answer.answers import is_not_found
+from rag_hpc.algo.answer.cite import parse_citations
+from rag_hpc.algo.answer.prompt import Passage, build_prompt
+from rag_hpc.algo.text.headers import retry_after_s
+from rag_hpc.core.trust import account
 from rag_hpc.errors import ClusterError, InputError
 from rag_hpc.generators.base import Answer, not_found
 from rag_hpc.generators.config import GeneratorConfig
@@ -22,33 +33,53 @@ log = logging.getLogger(__name__)
 
 TRIES = 3
 MAX_WAIT_S = 30.0
+MAX_REPLY_BYTES = 4 << 20  # decoded; an answer of 4,096 tokens has some 20 KB
+POLL_S = 0.1  # how soon a wait hears that it has to end
 _SEED = 0
 _RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_KEY = re.compile(r"[!-~]{1,4096}")  # printable ASCII without a space
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What an endpoint said."""
+
+    status: int
+    retry_after: str
+    body: bytes
 
 
 class OpenAIGenerator:
     """Asks the endpoint at temperature 0 with a fixed seed; the model may still vary a little between batches."""
 
-    def __init__(self, config: GeneratorConfig, *, sleep: Callable[[float], None] = time.sleep) -> None:
-        """Raises InputError when the key cannot be read. Nothing is sent yet."""
+    def __init__(
+        self,
+        config: GeneratorConfig,
+        check_stop: Callable[[], None] = lambda: None,
+        *,
+        sleep: Callable[[float], None] | None = None,
+    ) -> None:
+        """Raises InputError when the key cannot be read. Nothing is sent yet. `check_stop` raises to end a wait."""
         import httpx
 
         url = urlsplit(config.base_url)
         if url.scheme not in ("http", "https") or not url.hostname:
-            raise InputError(f"generator: base_url={config.base_url!r} is no http(s) address; e.g. http://127.0.0.1:8000/v1")
-        self._config, self._sleep = config, sleep
+            raise InputError(
+                f"generator: base_url={config.base_url!r} is no http(s) address; e.g. http://127.0.0.1:8000/v1"
+            )
+        self._config, self._check_stop, self._sleep = config, check_stop, sleep or self._pause
         self._key = read_key(config)
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        # a proxy set for the outside world must not see what goes to this machine
-        self._client = httpx.Client(
-            headers=headers, timeout=config.timeout_s, trust_env=url.hostname not in _LOOPBACK, follow_redirects=False
-        )
+        key = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        self._options: dict[str, Any] = {
+            "headers": {"Accept-Encoding": "gzip", **key},
+            "timeout": config.timeout_s,
+            # a proxy set for the outside world must not see what goes to this machine
+            "trust_env": url.hostname not in _LOOPBACK,
+            "follow_redirects": False,
+            "verify": httpx.create_ssl_context(),
+        }
         self._url = config.base_url.rstrip("/") + "/chat/completions"
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
 
     def generate(self, question: str, passages: Sequence[Passage]) -> Answer:
         """Return the model's answer; without passages the model is not asked. Raises InputError or ClusterError."""
@@ -67,24 +98,28 @@ class OpenAIGenerator:
         citations = [n for n in parse_citations(text) if n <= len(passages)]
         return Answer(text=text, citations=citations, found=True, short=text)
 
-    def _post(self, body: dict[str, Any]) -> Any:
-        """Return the endpoint's reply, after up to three tries where another may help."""
+    def _post(self, body: dict[str, Any]) -> bytes:
+        """Return the body of the endpoint's reply, after up to three tries where another may help."""
         import httpx
 
         trouble = ""
         for attempt in range(TRIES):
             wait_s = 2.0**attempt
             try:
-                reply = self._client.post(self._url, json=body)
+                reply = asyncio.run(self._in_time(body))  # a wait that can be ended, whatever the endpoint does
+            except TimeoutError:
+                trouble = f"no whole reply within {self._config.timeout_s:g} s"
             except httpx.TransportError as error:
-                trouble = f"{type(error).__name__}: {error}"
+                trouble = self._masked(f"{type(error).__name__}: {error}")
             else:
-                if reply.status_code == 200:
-                    return reply
-                trouble = f"HTTP {reply.status_code}: {self._without_key(reply.text[:300])}"
-                if reply.status_code not in _RETRIED:
-                    raise InputError(f"generator: {self._url} refused: {trouble}; {_remedy(reply.status_code)}")
-                wait_s = _asked_wait(reply.headers.get("retry-after", ""), wait_s)
+                if reply.status == 200:
+                    return reply.body
+                said = self._masked(reply.body.decode("utf-8", "replace"))
+                trouble = f"HTTP {reply.status}: {said[:300]}"
+                if reply.status not in _RETRIED:
+                    raise InputError(f"generator: {self._url} refused: {trouble}; {_remedy(reply.status)}")
+                asked_s = retry_after_s(reply.retry_after, time.time())
+                wait_s = wait_s if asked_s is None else min(asked_s, MAX_WAIT_S)
             log.debug("generator: try %d of %d failed: %s", attempt + 1, TRIES, trouble)
             if attempt + 1 < TRIES:
                 self._sleep(wait_s)
@@ -93,45 +128,105 @@ class OpenAIGenerator:
             "reachable from this node, or raise generator.timeout_s"
         )
 
-    def _text(self, reply: Any) -> str:
-        """Return the answer's text from a reply of status 200."""
+    async def _in_time(self, body: dict[str, Any]) -> Reply:
+        """Return the reply. Raises TimeoutError when it is not whole in time, and whatever check_stop raises."""
+        end = time.monotonic() + self._config.timeout_s
+        asked = asyncio.create_task(self._ask(body))
         try:
-            choice = reply.json()["choices"][0]
-            text = choice["message"]["content"]
-        except (ValueError, KeyError, IndexError, TypeError) as error:
-            said = self._without_key(reply.text[:200])
-            raise ClusterError(f"generator: {self._url} does not speak the OpenAI chat protocol: {said!r}") from error
-        if not isinstance(text, str):
-            raise ClusterError(
-                f"generator: {self._config.model} gave no text (finish_reason={choice.get('finish_reason')!r}); "
-                "raise generator.max_tokens"
-            )
-        return text.strip()
+            while not asked.done():
+                self._check_stop()
+                if (left_s := end - time.monotonic()) <= 0:
+                    raise TimeoutError
+                await asyncio.wait({asked}, timeout=min(POLL_S, left_s))
+            return asked.result()
+        finally:
+            asked.cancel()
+            await asyncio.gather(asked, return_exceptions=True)
 
-    def _without_key(self, text: str) -> str:
+    async def _ask(self, body: dict[str, Any]) -> Reply:
+        """Return the reply. Raises ClusterError for one that is too long, packed or not."""
+        import httpx
+
+        async with httpx.AsyncClient(**self._options) as client, client.stream("POST", self._url, json=body) as reply:
+            raw = bytearray()
+            async for part in reply.aiter_raw():
+                raw += part
+                if len(raw) > MAX_REPLY_BYTES:
+                    break
+            packed = reply.headers.get("content-encoding", "") in ("gzip", "x-gzip")
+            unpacked = _unpacked(raw) if packed else bytes(raw)
+            if len(unpacked) > MAX_REPLY_BYTES:
+                raise ClusterError(
+                    f"generator: {self._url}: its reply is longer than {MAX_REPLY_BYTES >> 20} MiB, which is no "
+                    "answer; check generator.base_url"
+                )
+            return Reply(reply.status_code, reply.headers.get("retry-after", ""), unpacked)
+
+    def _pause(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (left_s := end - time.monotonic()) > 0:
+            self._check_stop()
+            time.sleep(min(POLL_S, left_s))
+
+    def _text(self, body: bytes) -> str:
+        """Return the answer's text from the body of a reply of status 200."""
+        try:
+            choice = json.loads(body)["choices"][0]
+            text = choice["message"]["content"]
+        except (ValueError, KeyError, IndexError, TypeError, RecursionError):
+            said = self._masked(body.decode("utf-8", "replace"))[:200]
+            raise ClusterError(
+                f"generator: {self._url} does not speak the OpenAI chat protocol: {said!r}"
+            ) from None  # what is wrong with it would quote it
+        if not isinstance(text, str):
+            reason = self._masked(f"{choice.get('finish_reason')!r}")[:200]
+            raise ClusterError(
+                f"generator: {self._config.model} gave no text (finish_reason={reason}); raise generator.max_tokens"
+            )
+        return text.encode("utf-8", "replace").decode().strip()  # half a surrogate pair could not be stored
+
+    def _masked(self, text: str) -> str:
         return text.replace(self._key, "***") if self._key else text
 
 
 def read_key(config: GeneratorConfig) -> str:
-    """Return the key from the named variable or file, "" where neither is named. The file must be its owner's alone."""
+    """Return the key from the named variable or file, "" where neither is named. The file must be ours alone.
+
+    Raises InputError, which never shows it.
+    """
     if config.api_key_env:
-        key = os.environ.get(config.api_key_env, "").strip()
+        key, place = os.environ.get(config.api_key_env, "").strip(), f"the variable {config.api_key_env}"
         if not key:
-            raise InputError(f"generator: the variable {config.api_key_env} is empty; export it or use api_key_file")
-        return key
-    if not config.api_key_file:
+            raise InputError(f"generator: {place} is empty; export it or use api_key_file")
+    elif config.api_key_file:
+        key, place = _key_in(Path(config.api_key_file).expanduser()), f"api_key_file {config.api_key_file}"
+    else:
         return ""
-    path = Path(config.api_key_file).expanduser()
+    if not _KEY.fullmatch(key):
+        raise InputError(
+            f"generator: {place} holds no key: one word of printable ASCII is needed, at most 4096 characters"
+        )
+    return key
+
+
+def _key_in(path: Path) -> str:
     if not path.is_file():
         raise InputError(f"generator: api_key_file {path} does not exist; write the key there with mode 600")
-    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+    found = path.stat()
+    if stat.S_IMODE(found.st_mode) & 0o077:
         raise InputError(f"generator: api_key_file {path} can be read by others; run: chmod 600 {path}")
-    return path.read_text(encoding="utf-8").strip()
+    if found.st_uid not in (os.geteuid(), 0):
+        raise InputError(f"generator: api_key_file {path} belongs to {account(found.st_uid)}; use a file of your own")
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        return stream.read(1 << 14).strip()
 
 
-def _asked_wait(retry_after: str, fallback_s: float) -> float:
-    """Return the seconds that the server asks for, within reason."""
-    return min(float(retry_after), MAX_WAIT_S) if retry_after.isdecimal() else fallback_s
+def _unpacked(raw: bytes | bytearray) -> bytes:
+    """Return what gzip packed, a byte more than is allowed at most; nothing where it is no gzip."""
+    try:
+        return zlib.decompressobj(wbits=31).decompress(raw, MAX_REPLY_BYTES + 1)
+    except zlib.error:
+        return b""
 
 
 def _remedy(status: int) -> str:

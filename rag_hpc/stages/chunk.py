@@ -10,20 +10,22 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from rag_hpc.algo.semantic import topic_starts, windows
-from rag_hpc.core.chunkstore import CHUNKS, COLUMNS
-from rag_hpc.core.stage import Context, Counts, Inputs, Stage, Unit
-from rag_hpc.core.tables import Rejects, TableWriter, read_table
-from rag_hpc.encoder import model_limit
+from rag_hpc.algo.chunk.semantic import topic_starts, windows
+from rag_hpc.core.settings import path_field
+from rag_hpc.core.stage import Context, Inputs, Stage
+from rag_hpc.core.unit import Counts, Unit
 from rag_hpc.errors import ConfigError
+from rag_hpc.models.folder import model_limit
+from rag_hpc.stores.chunks import open_chunks
+from rag_hpc.stores.documents import COLUMNS, DOCUMENTS, document_batches
+from rag_hpc.stores.tables import Rejects
 
 if TYPE_CHECKING:  # what numba compiles is imported by those who cut: every command imports the config here
-    from rag_hpc.algo.chunking import Span
-    from rag_hpc.algo.structure import Breaks, Heading
-    from rag_hpc.encoder import Encoder
-    from rag_hpc.tokens import TokenCounter
+    from rag_hpc.algo.chunk.chunking import Span
+    from rag_hpc.algo.chunk.structure import Breaks, Heading
+    from rag_hpc.models.encoder import Encoder
+    from rag_hpc.models.tokens import TokenCounter
 
-READ = ["doc_id", "url", "title", "text", "lang", "meta"]
 JOINT = " > "  # between the parts of a heading
 _MARKUP = 8  # characters that may stand before a title in Markdown
 
@@ -40,7 +42,7 @@ class ChunkConfig:
     """Settings of the chunk stage."""
 
     method: Method = Method.recursive
-    model: str = "minilm"  # whose tokenizer counts, and whose limit holds; semantic asks it for vectors too
+    model: str = path_field("minilm", only="folder")  # its tokenizer counts, its limit holds, its vectors tell topics
     max_tokens: int = 254  # of a passage with its heading; the encoder adds two
     overlap_tokens: int = 25
     heading_tokens: int = 24  # of the title and headings above a passage, which are indexed before it; 0 = none
@@ -55,13 +57,14 @@ class ChunkConfig:
         if not 0 <= self.overlap_tokens <= self.max_tokens // 2:
             raise ConfigError(f"stage.chunk.overlap_tokens={self.overlap_tokens}: between 0 and half of max_tokens")
         if self.semantic_window < 1 or not 0 <= self.semantic_percentile <= 100:
-            raise ConfigError("stage.chunk: semantic_window >= 1 and semantic_percentile from 0 to 100 are needed; "
-                              "try 3 and 80")
+            raise ConfigError(
+                "stage.chunk: semantic_window >= 1 and semantic_percentile from 0 to 100 are needed; try 3 and 80"
+            )
 
 
 def check_limit(config: ChunkConfig) -> None:
     """Raise ConfigError when passages could be longer than the encoder reads: it would cut them in silence."""
-    from rag_hpc.tokens import TokenCounter
+    from rag_hpc.models.tokens import TokenCounter
 
     limit, special = model_limit(config.model), TokenCounter(config.model).num_special
     if config.max_tokens + special > limit:
@@ -94,9 +97,9 @@ class Chunk(Stage):
     def run(self, unit: Unit, out: Path, ctx: Context) -> Counts:
         """Write chunks.parquet; its counts are of documents, the number of chunks is `extra.chunks`."""
         counts, rejects = Counts(), Rejects()
-        path = ctx.inputs["dedup.drop"].unit_dir(unit.inputs["unit"]) / "documents.parquet"
-        with TableWriter(out / CHUNKS, COLUMNS) as chunks:
-            for batch in read_table(path, READ).to_batches(max_chunksize=64):
+        path = ctx.inputs["dedup.drop"].file(unit.inputs["unit"], DOCUMENTS)
+        with open_chunks(out) as chunks:
+            for batch in document_batches(path, COLUMNS, 64):
                 for document in batch.to_pylist():
                     ctx.check_stop()
                     counts.items_in += 1
@@ -116,30 +119,40 @@ class Chunker:
     """Cuts documents with one configuration."""
 
     def __init__(self, config: ChunkConfig) -> None:
-        from rag_hpc.tokens import TokenCounter
+        from rag_hpc.models.tokens import TokenCounter
 
         self._config = config
         self._counter = TokenCounter(config.model)
         self._encoder: Encoder | None = None
         if config.method is Method.semantic:
-            from rag_hpc.encoder import Encoder
+            from rag_hpc.models.encoder import Encoder
 
             self._encoder = Encoder(config.model, threads=1)
 
     def rows(self, document: dict[str, Any]) -> list[tuple[Any, ...]]:
         """Return a document's chunks as rows of COLUMNS, none when it has no tokens."""
-        from rag_hpc.algo.chunking import chunk_ids
+        from rag_hpc.algo.chunk.chunking import chunk_ids
 
         text, doc_id = document["text"], document["doc_id"]
         headed = _Headed(document, self._counter, self._config)
         spans = self._spans(text, headed)
         same = (doc_id, document["url"], document["title"], document["lang"])
-        return [(chunk_id, *same, headed.heading(span.start), text[span.start : span.end], span.start, span.end,
-                 span.num_tokens) for chunk_id, span in zip(chunk_ids(doc_id, spans), spans, strict=True)]
+        return [
+            (
+                chunk_id,
+                *same,
+                headed.heading(span.start),
+                text[span.start : span.end],
+                span.start,
+                span.end,
+                span.num_tokens,
+            )
+            for chunk_id, span in zip(chunk_ids(doc_id, spans), spans, strict=True)
+        ]
 
     def _spans(self, text: str, headed: _Headed) -> list[Span]:
-        from rag_hpc.algo.chunking import chunk_spans
-        from rag_hpc.algo.structure import NO_BREAKS, find_breaks
+        from rag_hpc.algo.chunk.chunking import chunk_spans
+        from rag_hpc.algo.chunk.structure import NO_BREAKS, find_breaks
 
         tokens = self._counter.tokens(text)
         is_short = len(tokens.starts_T) <= self._config.max_tokens - self._config.heading_tokens
@@ -150,8 +163,8 @@ class Chunker:
 
     def _topics(self, text: str, encoder: Encoder) -> Breaks:
         """Return where topics begin. The encoder's batches hold this document only, so that no other moves a bit."""
-        from rag_hpc.algo.sentences import sentence_spans
-        from rag_hpc.algo.structure import TOPIC, Breaks
+        from rag_hpc.algo.chunk.structure import TOPIC, Breaks
+        from rag_hpc.algo.text.sentences import sentence_spans
 
         spans, size = sentence_spans(text), self._config.semantic_window
         vectors_WD = encoder.encode(windows(text, spans, size), tokens_per_batch=2048, allow_truncate=True)
@@ -164,7 +177,7 @@ class _Headed:
     """A document's headings as passages carry them, and the tokens that are left for the passages."""
 
     def __init__(self, document: dict[str, Any], counter: TokenCounter, config: ChunkConfig) -> None:
-        from rag_hpc.algo.structure import Outline
+        from rag_hpc.algo.chunk.structure import Outline
 
         self._text, self._counter, self._config = document["text"], counter, config
         self._title = " ".join(document["title"].split())
@@ -221,7 +234,7 @@ class _Headed:
 
 def _headings(document: dict[str, Any]) -> list[Heading]:
     """Return the headings that the clean stage found; none where its metadata cannot be read."""
-    from rag_hpc.algo.structure import given_headings
+    from rag_hpc.algo.chunk.structure import given_headings
 
     try:
         meta = json.loads(document["meta"] or "{}")

@@ -11,13 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rag_hpc.core.stage import Context, Counts, Inputs, Stage, Unit
-from rag_hpc.core.tables import Rejects
+from rag_hpc.core.stage import Context, Inputs, Stage
+from rag_hpc.core.unit import Counts, Unit
 from rag_hpc.errors import InputError, Interrupted
-from rag_hpc.pagestore import open_pages
-from rag_hpc.rounds import earlier_crawls, frontier, rows_of_hosts
-from rag_hpc.sources.base import MAX_ROUNDS, CorpusConfig, Page, ReadContext, SourceName
+from rag_hpc.sources.base import ROUNDS, CorpusConfig, ReadContext, SourceName
+from rag_hpc.sources.crawl.config import CrawlConfig
+from rag_hpc.sources.crawl.rounds import earlier_crawls, frontier, rows_of_hosts
+from rag_hpc.sources.files.paths import PathSource
 from rag_hpc.sources.registry import get_source
+from rag_hpc.stores.page import OutputName, Page
+from rag_hpc.stores.pages import open_pages
+from rag_hpc.stores.tables import Rejects
 
 LIBRARIES = ("httptools", "protego", "pyarrow.parquet")
 
@@ -25,9 +29,9 @@ LIBRARIES = ("httptools", "protego", "pyarrow.parquet")
 class Crawl(Stage):
     """Fetches or reads the source's pages."""
 
-    Config: ClassVar[type] = CorpusConfig
+    Config: ClassVar[type] = CorpusConfig  # or rather that of the source
     name = "crawl"
-    version = 3
+    version = 4
 
     def __init__(self, config: CorpusConfig) -> None:
         super().__init__(config)
@@ -48,9 +52,16 @@ class Crawl(Stage):
         """Write the pages; ids that come twice within a unit are rejected."""
         counts, rejects, seen = Counts(), Rejects(), set()
         num_reused = 0
-        reading = ReadContext(shared=ctx.shared, should_stop=lambda: _must_stop(out, ctx), sleep=time.sleep,
-                              carry=ctx.carry, attempt=out.name.lstrip("."), previous=self._earlier_pages(unit))
-        with open_pages(out, self.config.output) as pages:
+        reading = ReadContext(
+            shared=ctx.shared,
+            should_stop=lambda: _must_stop(out, ctx),
+            sleep=time.sleep,
+            carry=ctx.carry,
+            attempt=out.name.lstrip("."),
+            previous=self._earlier_pages(unit),
+        )
+        output = self.config.output if isinstance(self.config, CrawlConfig) else OutputName.parquet
+        with open_pages(out, output) as pages:
             for item in get_source(self.config.source).read(self._part(unit, ctx), self.config, reading):
                 ctx.check_stop()
                 counts.items_in += 1
@@ -68,10 +79,12 @@ class Crawl(Stage):
         return counts
 
     def _parts(self, inputs: Inputs, shared: Path) -> list[dict[str, Any]]:
-        parts = get_source(self.config.source).split(self.config, shared)
+        source = get_source(self.config.source)
+        parts = source.split(self.config, shared)
+        if isinstance(source, PathSource) and source.passed_over:
+            self.notes = {"passed_over": source.passed_over}
         if not parts:
-            raise InputError(f"corpus {self.config.name}: empty; nothing readable at path={self.config.path} "
-                             f"seeds={list(self.config.seeds)}")
+            raise InputError(f"corpus {self.config.name}: empty; nothing readable at source={self.config.source.value}")
         return parts
 
     def _part(self, unit: Unit, ctx: Context) -> dict[str, Any]:
@@ -85,8 +98,10 @@ class Crawl(Stage):
         wanted = unit.inputs.get("previous", [])
         crawls = [crawl for crawl in self._previous() if crawl.output_hash in wanted] if wanted else []
         if len(crawls) < len(wanted):
-            raise InputError(f"corpus.previous={self.config.previous}: its crawl is not the one that the plan was made "
-                             "with; start a run under a new name")
+            raise InputError(
+                f"corpus.previous={self.config.previous}: its crawl is not the one that the plan was made "
+                "with; start a run under a new name"
+            )
         return rows_of_hosts(crawls, {item["host"] for item in unit.inputs["hosts"]} if wanted else ())
 
 
@@ -95,12 +110,16 @@ class Round(Crawl):
 
     may_be_empty = True
 
+    def __init__(self, config: CorpusConfig, number: int) -> None:
+        super().__init__(config)
+        self.name, self.needs = ROUNDS[number - 1], ROUNDS[: number - 1]
+
     def _parts(self, inputs: Inputs, shared: Path) -> list[dict[str, Any]]:
         """The seeds are not in the plan, which would grow with them: each unit reads its own from the manifests."""
-        from rag_hpc.sources.site import check_user_agent, deal
+        from rag_hpc.sources.crawl.site import check_user_agent, deal
 
         found = frontier(inputs, self.config)
-        check_user_agent(self.config, found.seeds)
+        check_user_agent(self.config.user_agent, found.seeds, self.config.resolve)
         left = self.config.max_pages - sum(found.num_pages.values())
         if self.config.max_pages and left <= 0:
             return []
@@ -110,8 +129,12 @@ class Round(Crawl):
     def _part(self, unit: Unit, ctx: Context) -> dict[str, Any]:
         hosts = {item["host"]: item for item in unit.inputs["hosts"]}
         found = frontier(ctx.inputs, self.config, hosts.keys())
-        return {"hosts": [{**item, "seeds": list(found.seeds[host].items()), "done": found.done.get(host, ())}
-                          for host, item in hosts.items()]}
+        return {
+            "hosts": [
+                {**item, "seeds": list(found.seeds[host].items()), "done": found.done.get(host, ())}
+                for host, item in hosts.items()
+            ]
+        }
 
 
 def _must_stop(out: Path, ctx: Context) -> bool:
@@ -119,12 +142,3 @@ def _must_stop(out: Path, ctx: Context) -> bool:
     if not out.exists():
         raise Interrupted(f"{out.name}: its draft was removed, a later submission took over")
     return ctx.stop_requested()
-
-
-def _round(number: int) -> type[Round]:
-    needs = ("crawl", *(f"crawl.{earlier}" for earlier in range(2, number)))
-    return type(f"Crawl{number}", (Round,), {"name": f"crawl.{number}", "needs": needs})
-
-
-ROUNDS = {number: _round(number) for number in range(2, MAX_ROUNDS + 1)}
-Crawl2, Crawl3, Crawl4, Crawl5, Crawl6, Crawl7, Crawl8 = ROUNDS.values()

@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rag_hpc.algo.answers import exact_match, token_f1
-from rag_hpc.core.fs import canonical_json
-from rag_hpc.core.stage import Context, Counts, Inputs, Stage, Unit
-from rag_hpc.core.tables import read_table
+from rag_hpc.algo.answer.answers import exact_match, token_f1
+from rag_hpc.core.stage import Context, Inputs, Stage
+from rag_hpc.core.unit import Counts, Unit
 from rag_hpc.errors import ConfigError
-from rag_hpc.hits import ANN, HITS
-
-METRICS, RUN, PER_QUESTION = "metrics.json", "run.trec", "answers.jsonl"
+from rag_hpc.stores.answers import read_answers
+from rag_hpc.stores.hits import ANN, HITS, RERANKED, Method, handed_on
+from rag_hpc.stores.metrics import METRICS, RUN, STAND_INS, write_judged, write_metrics
+from rag_hpc.stores.questions import read_questions
+from rag_hpc.stores.tables import rows_of
 
 
 @dataclass(kw_only=True)
@@ -35,7 +36,7 @@ class Evaluate(Stage):
 
     Config: ClassVar[type] = EvaluateConfig
     name = "evaluate"
-    version = 1
+    version = 2
     needs = ("retrieve.queries", "retrieve.search", "generate")
     wants = ("rerank",)
     identity = (METRICS,)
@@ -44,28 +45,32 @@ class Evaluate(Stage):
         """Return the units; what only some layouts have comes last, so that the others keep their index."""
         check_measures(self.config.measures)
         parts = ["answers", "bm25", "dense", "fused"]
-        parts += ["reranked"] if "rerank" in inputs else []
-        parts += ["ann"] if inputs["retrieve.search"].files(ANN) else []
-        return [Unit(i, {"part": part}) for i, part in enumerate(parts)]
+        parts += [RERANKED] if "rerank" in inputs else []
+        parts += ["ann"] if inputs["retrieve.search"].holders(ANN) else []
+        last = RERANKED if "rerank" in inputs else handed_on(inputs).value
+        return [Unit(i, {"part": part, "handed_on": part == last}) for i, part in enumerate(parts)]
 
     def run(self, unit: Unit, out: Path, ctx: Context) -> Counts:
         """Write metrics.json and, by part, run.trec or answers.jsonl."""
         part = unit.inputs["part"]
-        queries = read_table(ctx.inputs["retrieve.queries"].files("queries.parquet")[0]).to_pylist()
+        queries = read_questions(ctx.inputs["retrieve.queries"])
+        stand_ins = any(query.get("stand_in") for query in queries)
+        by_query: dict[str, dict[str, float]] = {}
         if part == "answers":
-            rows = _rows(ctx.inputs["generate"].files("answers.parquet"))
-            metrics, lines = judge_answers(rows)
-            (out / PER_QUESTION).write_bytes(b"".join(canonical_json(line) for line in lines))
+            metrics, lines = judge_answers(read_answers(ctx.inputs["generate"]))
+            write_judged(out, [{**line, "query_is": STAND_INS} if stand_ins else line for line in lines])
         else:
-            hits = ctx.inputs["rerank" if part == "reranked" else "retrieve.search"]
-            rows = [row for row in _rows(hits.files(ANN if part == "ann" else HITS)) if row["method"] == part]
+            hits = ctx.inputs["rerank" if part == RERANKED else "retrieve.search"]
+            table = HITS if part == RERANKED else Method(part).table
+            rows = [row for row in rows_of(hits, table) if row["method"] == part]
             run = by_document(rows)
-            (out / RUN).write_text(trec_lines(run, part), encoding="utf-8")
-            metrics = judge_ranking(run, queries, self.config.measures)
+            (out / RUN).write_text(trec_lines(run, f"{part}.stand-ins" if stand_ins else part), encoding="utf-8")
+            metrics, by_query = judge_queries(run, queries, self.config.measures)
             if part == "ann":
-                exact = [row for row in _rows(hits.files(HITS)) if row["method"] == "dense"]
+                exact = [row for row in rows_of(hits, HITS) if row["method"] == "dense"]
                 metrics[f"recall@{self.config.k}_vs_exact"] = recall_against(rows, exact, self.config.k)
-        (out / METRICS).write_bytes(canonical_json({"part": part, "num_queries": len(queries), "metrics": metrics}))
+        chosen = unit.inputs["handed_on"]
+        write_metrics(out, part, len(queries), metrics, by_query=by_query, stand_ins=stand_ins, handed_on=chosen)
         return Counts(items_in=1, items_out=1)
 
 
@@ -73,16 +78,18 @@ def check_measures(names: Iterable[str]) -> list[Any]:
     """Return the parsed measures; raises ConfigError naming the one that ir_measures cannot compute."""
     import ir_measures
 
-    found = []
+    measures = []
     for name in names:
         try:
             measure: Any = ir_measures.parse_measure(name)
             measure.validate_params()
-            found.append(measure)
+            measures.append(measure)
         except (NameError, ValueError, AssertionError) as error:  # the last: a measure that needs a cutoff, as P and R
-            raise ConfigError(f"stage.evaluate.measures: {name!r} is no whole measure of ir_measures ({error}); "
-                              "try nDCG@10, RR@10, R@100 or AP") from error
-    return found
+            raise ConfigError(
+                f"stage.evaluate.measures: {name!r} is no whole measure of ir_measures ({error}); "
+                "try nDCG@10, RR@10, R@100 or AP"
+            ) from error
+    return measures
 
 
 def by_document(rows: Iterable[dict[str, Any]]) -> dict[str, list[tuple[str, float]]]:
@@ -95,18 +102,36 @@ def by_document(rows: Iterable[dict[str, Any]]) -> dict[str, list[tuple[str, flo
     return run
 
 
-def judge_ranking(run: dict[str, list[tuple[str, float]]], queries: list[dict[str, Any]],
-                  measures: list[str]) -> dict[str, float]:
+def judge_ranking(
+    run: dict[str, list[tuple[str, float]]], queries: list[dict[str, Any]], measures: list[str]
+) -> dict[str, float]:
     """Return the mean of each measure over the judged queries; ranks decide, so equal scores keep their order."""
+    return judge_queries(run, queries, measures)[0]
+
+
+def judge_queries(
+    run: dict[str, list[tuple[str, float]]], queries: list[dict[str, Any]], measures: list[str]
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Return the means as `judge_ranking`, and measure -> judged query -> value."""
     import ir_measures
 
-    qrels = {q["query_id"]: {d: int(g) for d, g in json.loads(q["relevant"]).items()} for q in queries}
-    judged = {query_id: grades for query_id, grades in qrels.items() if grades}
+    judged = grades_of(queries)
     if not judged:
-        return {}
+        return {}, {}
     ranked = {q: {doc_id: float(-rank) for rank, (doc_id, _) in enumerate(run.get(q, []))} for q in judged}
-    means = ir_measures.calc_aggregate(check_measures(measures), judged, ranked)
-    return {str(measure): round(float(value), 6) for measure, value in sorted(means.items(), key=lambda p: str(p[0]))}
+    calculated: Any = ir_measures.calc(check_measures(measures), judged, ranked)
+    means, values = calculated
+    by_query: dict[str, dict[str, float]] = {str(measure): {} for measure in means}
+    for metric in sorted(values, key=lambda metric: metric.query_id):
+        by_query[str(metric.measure)][metric.query_id] = round(float(metric.value), 6)
+    named = sorted((str(measure), round(float(value), 6)) for measure, value in means.items())
+    return dict(named), by_query
+
+
+def grades_of(queries: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """Return the grades by document id of the judged queries, by query id."""
+    qrels = {q["query_id"]: {d: int(g) for d, g in json.loads(q["relevant"]).items()} for q in queries}
+    return {query_id: grades for query_id, grades in qrels.items() if grades}
 
 
 def judge_answers(rows: list[dict[str, Any]]) -> tuple[dict[str, float], list[dict[str, Any]]]:
@@ -125,13 +150,19 @@ def _judge_one(row: dict[str, Any]) -> dict[str, Any]:
     gold, cited = json.loads(row["gold"]), json.loads(row["citations"])
     precision = sum(c["supported"] for c in cited) / len(cited) if cited else None
     line = {key: row[key] for key in ("query_id", "question", "answer", "short", "found")}
-    return {**line, "gold": gold, "f1": token_f1(row["short"], gold) if gold else None,
-            "em": float(exact_match(row["short"], gold)) if gold else None,
-            "f1_sentence": token_f1(row["answer"], gold) if gold else None, "citation_precision": precision}
+    return {
+        **line,
+        "gold": gold,
+        "f1": token_f1(row["short"], gold) if gold else None,
+        "em": float(exact_match(row["short"], gold)) if gold else None,
+        "f1_sentence": token_f1(row["answer"], gold) if gold else None,
+        "citation_precision": precision,
+    }
 
 
-def recall_against(found: list[dict[str, Any]], exact: list[dict[str, Any]], k: int) -> float:
-    """Return the mean share of the exact k best ordinals that are among the found k best."""
+def recall_against(approximate: list[dict[str, Any]], exact: list[dict[str, Any]], k: int) -> float:
+    """Return the mean share of the exact k best ordinals that are among the approximate k best."""
+
     def tops(rows: list[dict[str, Any]]) -> dict[str, set[int]]:
         top: dict[str, set[int]] = {}
         for row in rows:
@@ -139,17 +170,16 @@ def recall_against(found: list[dict[str, Any]], exact: list[dict[str, Any]], k: 
                 top.setdefault(row["query_id"], set()).add(row["ordinal"])
         return top
 
-    wanted, got = tops(exact), tops(found)
+    wanted, got = tops(exact), tops(approximate)
     shares = [len(ids & got.get(query_id, set())) / len(ids) for query_id, ids in wanted.items()]
     return round(sum(shares) / len(shares), 6) if shares else 1.0
 
 
 def trec_lines(run: dict[str, list[tuple[str, float]]], tag: str) -> str:
     """Return the six columns of a TREC run: query Q0 document rank score tag; blanks in ids become underscores."""
-    lines = [f"{'_'.join(q.split())} Q0 {'_'.join(doc.split())} {rank} {score:.6f} rag_hpc.{tag}\n"
-             for q, ranking in run.items() for rank, (doc, score) in enumerate(ranking, 1)]
+    lines = [
+        f"{'_'.join(q.split())} Q0 {'_'.join(doc.split())} {rank} {score:.6f} rag_hpc.{tag}\n"
+        for q, ranking in run.items()
+        for rank, (doc, score) in enumerate(ranking, 1)
+    ]
     return "".join(lines)
-
-
-def _rows(paths: list[Path]) -> list[dict[str, Any]]:
-    return [row for path in paths for row in read_table(path).to_pylist()]

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
 
-from rag_hpc.core.chunkstore import ChunkStore, split_evenly
-from rag_hpc.core.stage import Context, Counts, Inputs, Stage, Unit
+from rag_hpc.core.stage import Context, Inputs, Stage
+from rag_hpc.core.unit import Counts, Unit
 from rag_hpc.errors import ConfigError
+from rag_hpc.stores.chunks import ChunkStore, split_evenly
+from rag_hpc.stores.documents import DOCUMENTS, document_batches
+from rag_hpc.stores.shards import LEXICAL
+from rag_hpc.stores.tables import read_column
 
-INDEX = "index.tar"
+TEXTS = ("doc_id", "title", "text")
 
 
 @dataclass(kw_only=True)
@@ -18,6 +24,7 @@ class LexicalConfig:
     """Settings of the Lucene shards (English analyser, Porter stemmer, as Anserini's default)."""
 
     num_shards: int = 4
+    whole_documents: bool = False  # are scored, and named by their best passages; else passages are
     heap_mib: int = field(default=1024, metadata={"output": False})  # of the Java virtual machine
 
     def __post_init__(self) -> None:
@@ -26,13 +33,19 @@ class LexicalConfig:
 
 
 class Lexical(Stage):
-    """Builds one Lucene shard a unit; Lucene's document i is the chunk with ordinal start + i."""
+    """Builds one Lucene shard a unit; Lucene's document i is the chunk with ordinal start + i, or a whole document."""
 
     Config: ClassVar[type] = LexicalConfig
     name = "lexical"
     version = 1
-    needs = ("chunk",)
+    needs: tuple[str, ...] = ("chunk",)
+    counts_from = "chunk:chunks"
     identity = ()  # the layout of shards is a choice; what they answer is compared at retrieve
+
+    def __init__(self, config: LexicalConfig) -> None:
+        super().__init__(config)
+        if config.whole_documents:
+            self.needs = ("chunk", "dedup.drop")
 
     def plan(self, inputs: Inputs, shared: Path) -> list[Unit]:
         """Return one unit per shard."""
@@ -41,12 +54,34 @@ class Lexical(Stage):
 
     def run(self, unit: Unit, out: Path, ctx: Context) -> Counts:
         """Write index.tar, built on node-local scratch: Lucene's small writes never reach the shared filesystem."""
-        from rag_hpc import lucene
+        from rag_hpc.search import lucene
 
         start, stop = unit.inputs["start"], unit.inputs["stop"]
-        texts = ChunkStore(ctx.inputs["chunk"]).indexed_texts(start, stop)
         folder = ctx.scratch / f"lucene-{unit.index}"
-        documents = ((str(ordinal), text) for ordinal, text in enumerate(texts, start=start))
+        if self.config.whole_documents:
+            documents = whole_documents(ctx.inputs, start, stop)
+        else:
+            texts = ChunkStore(ctx.inputs["chunk"]).indexed_texts(start, stop)
+            documents = ((str(ordinal), text) for ordinal, text in enumerate(texts, start=start))
         stats = lucene.build_index(documents, folder, heap_mib=self.config.heap_mib)
-        lucene.pack(folder, out / INDEX)
-        return Counts(items_in=stop - start, items_out=stats["docs"], extra={"terms": stats["terms"]})
+        lucene.pack(folder, out / LEXICAL)
+        return Counts(items_in=stop - start, items_out=stop - start, extra={"terms": stats["terms"]})
+
+
+def whole_documents(inputs: Inputs, start: int, stop: int) -> Iterator[tuple[str, str]]:
+    """Yield ("FIRST-STOP", title and text) of the documents whose first passage has an ordinal in [start, stop).
+
+    FIRST and STOP are the ordinals of the document's passages. Every title stands before its text, as plain Lucene over
+    a BEIR collection has it.
+    """
+    units = inputs["dedup.drop"].units
+    for part in ChunkStore(inputs["chunk"]).ranges(start, stop):
+        ids, texts = read_column(part.path, "doc_id"), dict[str, dict[str, str]]()
+        for batch in document_batches(inputs["dedup.drop"].file(units[part.position]["index"], DOCUMENTS), TEXTS, 1024):
+            texts.update((row["doc_id"], row) for row in batch.to_pylist())
+        firsts = [row for row in range(len(ids)) if row == 0 or ids[row] != ids[row - 1]]
+        for first, end in pairwise([*firsts, len(ids)]):
+            if part.start <= first < part.stop:
+                document, offset = texts[ids[first]], part.first - part.start
+                title, text = document["title"], document["text"]
+                yield f"{offset + first}-{offset + end}", f"{title}\n{text}" if title not in ("", text) else text

@@ -7,15 +7,16 @@ from typing import Any
 
 from rag_hpc.core.stage import Stage
 from rag_hpc.errors import ConfigError
+from rag_hpc.sources.base import ROUNDS
 
 STAGES = {
     "crawl": "rag_hpc.stages.crawl:Crawl",
     "clean": "rag_hpc.stages.clean:Clean",
-    "dedup.sign": "rag_hpc.stages.dedup_sign:Sign",
-    "dedup.group": "rag_hpc.stages.dedup_group:Group",
-    "dedup.verify": "rag_hpc.stages.dedup_verify:Verify",
-    "dedup.link": "rag_hpc.stages.dedup_link:Link",
-    "dedup.drop": "rag_hpc.stages.dedup_drop:Drop",
+    "dedup.sign": "rag_hpc.stages.dedup.sign:Sign",
+    "dedup.group": "rag_hpc.stages.dedup.group:Group",
+    "dedup.verify": "rag_hpc.stages.dedup.verify:Verify",
+    "dedup.link": "rag_hpc.stages.dedup.link:Link",
+    "dedup.drop": "rag_hpc.stages.dedup.drop:Drop",
     "chunk": "rag_hpc.stages.chunk:Chunk",
     "lexical": "rag_hpc.stages.lexical:Lexical",
     "encode": "rag_hpc.stages.encode:Encode",
@@ -27,12 +28,12 @@ STAGES = {
     "generate": "rag_hpc.stages.generate:Generate",
     "evaluate": "rag_hpc.stages.evaluate:Evaluate",
 }
-ROUNDS = {f"crawl.{number}": f"rag_hpc.stages.crawl:Crawl{number}" for number in range(2, 9)}  # corpus.rounds adds them
+ROUND = "rag_hpc.stages.crawl:Round"  # every further round of a crawl; corpus.rounds adds them
 
 
 def stage_class(name: str) -> type[Stage]:
     """Return the class of the stage called `name`; ConfigError lists the known ones."""
-    path = STAGES.get(name) or ROUNDS.get(name)
+    path = ROUND if name in ROUNDS[1:] else STAGES.get(name)
     if path is None:
         raise ConfigError(f"no stage is called {name!r}; known: {', '.join(STAGES)}")
     module, attribute = path.split(":")
@@ -43,6 +44,9 @@ def stage_class(name: str) -> type[Stage]:
 def make_stage(name: str, config: dict[str, Any]) -> Stage:
     """Return the stage built from plain values, checked against its config dataclass."""
     from rag_hpc.schema import from_plain
+    from rag_hpc.sources.registry import config_class
 
-    cls = stage_class(name)
-    return cls(from_plain(cls.Config, config))
+    cls: Any = stage_class(name)
+    settings = from_plain(config_class(config.get("source")) if name in ROUNDS else cls.Config, config)
+    stage: Stage = cls(settings, ROUNDS.index(name) + 1) if name in ROUNDS[1:] else cls(settings)
+    return stage

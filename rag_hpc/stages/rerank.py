@@ -1,4 +1,4 @@
-"""rerank: a cross-encoder puts the fused list's head in a new order. Off unless the pipeline names it."""
+"""rerank: a cross-encoder puts the head of the ranking handed on in a new order. Off unless the pipeline names it."""
 
 from __future__ import annotations
 
@@ -7,25 +7,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rag_hpc.core.chunkstore import ChunkStore
-from rag_hpc.core.stage import Context, Counts, Inputs, Launch, Stage, Unit
-from rag_hpc.core.tables import write_table
+from rag_hpc.core.settings import path_field
+from rag_hpc.core.stage import Context, Inputs, Launch, Stage
+from rag_hpc.core.unit import Counts, Unit
 from rag_hpc.errors import ConfigError
-from rag_hpc.hits import HITS, hits_table
-from rag_hpc.passages import Asked, ranked
+from rag_hpc.models.device import Device, Precision
+from rag_hpc.stores.chunks import ChunkStore
+from rag_hpc.stores.hits import HITS, RERANKED, handed_on, hits_table
+from rag_hpc.stores.passages import Asked, ranked
+from rag_hpc.stores.tables import write_table
 
 
 @dataclass(kw_only=True)
 class RerankConfig:
     """Settings of reranking."""
 
-    model: str = ""  # folder or hub id of a cross-encoder with one output; needed when the stage runs
-    depth: int = 20  # hits of the fused list that are scored
+    model: str = path_field("", only="folder")  # or hub id, of a cross-encoder with one output; needed when it runs
+    depth: int = 20  # hits of the ranking handed on that are scored
+    device: Device = Device.auto
+    precision: Precision = Precision.float32  # bfloat16 moves scores by some 1e-2: near neighbours change places
+    tokens_per_batch: int = 4096  # in a forward pass; raise it on a GPU (65536)
     threads: int = 1
 
     def __post_init__(self) -> None:
-        if self.depth < 1 or self.threads < 1:
-            raise ConfigError("stage.rerank: depth >= 1 and threads >= 1 are needed; try depth=20 threads=1")
+        if self.depth < 1 or self.threads < 0 or self.tokens_per_batch < 512:
+            raise ConfigError(
+                "stage.rerank: depth >= 1, threads >= 0 and tokens_per_batch >= 512 are needed; try depth=20 threads=1"
+            )
 
 
 class Rerank(Stage):
@@ -33,7 +41,7 @@ class Rerank(Stage):
 
     Config: ClassVar[type] = RerankConfig
     name = "rerank"
-    version = 1
+    version = 2
     launch = Launch.torchrun
     needs = ("chunk", "retrieve.queries", "retrieve.search")
     counts_from = "retrieve.search"
@@ -42,13 +50,15 @@ class Rerank(Stage):
         """Return one unit per block of queries."""
         if not self.config.model:
             raise ConfigError("rerank: no model; set stage.rerank.model=FOLDER, or leave rerank out of pipeline.stages")
-        return [Unit(i, {"position": i}) for i in range(len(inputs["retrieve.search"].units))]
+        ranking = handed_on(inputs).value  # in the fingerprint: the hits are the same whichever is handed on
+        return [Unit(i, {"position": i, "ranking": ranking}) for i in range(len(inputs["retrieve.search"].units))]
 
     def setup(self, ctx: Context) -> None:
         """Load the cross-encoder."""
-        from rag_hpc.encoder import Reranker
+        from rag_hpc.models.encoder import Reranker
 
-        self._model = Reranker(self.config.model, threads=self.config.threads)
+        config = self.config
+        self._model = Reranker(config.model, config.precision, threads=config.threads, device=config.device)
         self._chunks = ChunkStore(ctx.inputs["chunk"])
 
     def run(self, unit: Unit, out: Path, ctx: Context) -> Counts:
@@ -56,14 +66,20 @@ class Rerank(Stage):
         inputs = {name: found for name, found in ctx.inputs.items() if name != "rerank"}
         asked = ranked(inputs, unit.inputs["position"], self.config.depth)
         begun = time.monotonic()
-        rows = [row for question in asked for row in self._rerank(question)]
+        rows = self._rerank(asked)
         write_table(out / HITS, hits_table(rows))
         return Counts(items_in=len(asked), items_out=len(asked), timings={"rerank": time.monotonic() - begun})
 
-    def _rerank(self, question: Asked) -> list[tuple[Any, ...]]:
-        chunks = self._chunks.rows(question.ordinals, ["chunk_id", "doc_id", "text"])
+    def _rerank(self, asked: list[Asked]) -> list[tuple[Any, ...]]:
+        """Return the rows of all the unit's questions, whose pairs are scored together."""
+        found = [self._chunks.rows(question.ordinals, ["chunk_id", "doc_id", "text"]) for question in asked]
+        pairs = [(q.text, chunk["text"]) for q, chunks in zip(asked, found, strict=True) for chunk in chunks]
         # where both exceed the model's window the passage loses its end; the question is read whole
-        scores = self._model.score([(question.text, chunk["text"]) for chunk in chunks], allow_truncate=True)
-        order = sorted(range(len(chunks)), key=lambda i: (-float(scores[i]), question.ordinals[i]))
-        return [(question.query_id, "reranked", rank, question.ordinals[i], chunks[i]["chunk_id"], chunks[i]["doc_id"],
-                 float(scores[i])) for rank, i in enumerate(order, 1)]
+        scores = self._model.score(pairs, self.config.tokens_per_batch, allow_truncate=True).tolist()
+        rows: list[tuple[Any, ...]] = []
+        for question, chunks in zip(asked, found, strict=True):
+            own, scores = scores[: len(chunks)], scores[len(chunks) :]
+            order = sorted(range(len(chunks)), key=lambda i: (-own[i], question.ordinals[i]))
+            hits = [(question.ordinals[i], chunks[i]["chunk_id"], chunks[i]["doc_id"], own[i]) for i in order]
+            rows += [(question.query_id, RERANKED, rank, *hit) for rank, hit in enumerate(hits, 1)]
+        return rows

@@ -5,27 +5,24 @@ With the quantizer shared and the same number of probed lists, the merged result
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
-from rag_hpc.algo import kmeans
-from rag_hpc.algo.topk import canonical_scores, exact_topk
-from rag_hpc.core.chunkstore import split_evenly
+from rag_hpc.algo.rank import kmeans
+from rag_hpc.algo.types import Array
 from rag_hpc.core.comm import Comm
-from rag_hpc.core.fs import canonical_json
-from rag_hpc.core.stage import Context, Counts, Inputs, Launch, Stage, Unit
+from rag_hpc.core.stage import Context, Inputs, Launch, Stage
+from rag_hpc.core.unit import Counts, Unit
 from rag_hpc.errors import ConfigError, RagHpcError
-from rag_hpc.vectorstore import INDEX, PROBES, VectorStore, probes_of
+from rag_hpc.search.ivf import default_lists, enough_probes, new_index, shard_recall
+from rag_hpc.stores.chunks import split_evenly
+from rag_hpc.stores.shards import INVERTED, probes_of, read_centroids, write_trained
+from rag_hpc.stores.vectors import VectorStore
 
-CENTROIDS = "centroids.npy"
 NUM_BLOCKS = 16  # of the training sample; fixed, so that partial sums do not depend on the number of ranks
-GATE_QUERIES = 256
-NOISE = 4.0
 
 
 class RecallTooLow(RagHpcError):
@@ -60,6 +57,7 @@ class Train(Stage):
     version = 1
     launch = Launch.mpi
     needs = ("encode",)
+    identity = ()  # as of the shards
     collective = True
 
     def plan(self, inputs: Inputs, shared: Path) -> list[Unit]:
@@ -68,8 +66,10 @@ class Train(Stage):
         num_sampled = min(num_rows, self.config.train_rows)
         lists = self.config.num_lists or default_lists(num_sampled)
         if lists > num_sampled:
-            raise ConfigError(f"stage.vectors.num_lists={lists}: the sample has {num_sampled} vectors; set it to 0 "
-                              "(automatic), or raise stage.vectors.train_rows")
+            raise ConfigError(
+                f"stage.vectors.num_lists={lists}: the sample has {num_sampled} vectors; set it to 0 "
+                "(automatic), or raise stage.vectors.train_rows"
+            )
         return [Unit(0, {"num_lists": lists})]
 
     def run(self, unit: Unit, out: Path, ctx: Context) -> Counts:
@@ -77,17 +77,20 @@ class Train(Stage):
         store = VectorStore(ctx.inputs["encode"])
         sample = np.unique(np.linspace(0, len(store) - 1, min(len(store), self.config.train_rows)).astype(np.int64))
         ranges = split_evenly(len(sample), NUM_BLOCKS)
-        mine = {b: store.take(sample[start:stop]).astype(np.float32)
-                for b, (start, stop) in enumerate(ranges) if b % ctx.world_size == ctx.rank}
-        settings = kmeans.KMeansConfig(num_centroids=unit.inputs["num_lists"], num_iters=self.config.iterations,
-                                       seed=ctx.seed, spherical=True)
+        mine = {
+            b: store.take(sample[start:stop]).astype(np.float32)
+            for b, (start, stop) in enumerate(ranges)
+            if b % ctx.world_size == ctx.rank
+        }
+        settings = kmeans.KMeansConfig(
+            num_centroids=unit.inputs["num_lists"], num_iters=self.config.iterations, seed=ctx.seed, spherical=True
+        )
         centroids = kmeans.train(mine, len(ranges), settings, lambda parts: sum_in_block_order(parts, ctx.comm))
         probes = self.config.num_probes
         if ctx.rank == 0:
-            np.save(out / CENTROIDS, centroids, allow_pickle=False)
             like_a_shard = store.take(sample[:: self.config.num_shards]).astype(np.float32)
             probes = probes or enough_probes(centroids, like_a_shard, self.config.min_recall)
-            (out / PROBES).write_bytes(canonical_json({"num_probes": probes}))
+            write_trained(out, centroids, probes)
         return Counts(items_in=len(sample), items_out=len(sample))
 
 
@@ -109,9 +112,9 @@ class Build(Stage):
 
     def setup(self, ctx: Context) -> None:
         """Read the centroids on rank 0 and send them to all."""
-        path = ctx.inputs["vectors.train"].files(CENTROIDS)[0]
-        self._probes = probes_of(ctx.inputs["vectors.train"])
-        self._centroids = ctx.comm.broadcast(np.load(path, allow_pickle=False) if ctx.rank == 0 else None)
+        trained = ctx.inputs["vectors.train"]
+        self._probes = probes_of(trained)
+        self._centroids = ctx.comm.broadcast(read_centroids(trained) if ctx.rank == 0 else None)
         self._store = VectorStore(ctx.inputs["encode"])
 
     def run(self, unit: Unit, out: Path, ctx: Context) -> Counts:
@@ -130,11 +133,11 @@ class Build(Stage):
                 f"min_recall={self.config.min_recall}; set stage.vectors.num_probes="
                 f"{min(2 * probes, len(self._centroids))}, or 0: as many as the training sample needs"
             )
-        faiss.write_index(index, str(out / INDEX))
+        faiss.write_index(index, str(out / INVERTED))
         return Counts(items_in=stop - start, items_out=int(index.ntotal))
 
 
-def sum_in_block_order(parts: dict[int, npt.NDArray[Any]], comm: Comm) -> npt.NDArray[Any]:
+def sum_in_block_order(parts: dict[int, Array], comm: Comm) -> Array:
     """Return the sum of all ranks' blocks, added in block order on rank 0: float sums then do not depend on p."""
     shape = comm.sum(np.array(next(iter(parts.values())).shape if comm.rank == 0 else (0, 0), dtype=np.int64))
     ids = comm.gather_rows(np.array(sorted(parts), dtype=np.int64))
@@ -146,52 +149,3 @@ def sum_in_block_order(parts: dict[int, npt.NDArray[Any]], comm: Comm) -> npt.ND
         for position in np.argsort(ids):
             total += blocks[position]
     return comm.broadcast(total)
-
-
-def new_index(centroids_LD: npt.NDArray[np.float32]) -> Any:
-    """Return an empty inverted-file index (inner product, float16 codes) over the given centroids."""
-    import faiss
-
-    faiss.omp_set_num_threads(1)  # one worker is one thread; results must not depend on more
-    dimensions = centroids_LD.shape[1]
-    quantizer = faiss.IndexFlatIP(dimensions)
-    quantizer.add(centroids_LD)
-    index = faiss.IndexIVFScalarQuantizer(quantizer, dimensions, len(centroids_LD), faiss.ScalarQuantizer.QT_fp16,
-                                          faiss.METRIC_INNER_PRODUCT, False)
-    index.is_trained = True
-    return index
-
-
-def default_lists(num_rows: int) -> int:
-    """Return the number of inverted lists for a training sample (FAISS asks for at least 39 rows a list)."""
-    return max(1, min(int(4 * math.sqrt(num_rows)), num_rows // 39))
-
-
-def enough_probes(centroids_LD: npt.NDArray[np.float32], vectors_ND: npt.NDArray[np.float32], recall: float) -> int:
-    """Return how many lists to probe: growing by a fifth until the sample's misses are a quarter of what is allowed."""
-    index = new_index(centroids_LD)
-    index.add(vectors_ND)
-    probes, num_lists = 1, len(centroids_LD)
-    while probes < num_lists and shard_recall(index, vectors_ND, 0, probes) < (3 + recall) / 4:
-        probes = min(num_lists, max(probes + 1, probes * 6 // 5))
-    return probes
-
-
-def shard_recall(index: Any, vectors_ND: npt.NDArray[np.float32], first_id: int, probes: int) -> float:
-    """Return recall@10 of the shard against exact search, for distant copies of some 256 of its own vectors.
-
-    A question lies in another direction than passages do and needs more lists than a passage would: on the demo's
-    questions, recall at equal probes was that of copies with noise of 4 times a unit vector's length.
-    """
-    step = max(1, len(vectors_ND) // GATE_QUERIES)
-    noise = np.random.default_rng(0).standard_normal(vectors_ND[::step].shape, dtype=np.float32)
-    queries = vectors_ND[::step] + noise * (NOISE / math.sqrt(vectors_ND.shape[1]))
-    k = min(10, len(vectors_ND))
-    index.nprobe = probes
-    _, found = index.search(queries, k)
-    truth_QK, _ = exact_topk(queries, vectors_ND, k)
-    # by score, not by id: of equal passages (a licence text in each document) any is as good as another
-    rows, hits = np.nonzero(found >= 0)
-    scores = np.full(found.shape, -np.inf, dtype=np.float32)
-    scores[rows, hits] = canonical_scores(queries[rows], vectors_ND[found[rows, hits] - first_id])
-    return float((scores >= truth_QK[:, -1:]).mean())

@@ -102,9 +102,11 @@ class DevCluster:
 
     def wait_ready(self, timeout_s: float = 90) -> None:
         """Return once every node takes jobs. Raises ClusterError with the nodes' states after timeout_s."""
+
         def all_usable() -> bool:
             states = [row["state"] for row in self.node_states()]
             return len(states) == len(self.nodes) and _USABLE.issuperset(states)
+
         try:
             wait_for(all_usable, "all nodes to take jobs", timeout_s=timeout_s, step_s=0.1)
         except ClusterError as err:

@@ -19,11 +19,11 @@ from . import network, nodes
 from .cluster import DevCluster
 from .config import DevClusterConfig, default_state_dir, write_files
 from .prerequisites import check
-from .processes import daemon_env, find, kill, owned_pids, run, spawn, wait_for, wait_for_daemon
+from .processes import clean_env, daemon_env, find, kill, owned_pids, run, spawn, wait_for, wait_for_daemon
 
 log = logging.getLogger(__name__)
 
-_MARK = "devcluster.json"        # first file written and last one removed: the folder is ours to delete
+_MARK = "devcluster.json"  # first file written and last one removed: the folder is ours to delete
 _BASE = ("munged", "mariadbd", "slurmdbd")
 
 
@@ -32,7 +32,7 @@ def up(state: Path | None = None, *, num_nodes: int = 4, share: Sequence[Path] =
 
     share: folders below /tmp that jobs shall see (each node has its own /tmp); the Python in use, the code and the
     current folder are always seen. Raises MissingDependency, ConfigError, or ClusterError: not root, another
-    cluster is up, or the start failed (then nothing is left behind).
+    cluster is up, or the start or the first job step failed (then nothing is left behind).
     """
     check()
     config = DevClusterConfig(state=state or default_state_dir(), num_nodes=num_nodes)
@@ -40,10 +40,14 @@ def up(state: Path | None = None, *, num_nodes: int = 4, share: Sequence[Path] =
     with network.machine_lock(), readable_by_all():
         other = network.owner()
         if other not in (None, config.state):
-            raise ClusterError(f"devcluster: another one is up with state {other}; stop it first: "
-                               f"rag-hpc devcluster down, with RAG_HPC_DEVCLUSTER={other}")
+            raise ClusterError(
+                f"devcluster: another one is up with state {other}; stop it first: "
+                f"rag-hpc devcluster down, with RAG_HPC_DEVCLUSTER={other}"
+            )
         cluster = DevCluster(config)
-        if not _running(config):
+        if _running(config):
+            _start_accounting(config)
+        else:
             _start(config)
         for node in config.nodes:
             nodes.bind_shares(config, node, visible)
@@ -76,41 +80,56 @@ def down(state: Path | None = None) -> list[str]:
 def status(state: Path | None = None) -> dict[str, Any]:
     """Return {up, state, slurm_conf, seconds, nodes: [{name, state, cpus}], daemons: {name: running}}.
 
-    up: all daemons run and the controller answers. seconds: since `up` finished, None when down.
+    up: munge and the controller answer; accounting and single nodes may be away. seconds: since `up` finished, None
+    when down.
     """
     config = DevClusterConfig(state=state or default_state_dir())
     record = _read_mark(config)
     if not record:
-        return {"up": False, "state": str(config.state), "slurm_conf": None, "seconds": None, "nodes": [],
-                "daemons": {}}
+        return {
+            "up": False,
+            "state": str(config.state),
+            "slurm_conf": None,
+            "seconds": None,
+            "nodes": [],
+            "daemons": {},
+        }
     config.num_nodes = record["num_nodes"]
     names = [*_BASE, "slurmctld", *(f"slurmd-{node}" for node in config.nodes)]
     daemons = {name: find(config, name) is not None for name in names}
     since = record.get("up_at")
     listed = DevCluster(config).node_states() if daemons["slurmctld"] else []
-    ready = bool(since and listed and all(daemons[name] for name in (*_BASE, "slurmctld")))
-    return {"up": ready, "state": str(config.state), "slurm_conf": str(config.slurm_conf),
-            "seconds": round(time.time() - since, 1) if since else None, "nodes": listed, "daemons": daemons}
+    ready = bool(since and listed and daemons["munged"])
+    return {
+        "up": ready,
+        "state": str(config.state),
+        "slurm_conf": str(config.slurm_conf),
+        "seconds": round(time.time() - since, 1) if since else None,
+        "nodes": listed,
+        "daemons": daemons,
+    }
 
 
 def _running(config: DevClusterConfig) -> bool:
     record = _read_mark(config)
-    if not record.get("up_at") or not all(find(config, name) for name in (*_BASE, *config.nodes)):
+    if not record.get("up_at") or not all(find(config, name) for name in ("munged", *config.nodes)):
         return False
     if record["num_nodes"] != config.num_nodes:
-        raise ConfigError(f"devcluster: it is up with {record['num_nodes']} nodes, not {config.num_nodes}; "
-                          "run: rag-hpc devcluster down")
+        raise ConfigError(
+            f"devcluster: it is up with {record['num_nodes']} nodes, not {config.num_nodes}; "
+            "run: rag-hpc devcluster down"
+        )
     return True
 
 
 def _start(config: DevClusterConfig) -> None:
     before = time.monotonic()
-    _remove(config)                # what a killed `up` or a reboot left
+    _remove(config)  # what a killed `up` or a reboot left
     try:
         _claim(config)
         write_files(config, _slurm_version())
         _start_all(config)
-    except BaseException as err:   # also Ctrl-C: a half cluster is of no use to anyone
+    except BaseException as err:  # also Ctrl-C: a half cluster is of no use to anyone
         tails = _log_tails(config)
         _remove(config)
         if isinstance(err, ClusterError):
@@ -121,37 +140,62 @@ def _start(config: DevClusterConfig) -> None:
 
 
 def _slurm_version() -> tuple[int, int]:
-    numbers = re.findall(r"\d+", run(["slurmd", "-V"]))   # "slurm-wlm 22.05.8"
+    numbers = re.findall(r"\d+", run(["slurmd", "-V"]))  # "slurm-wlm 22.05.8"
     return int(numbers[0]), int(numbers[1])
 
 
 def _start_all(config: DevClusterConfig) -> None:
-    data = config.state / "mariadb" / "data"
-    spawn(config, "mariadb-install", [  # the slowest step, so everything that does not need it goes on meanwhile
-        "mariadb-install-db", "--no-defaults", f"--datadir={data}", "--user=root", "--skip-test-db",
-        "--skip-name-resolve", "--auth-root-authentication-method=socket"])
-    munge = config.munge_socket.parent
-    spawn(config, "munged", ["munged", "--foreground", f"--socket={config.munge_socket}",
-                             f"--key-file={munge}/munge.key", f"--pid-file={munge}/munged.pid",
-                             f"--seed-file={munge}/munged.seed", f"--log-file={config.state}/log/munged.log"])
     network.create_bridge(config)
-    network.write_hosts(config)
+    network.write_hosts(config)  # before anything starts that looks up a name
+    data = config.state / "mariadb" / "data"
+    options = "--user=root --skip-test-db --skip-name-resolve --auth-root-authentication-method=socket".split()
+    # the slowest step, so everything that does not need it goes on meanwhile
+    spawn(config, "mariadb-install", ["mariadb-install-db", "--no-defaults", f"--datadir={data}", *options])
+    start_munge(config)
     for node in config.nodes:
         network.create_node(node)
         nodes.start_holder(config, node)
     wait_for(lambda: find(config, "mariadb-install") is None, "mariadb-install-db to end", timeout_s=120)
     if not (data / "mysql").is_dir():
         raise ClusterError(f"devcluster: mariadb-install-db made no database in {data}")
-    spawn(config, "mariadbd", ["mariadbd", f"--defaults-file={config.slurm_conf.parent}/my.cnf"])
-    wait_for_daemon(config, "mariadbd", config.mariadb_socket.exists)
-    spawn(config, "slurmdbd", ["slurmdbd", "-D"])
-    wait_for_daemon(config, "slurmdbd", lambda: _add_cluster(config))
+    _start_accounting(config)
     DevCluster(config).repair()
+    run(["srun", "-n1", "--chdir=/", "true"], env=clean_env(config))  # nodes can be idle and yet start no step
+
+
+def start_munge(config: DevClusterConfig) -> None:
+    """Start the cluster's munged."""
+    munge = config.munge_socket.parent
+    spawn(
+        config,
+        "munged",
+        [
+            "munged",
+            "--foreground",
+            f"--socket={config.munge_socket}",
+            f"--key-file={munge}/munge.key",
+            f"--pid-file={munge}/munged.pid",
+            f"--seed-file={munge}/munged.seed",
+            f"--log-file={config.state}/log/munged.log",
+        ],
+    )
+
+
+def _start_accounting(config: DevClusterConfig) -> None:
+    """Start what does not run of the database and slurmdbd, and return once it knows the cluster."""
+    if find(config, "mariadbd") is None:
+        config.mariadb_socket.unlink(missing_ok=True)  # of one that was killed
+        spawn(config, "mariadbd", ["mariadbd", f"--defaults-file={config.slurm_conf.parent}/my.cnf"])
+        wait_for_daemon(config, "mariadbd", config.mariadb_socket.exists)
+    if find(config, "slurmdbd") is None:
+        spawn(config, "slurmdbd", ["slurmdbd", "-D"])
+        wait_for_daemon(config, "slurmdbd", lambda: _add_cluster(config))
 
 
 def _add_cluster(config: DevClusterConfig) -> bool:
     try:
-        run(["sacctmgr", "-i", "add", "cluster", "devcluster"], env=daemon_env(config))
+        if not run(["sacctmgr", "-n", "-P", "list", "cluster", "format=cluster"], env=daemon_env(config)).strip():
+            run(["sacctmgr", "-i", "add", "cluster", "devcluster"], env=daemon_env(config))
     except ClusterError as err:
         log.debug("slurmdbd is not ready: %s", err)
         return False
@@ -161,10 +205,12 @@ def _add_cluster(config: DevClusterConfig) -> bool:
 def _remove(config: DevClusterConfig) -> list[str]:
     if any(config.state in point.parents for point in network.mount_points()):
         # a node sees the host's /tmp below the state folder: deleting from here would delete that too
-        raise ClusterError(f"devcluster: something is mounted below {config.state}, as seen from inside a node; "
-                           "run this outside of the cluster's jobs")
+        raise ClusterError(
+            f"devcluster: something is mounted below {config.state}, as seen from inside a node; "
+            "run this outside of the cluster's jobs"
+        )
     record, removed = _read_mark(config), []
-    ours = network.owner() in (None, config.state)   # else the network and the names are another cluster's
+    ours = network.owner() in (None, config.state)  # else the network and the names are another cluster's
     inside = [pid for node in network.namespaces() for pid in network.node_pids(node)] if ours else []
     while pids := sorted({*owned_pids(config.state), *inside}):
         kill(pids)

@@ -32,7 +32,7 @@ def machine_lock() -> Iterator[None]:
 def owner() -> Path | None:
     """Return the state folder whose cluster holds the bridge (kept as the link's alias), or None without a bridge."""
     alias = _links().get(BRIDGE)
-    return Path(alias) if alias else None    # a bridge without alias: a killed `up` left it, whose does not matter
+    return Path(alias) if alias else None  # a bridge without alias: a killed `up` left it, whose does not matter
 
 
 def namespace(node: str) -> str:
@@ -49,8 +49,9 @@ def create_bridge(config: DevClusterConfig) -> None:
     """Create the bridge, marked with the state folder. Raises ClusterError when another network has the subnet."""
     taken = run(["ip", "-o", "-4", "addr", "show", "to", f"{SUBNET}.0/24"]).strip()
     if taken:
-        raise ClusterError(f"devcluster: this machine already has an address in {SUBNET}.0/24: {taken}; "
-                           "take that interface down first")
+        raise ClusterError(
+            f"devcluster: this machine already has an address in {SUBNET}.0/24: {taken}; take that interface down first"
+        )
     run(["ip", "link", "add", BRIDGE, "type", "bridge"])
     run(["ip", "link", "set", BRIDGE, "alias", str(config.state)])
     run(["ip", "addr", "add", f"{CONTROLLER}/24", "dev", BRIDGE])
@@ -122,24 +123,39 @@ def mount_points() -> list[Path]:
 
 
 def write_hosts(config: DevClusterConfig, hosts: Path = HOSTS) -> None:
-    """Put the cluster's names into the hosts file as a marked block at its top."""
-    clear_hosts(hosts)
+    """Put the cluster's names into the hosts file as a marked block at its top, in place of an earlier one."""
     block = _BEGIN + "".join(f"{line}\n" for line in hosts_lines(config)) + _END
-    hosts.write_text(block + hosts.read_text())  # in place: in containers the file is a mount and cannot be replaced
+    _overwrite(hosts, block + _without_block(hosts.read_text()))
 
 
 def clear_hosts(hosts: Path = HOSTS) -> bool:
     """Return whether the marked block was there; it is gone now and every other byte is as it was."""
     text = hosts.read_text()
+    rest = _without_block(text)
+    if rest == text:
+        return False
+    _overwrite(hosts, rest)
+    return True
+
+
+def _without_block(text: str) -> str:
     before, begin, rest = text.partition(_BEGIN)
     _, end, after = rest.partition(_END)
-    if not (begin and end):
-        return False
-    hosts.write_text(before + after)
-    return True
+    return before + after if begin and end else text
+
+
+def _overwrite(hosts: Path, text: str) -> None:
+    """Replace the file's content by one write over it: in a container the file is a mount and cannot be replaced.
+
+    Whoever looks a name up meanwhile reads the whole of it, with blank lines where it was longer: never an empty file.
+    """
+    data = text.encode()
+    with hosts.open("r+b", buffering=0) as stream:
+        stream.write(data.ljust(hosts.stat().st_size, b"\n"))
+        stream.truncate(len(data))
 
 
 def _links() -> dict[str, str]:
     if shutil.which("ip", path=SYSTEM_PATH) is None:
-        return {}                # nothing of ours can be there
+        return {}  # nothing of ours can be there
     return {link["ifname"]: link.get("ifalias", "") for link in json.loads(run(["ip", "-j", "link", "show"]))}

@@ -31,8 +31,26 @@ def start_holder(config: DevClusterConfig, node: str) -> None:
     hold = config.state / "nodes" / node
     hold.mkdir(parents=True, exist_ok=True)
     ready = config.state / "run" / f"{node}.ready"
-    spawn(config, node, ["ip", "netns", "exec", namespace(node), "unshare", "-m", "-u", "sh", "-c", _HOLD, "sh",
-                         node, str(hold), str(ready)])
+    spawn(
+        config,
+        node,
+        [
+            "ip",
+            "netns",
+            "exec",
+            namespace(node),
+            "unshare",
+            "-m",
+            "-u",
+            "sh",
+            "-c",
+            _HOLD,
+            "sh",
+            node,
+            str(hold),
+            str(ready),
+        ],
+    )
     wait_for(lambda: ready.exists() or find(config, node) is None, f"node {node}", timeout_s=30)
     if not ready.exists():
         raise ClusterError(f"devcluster: node {node} could not be set up; see {config.state}/log/{node}.out")
@@ -46,11 +64,18 @@ def enter(config: DevClusterConfig, node: str) -> list[str]:
     return ["nsenter", "-t", str(pid), "-m", "-u", "-n"]
 
 
-def run_in(config: DevClusterConfig, node: str, argv: Sequence[str], *, timeout_s: float = 60,
-           ) -> subprocess.CompletedProcess[str]:
+def run_in(
+    config: DevClusterConfig, node: str, argv: Sequence[str], *, timeout_s: float = 60
+) -> subprocess.CompletedProcess[str]:
     """Return the finished program, with its text output; a non-zero exit is not an error here."""
-    return subprocess.run([*enter(config, node), *argv], env=clean_env(config), capture_output=True, text=True,
-                          stdin=subprocess.DEVNULL, timeout=timeout_s)
+    return subprocess.run(
+        [*enter(config, node), *argv],
+        env=clean_env(config),
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=timeout_s,
+    )
 
 
 def start_slurmd(config: DevClusterConfig, node: str) -> None:
@@ -62,7 +87,7 @@ def start_slurmd(config: DevClusterConfig, node: str) -> None:
 def kill_slurmd(config: DevClusterConfig, node: str, *, steps: bool) -> None:
     """Kill the node's slurmd; with steps also everything else that runs in the node."""
     slurmd = find(config, f"slurmd-{node}")
-    kill([] if slurmd is None else [slurmd])   # first, so that it starts nothing new
+    kill([] if slurmd is None else [slurmd])  # first, so that it starts nothing new
     if steps:
         holder = find(config, node)
         kill(pid for pid in node_pids(node) if pid != holder)
@@ -81,7 +106,7 @@ def hidden_paths(paths: Iterable[Path], tmp: Path = _TMP) -> list[Path]:
     """
     kept: list[Path] = []
     given = list(paths)
-    as_named = [Path(os.path.abspath(path)) for path in given]   # noqa: PTH100 - resolve() would follow links
+    as_named = [Path(os.path.abspath(path)) for path in given]  # noqa: PTH100 - resolve() would follow links
     for path in [*(path.resolve() for path in given), *as_named]:
         if not path.is_dir():
             raise ConfigError(f"devcluster share {path}: not a folder; create it or leave it out")

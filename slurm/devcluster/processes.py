@@ -24,8 +24,14 @@ _DETACHED = 'umask 022; echo $$ >"$0.new" && mv "$0.new" "$0" && exec "$@"'
 
 def clean_env(config: DevClusterConfig) -> dict[str, str]:
     """Return an environment with nothing of the caller's: SLURM_* or PMIX_* from outside would reach every job."""
-    return {"PATH": SYSTEM_PATH, "HOME": "/root", "USER": "root", "LOGNAME": "root", "LANG": "C.UTF-8",
-            "SLURM_CONF": str(config.slurm_conf)}
+    return {
+        "PATH": SYSTEM_PATH,
+        "HOME": "/root",
+        "USER": "root",
+        "LOGNAME": "root",
+        "LANG": "C.UTF-8",
+        "SLURM_CONF": str(config.slurm_conf),
+    }
 
 
 def daemon_env(config: DevClusterConfig) -> dict[str, str]:
@@ -38,8 +44,9 @@ def run(argv: Sequence[str], *, env: dict[str, str] | None = None, timeout_s: fl
     """Return the standard output of a system program. Raises ClusterError with its error text when it fails."""
     env = env or {"PATH": SYSTEM_PATH, "LANG": "C.UTF-8"}
     try:
-        done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=timeout_s,
-                              stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            argv, env=env, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL
+        )
     except (OSError, subprocess.TimeoutExpired) as err:
         raise ClusterError(f"{' '.join(argv)}: {err}") from err
     if done.returncode:
@@ -62,8 +69,16 @@ def spawn(config: DevClusterConfig, name: str, argv: Sequence[str]) -> int:
     path = pid_file(config, name)
     path.unlink(missing_ok=True)
     with log_file(config, name).open("ab") as log:
-        subprocess.run(["setsid", "--fork", "sh", "-c", _DETACHED, str(path), *argv], env=daemon_env(config),
-                       cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True, timeout=30)
+        subprocess.run(
+            ["setsid", "--fork", "sh", "-c", _DETACHED, str(path), *argv],
+            env=daemon_env(config),
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            check=True,
+            timeout=30,
+        )
     wait_for(path.exists, f"{name} to start", timeout_s=30)
     return int(path.read_text())
 
@@ -114,16 +129,18 @@ def wait_for(ready: Callable[[], bool], what: str, *, timeout_s: float, step_s: 
 
 def wait_for_daemon(config: DevClusterConfig, name: str, ready: Callable[[], bool], *, timeout_s: float = 90) -> None:
     """Return once `ready` holds. Raises ClusterError at once when the daemon ends, or after timeout_s."""
+
     def ready_or_ended() -> bool:
         if find(config, name) is None:
             raise ClusterError(f"devcluster: {name} ended while it started")
         return ready()
+
     wait_for(ready_or_ended, f"{name} to answer", timeout_s=timeout_s)
 
 
 def _owned(pids: Sequence[int], state: Path) -> list[int]:
     mark, found, blank = f"{OWNER_VAR}={state}".encode(), set(), list(pids)
-    for pause_s in (0.0, 0.01, 0.05):   # a process shows no environment for the instant in which it calls exec
+    for pause_s in (0.0, 0.01, 0.05):  # a process shows no environment for the instant in which it calls exec
         if blank:
             time.sleep(pause_s)
         environs = {pid: _environ(pid) for pid in blank if alive(pid)}
@@ -135,5 +152,5 @@ def _owned(pids: Sequence[int], state: Path) -> list[int]:
 def _environ(pid: int) -> bytes:
     try:
         return Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:              # it ended meanwhile, or is not ours to read
+    except OSError:  # it ended meanwhile, or is not ours to read
         return b""

@@ -7,10 +7,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import fake_run
 import pytest
-from unit.eval import fake_run
 
-from rag_hpc.eval.report import render
+from rag_hpc.eval.report.report import render
 from rag_hpc.eval.results import Results
 
 CHROMIUM = next(

@@ -25,9 +25,17 @@ TOPICS = [
 ]
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 Copy = Callable[..., Path]
-SMALL = ("corpus.pages_per_unit=8", "stage.dedup.num_groups=3", "stage.encode.rows_per_unit=16",
-         "stage.vectors.num_lists=4", "stage.vectors.num_probes=4", "stage.retrieve.queries_per_unit=2",
-         "stage.retrieve.depth=20", "backup_after_s=5")
+SMALL = (
+    "corpus.keep_all=false",  # so that documents are dropped
+    "corpus.pages_per_unit=8",
+    "stage.dedup.num_groups=3",
+    "stage.encode.tokens_per_unit=2000",
+    "stage.vectors.num_lists=4",
+    "stage.vectors.num_probes=4",
+    "stage.retrieve.queries_per_unit=2",
+    "stage.retrieve.depth=20",
+    "backup_after_s=5",
+)
 Silent = tuple[tuple[str, ...], threading.Event]
 TEXT_STAGES = "pipeline.stages=[crawl,clean]"
 
@@ -68,10 +76,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
         body = [f"{case} {j * number}." for j in range(1 + number % 5)]
         documents.append({"_id": f"d{number:02d}", "title": f"{title} {number}", "text": "\n\n".join(body)})
     long = " ".join(f"word{n} of the long document" for n in range(300))
-    documents += [{"_id": "copy", "title": "", "text": documents[3]["text"]},
-                  {"_id": "long", "title": "Long words", "text": long},
-                  {"_id": "near", "title": "Near words", "text": "Preface. " + long},
-                  {"_id": "short", "title": "Short one", "text": "Too short."}]
+    documents += [
+        {"_id": "copy", "title": "", "text": documents[3]["text"]},
+        {"_id": "long", "title": "Long words", "text": long},
+        {"_id": "near", "title": "Near words", "text": "Preface. " + long},
+        {"_id": "short", "title": "Short one", "text": "Too short."},
+    ]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(d) + "\n" for d in documents))
     asked = [{"_id": f"q{n}", "text": f"How does {title.lower()} work?"} for n, (title, _) in enumerate(TOPICS)]
     (folder / "queries.jsonl").write_text("".join(json.dumps(q) + "\n" for q in asked))
@@ -90,11 +100,20 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def cli(workdir: Path) -> Cli:
     """Run `rag-hpc ARGS` and return the finished process; `env` adds variables, `cwd` changes the folder."""
-    def run(*args: str, env: dict[str, str] | None = None, cwd: Path | None = None,
-            timeout: float = 600) -> subprocess.CompletedProcess[str]:
+
+    def run(
+        *args: str, env: dict[str, str] | None = None, cwd: Path | None = None, timeout: float = 600
+    ) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "rag_hpc.cli", *args]
-        return subprocess.run(command, cwd=cwd or workdir, env={**os.environ, **(env or {})}, capture_output=True,
-                              text=True, timeout=timeout, check=False)
+        return subprocess.run(
+            command,
+            cwd=cwd or workdir,
+            env={**os.environ, **(env or {})},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
 
     return run
 
@@ -118,6 +137,7 @@ def cluster(cli: Cli, corpus: Path, workdir: Path) -> Path:
 @pytest.fixture(scope="session")
 def copy(cluster: Path) -> Copy:
     """Return a function that copies the finished run under a new name, as if the named stages had not begun."""
+
     def make(name: str, *without: str) -> Path:
         folder = cluster.parent / name
         shutil.copytree(cluster, folder)
@@ -140,6 +160,15 @@ def silent() -> Iterator[Silent]:
         handler.wfile.write(page)
 
     with serving({"/": answer}) as site:
-        yield ("corpus=site", f"corpus.seeds=[http://{site.host}/]", "corpus.allow_private=true", "corpus.delay_s=0",
-               "corpus.timeout_s=900", TEXT_STAGES), speaks
+        yield (
+            (
+                "corpus=site",
+                f"corpus.seeds=[http://{site.host}/]",
+                "corpus.allow_private=true",
+                "corpus.delay_s=0",
+                "corpus.timeout_s=900",
+                TEXT_STAGES,
+            ),
+            speaks,
+        )
         speaks.set()

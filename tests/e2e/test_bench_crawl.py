@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from rag_hpc.eval.bench import crawl, webserver
-from rag_hpc.eval.bench.webserver import WebOptions
+from rag_hpc.eval.bench.crawl import crawl, webserver
+from rag_hpc.eval.bench.crawl.webserver import WebOptions
 
 pytestmark = pytest.mark.timeout(600)
 WEB = WebOptions(hosts=20, pages_per_host=3, latency=0.01)
@@ -36,7 +36,7 @@ def test_rows_of_a_small_run_hold_figures_and_a_judgement() -> None:
 
 def test_the_peer_follows_links_inside_the_host_without_repeats() -> None:
     http = pytest.importorskip("scrapy.http", reason="the peer; pip install 'rag-hpc[bench]'")
-    from rag_hpc.eval.bench.scrapy_peer import make_spider
+    from rag_hpc.eval.bench.crawl.scrapy_peer import make_spider
 
     body = webserver.make_pages(WebOptions(hosts=2, pages_per_host=5), 0)["/"].partition(b"\r\n\r\n")[2]
     reply = http.HtmlResponse("http://h000.web.test:81/", body=body)

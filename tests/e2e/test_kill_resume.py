@@ -18,9 +18,11 @@ from tests.e2e.conftest import SMALL, Cli, Copy, Silent, hashes
 pytestmark = pytest.mark.timeout(1200)
 Start = Callable[..., "subprocess.Popen[bytes]"]
 Said = Callable[[], str]
-STEPS = {"text": ("crawl", "clean", "dedup.sign", "dedup.group", "dedup.verify", "dedup.link", "dedup.drop"),
-         "encode": ("encode", "lexical", "vectors.train", "vectors.build"),
-         "retrieve": ("retrieve.queries", "retrieve.search", "generate", "evaluate")}
+STEPS = {
+    "text": ("crawl", "clean", "dedup.sign", "dedup.group", "dedup.verify", "dedup.link", "dedup.drop"),
+    "encode": ("encode", "lexical", "vectors.train", "vectors.build"),
+    "retrieve": ("retrieve.queries", "retrieve.search", "generate", "evaluate"),
+}
 
 
 def processes(run_dir: Path) -> dict[int, str]:
@@ -71,8 +73,13 @@ def start(workdir: Path, tmp_path: Path) -> Iterator[Start]:
 
     def begin(*args: str) -> subprocess.Popen[bytes]:
         with (tmp_path / "stderr").open("wb") as errors:
-            child = subprocess.Popen([sys.executable, "-m", "rag_hpc.cli", *args], cwd=workdir, stderr=errors,
-                                     stdout=subprocess.DEVNULL, start_new_session=True)
+            child = subprocess.Popen(
+                [sys.executable, "-m", "rag_hpc.cli", *args],
+                cwd=workdir,
+                stderr=errors,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+            )
         children.append(child)
         return child
 
@@ -90,7 +97,8 @@ def said(tmp_path: Path) -> Callable[[], str]:
 
 
 def test_killed_three_times_and_resumed_with_other_workers_gives_the_same_hashes(
-        cli: Cli, start: Start, said: Said, corpus: Path, cluster: Path) -> None:
+    cli: Cli, start: Start, said: Said, corpus: Path, cluster: Path
+) -> None:
     seed = random.SystemRandom().randrange(10_000)
     print(f"seed {seed}")  # shown when the test fails
     rng = random.Random(seed)
@@ -108,8 +116,10 @@ def test_killed_three_times_and_resumed_with_other_workers_gives_the_same_hashes
     assert "go on: rag-hpc retry run=killed" in said()
 
     child = start(*command, "workers=2")  # the same command goes on too; this time all of it is killed but the workers
-    wait_for(lambda: any(f"/{stage}.plan" in w for w in processes(run_dir).values() for stage in STEPS["retrieve"]),
-             "retrieve")
+    wait_for(
+        lambda: any(f"/{stage}.plan" in w for w in processes(run_dir).values() for stage in STEPS["retrieve"]),
+        "retrieve",
+    )
     os.killpg(child.pid, signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
     assert cli("status", "run=killed").returncode == 3
@@ -121,8 +131,9 @@ def test_killed_three_times_and_resumed_with_other_workers_gives_the_same_hashes
     wait_for(lambda: not processes(run_dir), "the end of all processes")
 
 
-def test_workers_killed_during_a_search_over_mpi_leave_no_half(cli: Cli, start: Start, cluster: Path,
-                                                               copy: Copy) -> None:
+def test_workers_killed_during_a_search_over_mpi_leave_no_half(
+    cli: Cli, start: Start, cluster: Path, copy: Copy
+) -> None:
     run_dir = copy("killedsearch", "vectors.train", "vectors.build", "retrieve.search", "generate", "evaluate")
     child = start("retry", "run=killedsearch", "workers=3")
     kill_workers(run_dir, ("retrieve.search",), child, random.SystemRandom().uniform(0, 3))
@@ -133,11 +144,16 @@ def test_workers_killed_during_a_search_over_mpi_leave_no_half(cli: Cli, start: 
     wait_for(lambda: not processes(run_dir), "the end of all processes")
 
 
-@pytest.mark.parametrize(("number", "words"), [
-    (signal.SIGTERM, "stopped by SIGTERM; what is committed stays, go on: rag-hpc retry run=stopped"),
-    (signal.SIGINT, "stopped; what is committed stays, the same command goes on")])
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (signal.SIGTERM, "stopped by SIGTERM; what is committed stays, go on: rag-hpc retry run=stopped"),
+        (signal.SIGINT, "stopped; what is committed stays, the same command goes on"),
+    ],
+)
 def test_a_signal_stops_the_run_with_the_command_to_go_on(
-        cli: Cli, start: Start, said: Said, silent: Silent, workdir: Path, number: signal.Signals, words: str) -> None:
+    cli: Cli, start: Start, said: Said, silent: Silent, workdir: Path, number: signal.Signals, words: str
+) -> None:
     run = f"stopped{number.name[3:].lower()}"
     run_dir = workdir / "results/runs" / run
     corpus, speaks = silent

@@ -33,8 +33,17 @@ def test_one_worker_gives_the_same_hashes_as_two(cli: Cli, baseline: Path, clust
     assert hashes(alone) == hashes(cluster)
     same = hashes(baseline).items() & hashes(cluster).items()
     assert {folder.rsplit("-", 1)[0] for folder, _ in same} >= {
-        "crawl", "clean", "dedup.sign", "dedup.group", "dedup.verify", "dedup.link", "dedup.drop", "chunk", "encode",
-        "retrieve.queries"}
+        "crawl",
+        "clean",
+        "dedup.sign",
+        "dedup.group",
+        "dedup.verify",
+        "dedup.link",
+        "dedup.drop",
+        "chunk",
+        "encode",
+        "retrieve.queries",
+    }
 
 
 def test_a_resume_with_other_workers_redoes_only_what_is_missing(cli: Cli, cluster: Path, copy: Copy) -> None:
@@ -65,11 +74,11 @@ def test_counts_add_up_from_stage_to_stage(cluster: Path) -> None:
             assert unit["items_in"] == unit["items_out"] + sum(unit["dropped"].values()), path
 
 
-def test_encode_ran_under_torchrun_and_retrieve_under_mpi(cluster: Path) -> None:
+def test_encode_ran_by_lone_workers_and_retrieve_under_mpi(cluster: Path) -> None:
     def records(stage: str) -> list[dict[str, object]]:
         return [json.loads(p.read_bytes()) for p in cluster.glob(f"{stage}-*/units/*/record.json")]
 
-    assert {r["launch"] for r in records("encode")} == {"torchrun"}
+    assert {r["launch"] for r in records("encode")} == {"array"}  # torchrun needs several machines
     assert {r["p"] for r in records("encode")} == {2}
     from rag_hpc.launchers.local import find_mpirun
 
@@ -110,12 +119,12 @@ def test_status_logs_and_why_tell_of_a_finished_run(cli: Cli, cluster: Path) -> 
     assert cli("why", "run=p2").returncode == 0
 
 
-def test_ask_answers_with_a_verified_citation(cli: Cli, cluster: Path) -> None:
+def test_ask_answers_with_a_quotation(cli: Cli, cluster: Path) -> None:
     done = cli("ask", "Which decorator remembers results of calls?", "run=p2", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert "lru_cache" in found["answer"]
-    assert any(p["cited"] and p["supported"] for p in found["passages"])
+    assert any(p["cited"] and p["verdict"] == "quoted" for p in found["passages"])
 
 
 def test_dry_run_shows_the_commands_and_creates_nothing(cli: Cli, corpus: Path, workdir: Path) -> None:

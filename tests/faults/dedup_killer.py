@@ -19,17 +19,19 @@ import time
 from collections import Counter
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "support")]
 
 from dedupchain import STEPS, many_texts
 
 from rag_hpc import worker
 from rag_hpc.core import commit, manifest, take
+from rag_hpc.core.job import JobEnv
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.core.plan import Plan, plan_path, write_plan
-from rag_hpc.core.planner import Submission, make_plan
+from rag_hpc.core.planner import make_plan
 from rag_hpc.errors import IncompleteError
-from rag_hpc.eval.bench.stagedoor import given_documents, in_units, run_dedup
+from rag_hpc.eval.bench.dedup.given import given_documents, in_units, run_dedup
+from rag_hpc.inline import alone
 from rag_hpc.launchers.local import find_mpirun, session_folder
 from rag_hpc.stages.registry import make_stage
 
@@ -37,8 +39,10 @@ SETTINGS = {"num_groups": 5, "memory_mib": 1}
 EARLY = 0.7  # of the CPU time that the work takes: whoever does a share of it gets so far
 LONGEST_S = 0.15  # after which a forked worker is killed by the clock
 RANKS_S = 2.0  # the same for ranks, which start from nothing
-RANK = ("import signal, sys; signal.setitimer(signal.ITIMER_PROF, float(sys.argv[1])); "
-        "from rag_hpc import worker; sys.exit(worker.main(sys.argv[2:]))")
+RANK = (
+    "import signal, sys; signal.setitimer(signal.ITIMER_PROF, float(sys.argv[1])); "
+    "from rag_hpc import worker; sys.exit(worker.main(sys.argv[2:]))"
+)
 take.POLL_S = 0.01
 
 
@@ -46,8 +50,9 @@ def planned(run_dir: Path, step: str, inputs: dict[str, Manifest], number: int) 
     """Return the plan of another submission, after sweeping what the one before left."""
     stage = make_stage(step, SETTINGS)
     wanted = {name: found for name, found in inputs.items() if name in stage.needs}
-    plan = make_plan(stage, SETTINGS, wanted, run_dir, Submission(run="run", number=number, workers=1))
-    write_plan(plan_path(run_dir, number, step), plan)
+    submission = alone(run_dir, step, SETTINGS, number=number)
+    plan = make_plan(stage, wanted, submission)
+    write_plan(submission.plan_path(step), plan)
     units_dir = run_dir / plan.folder / commit.UNITS
     units_dir.mkdir(parents=True, exist_ok=True)
     commit.sweep(units_dir, submission=number)
@@ -68,16 +73,27 @@ def fork(run_dir: Path, plan: Plan, index: int, cpu_s: float = 0.0) -> int:
 def ranks(run_dir: Path, plan: Plan, num: int, places: dict[str, str], cpu_s: float = 0.0) -> int:
     """Return the process id of an mpirun with `num` ranks, in a process group of its own; SIGPROF as for fork."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("OMPI_", "PMIX_", "PRTE_"))}
-    command = [*(find_mpirun() or []), "-n", str(num), sys.executable, "-c", RANK, str(cpu_s),
-               str(plan_path(run_dir, plan.submission, plan.stage)), "rank"]
+    command = [
+        *(find_mpirun() or []),
+        "-n",
+        str(num),
+        sys.executable,
+        "-c",
+        RANK,
+        str(cpu_s),
+        str(plan_path(run_dir, plan.submission, plan.stage)),
+        "rank",
+    ]
     with run_dir.with_suffix(".log").open("ab") as log:
-        wanted = {"RAG_HPC_LAUNCH": "mpi", "RAG_HPC_WORLD_SIZE": str(num)}
-        return subprocess.Popen(command, env={**clean, **places, **wanted},
-                                stdout=log, stderr=log, start_new_session=True).pid
+        wanted = JobEnv(launch="mpi", world_size=num).to_env()
+        return subprocess.Popen(
+            command, env={**clean, **places, **wanted}, stdout=log, stderr=log, start_new_session=True
+        ).pid
 
 
-def one_step(run_dir: Path, step: str, found: dict[str, Manifest], rng: random.Random, seen: Counter[str],
-             cost_s: float) -> Manifest:
+def one_step(
+    run_dir: Path, step: str, found: dict[str, Manifest], rng: random.Random, seen: Counter[str], cost_s: float
+) -> Manifest:
     """Return the step's manifest after submissions of which all but the last are killed at a random moment.
 
     Where the first ones were done before their moment, the step is done again with an earlier one.
@@ -92,8 +108,11 @@ def one_step(run_dir: Path, step: str, found: dict[str, Manifest], rng: random.R
         most = EARLY * cost_s / 2 ** (number - 1) / (1 if collective else num)
         moments = [rng.random() * most if by_cpu else 0.0 for _ in range(num)]
         with session_folder() as places:
-            workers = [ranks(run_dir, plan, num, places, min(moments))] if collective else [
-                fork(run_dir, plan, index, moment) for index, moment in enumerate(moments)]
+            workers = (
+                [ranks(run_dir, plan, num, places, min(moments))]
+                if collective
+                else [fork(run_dir, plan, index, moment) for index, moment in enumerate(moments)]
+            )
             if not calm and not by_cpu:
                 time.sleep(rng.random() * (RANKS_S if collective else LONGEST_S))
                 for child in workers:

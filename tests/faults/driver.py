@@ -21,7 +21,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "support")]
 
 import numpy as np
 import toystages
@@ -31,10 +31,10 @@ from osfaults import KILLED, Fault
 from rag_hpc import worker
 from rag_hpc.core import commit, manifest
 from rag_hpc.core.hashing import hash_file
+from rag_hpc.core.ledger import Ledger
 from rag_hpc.core.plan import plan_path, read_plan
 from rag_hpc.errors import IncompleteError, RagHpcError
 from rag_hpc.launchers.advance import advance
-from rag_hpc.launchers.ledger import Ledger
 from rag_hpc.stages.registry import make_stage
 
 NAMED = "the filesystem at /"
@@ -45,8 +45,8 @@ def whole_run(run_dir: Path) -> int:
     """Submit, plan, work and close as the launcher and a worker do; return the exit code."""
     try:
         ledger = toystages.new_ledger(run_dir)
-        request = ledger.submit(toystages.toy_request(ledger.name, workers=1, num_units=2, rows=8))
-        while (plan := advance(ledger, request).open_plan) is not None:
+        submission = ledger.submit(toystages.toy_request(ledger.name, workers=1, num_units=2, rows=8))
+        while (plan := advance(submission).open_plan) is not None:
             code = worker.main([str(plan_path(run_dir, plan.submission, plan.stage)), "0"])
             if code:
                 return code
@@ -188,8 +188,12 @@ def main(what: str, where: str, numbers: str = "") -> None:
         faults = [counted.again(kind, at) for at, kind in counted.points()]
     else:
         halves = {"kill": what, "kill-half": f"{what}-half"}
-        faults = [counted.again(halves[kind], at, getattr(errno, name)) for name in numbers.split(",")
-                  for at, kind in counted.points() if what == "error" or kind == "kill"]
+        faults = [
+            counted.again(halves[kind], at, getattr(errno, name))
+            for name in numbers.split(",")
+            for at, kind in counted.points()
+            if what == "error" or kind == "kill"
+        ]
     wrong: list[dict[str, Any]] = []
     for fault in faults:
         found = one_point(folder, golden, fault)

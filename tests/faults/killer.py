@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "support")]
 
 import toystages
 from driver import outputs
@@ -43,9 +43,9 @@ def one_round(run_dir: Path, rng: random.Random, seen: Counter[str]) -> None:
     ledger, frozen = toystages.new_ledger(run_dir), list[int]()
     for calm in (0.2, 0.4, 0.6, 0.8, 1.0):
         p = rng.choice([1, 2, 3, 5, 7])
-        request = ledger.submit(toystages.toy_request("run", workers=p, num_units=11, max_ms=12, backup_after_s=0.1))
+        submission = ledger.submit(toystages.toy_request("run", workers=p, num_units=11, max_ms=12, backup_after_s=0.1))
         seen["submissions"] += 1
-        while (plan := advance(ledger, request).open_plan) is not None:
+        while (plan := advance(submission).open_plan) is not None:
             workers = [start(run_dir, plan, index) for index in range(p)]
             while frozen:  # orphans of the submission before come back
                 os.kill(frozen.pop(), signal.SIGCONT)
@@ -83,7 +83,7 @@ def main(where: str, rounds: str) -> None:
     golden_dir = folder / "golden"
     golden = toystages.new_ledger(golden_dir)
     request = toystages.toy_request("run", workers=1, num_units=11, max_ms=12)
-    toystages.run_inline(golden, golden.submit(request))
+    toystages.run_inline(golden.submit(request))
     for seed in range(int(rounds)):
         run_dir = folder / f"{seed:02d}" / "run"
         one_round(run_dir, random.Random(seed), seen)

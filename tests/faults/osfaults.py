@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
-import pathlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,18 +33,12 @@ class Fault:
     def install(self) -> Callable[[], None]:
         """Put the fault into this process; return the function that takes it out again."""
         real = {name: getattr(os, name) for name in CALLS}
-        accessor: Any = getattr(pathlib, "_NormalAccessor", None)  # Python 3.10's pathlib holds on to os's functions
-        held = [name for name in CALLS if getattr(accessor, name, None) is real[name]]  # its open is io's
         for name in CALLS:
             setattr(os, name, self._wrap(name, real[name]))
-        for name in held:
-            setattr(accessor, name, staticmethod(getattr(os, name)))
 
         def remove() -> None:
             for name, function in real.items():
                 setattr(os, name, function)
-            for name in held:
-                setattr(accessor, name, staticmethod(real[name]))
 
         return remove
 

@@ -18,8 +18,13 @@ DRIVER = Path(__file__).with_name("driver.py")
 
 
 def drive(tmp_path: Path, *words: str) -> dict[str, Any]:
-    done = subprocess.run([sys.executable, str(DRIVER), words[0], str(tmp_path), *words[1:]], capture_output=True,
-                          text=True, timeout=550, check=False)
+    done = subprocess.run(
+        [sys.executable, str(DRIVER), words[0], str(tmp_path), *words[1:]],
+        capture_output=True,
+        text=True,
+        timeout=550,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     report: dict[str, Any] = json.loads(done.stdout)
     print(f"{' '.join(words)}: {report['points']} points, {len(report['wrong'])} wrong")

@@ -20,10 +20,10 @@ import pytest
 from crawlsite import Site, html, serving
 
 from rag_hpc.core.commit import CARRY
+from rag_hpc.core.ledger import Ledger, Request
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.core.plan import Plan, plan_path
 from rag_hpc.launchers.advance import advance
-from rag_hpc.launchers.ledger import Ledger, Request
 from rag_hpc.schema import to_plain
 from rag_hpc.stages.registry import make_stage
 
@@ -34,19 +34,42 @@ STAGES = ["crawl", "crawl.2"]
 
 def request(site: Site) -> Request:
     settings: dict[str, Any] = {
-        "name": "web", "source": "site", "seeds": [f"http://h{n}.web.test/" for n in range(HOSTS)], "rounds": 2,
-        "resolve": site.resolve, "delay_s": DELAY_S, "allow_private": True, "hosts_per_unit": 3, "scope": "any",
-        "user_agent": "test (me@x.org)"}
+        "name": "web",
+        "source": "site",
+        "seeds": [f"http://h{n}.web.test/" for n in range(HOSTS)],
+        "rounds": 2,
+        "resolve": site.resolve,
+        "delay_s": DELAY_S,
+        "allow_private": True,
+        "hosts_per_unit": 3,
+        "scope": "any",
+        "user_agent": "test (me@x.org)",
+    }
     plain = to_plain(make_stage("crawl", settings).config)
-    return Request(run="run", number=0, stages=STAGES, settings=dict.fromkeys(STAGES, plain), workers=2,
-                   cluster={"launcher": "local"})
+    return Request(
+        run="run",
+        number=0,
+        stages=STAGES,
+        settings=dict.fromkeys(STAGES, plain),
+        workers=2,
+        cluster={"launcher": "local"},
+    )
 
 
 def start(ledger: Ledger, plan: Plan, index: int) -> subprocess.Popen[bytes]:
     with (ledger.run_dir / "log").open("ab") as log:
-        return subprocess.Popen([sys.executable, "-m", "rag_hpc.worker",
-                                 str(plan_path(ledger.run_dir, plan.submission, plan.stage)), str(index)],
-                                stdout=log, stderr=log, env={**os.environ, "RAG_HPC_NUM_WORKERS": "2"})
+        return subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "rag_hpc.worker",
+                str(plan_path(ledger.run_dir, plan.submission, plan.stage)),
+                str(index),
+            ],
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "RAG_HPC_NUM_WORKERS": "2"},
+        )
 
 
 def silent_after(site: Site, num_requests: int) -> threading.Event:
@@ -64,7 +87,7 @@ def crawl(run_dir: Path, site: Site, dice: random.Random, kills: int) -> tuple[d
     def keep(found: Manifest) -> None:
         done[found.stage] = found.output_hash
 
-    while (plan := advance(ledger, ledger.submit(request(site)), keep).open_plan) is not None:
+    while (plan := advance(ledger.submit(request(site)), keep).open_plan) is not None:
         target = len(site.arrivals) + dice.randrange(HOSTS * 8)
         over = silent_after(site, target)  # so that no worker ends before
         workers = [start(ledger, plan, index) for index in range(2)]

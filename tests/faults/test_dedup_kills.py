@@ -20,8 +20,13 @@ ROUNDS = int(os.environ.get("RAG_HPC_KILLS", "2"))
 @pytest.mark.timeout(450 + 90 * ROUNDS)
 def test_killed_steps_resume_with_any_p_to_the_same_bytes(tmp_path: Path) -> None:
     killer = Path(__file__).with_name("dedup_killer.py")
-    done = subprocess.run([sys.executable, str(killer), str(tmp_path), str(ROUNDS)], capture_output=True, text=True,
-                          timeout=400 + 90 * ROUNDS, check=False)
+    done = subprocess.run(
+        [sys.executable, str(killer), str(tmp_path), str(ROUNDS)],
+        capture_output=True,
+        text=True,
+        timeout=400 + 90 * ROUNDS,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     print({key: value for key, value in report.items() if key != "wrong"})

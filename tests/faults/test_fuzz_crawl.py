@@ -17,30 +17,112 @@ from typing import Any
 
 import pytest
 
-from rag_hpc.sources.connection import Ask, Broken, Connection
-from rag_hpc.sources.journal import Reply
-from rag_hpc.sources.links import MAX_LINKS, extract_links
-from rag_hpc.sources.robots import MAX_SITEMAP_BYTES, parse_robots, read_sitemap
+from rag_hpc.sources.crawl.connection import Ask, Broken, Connection
+from rag_hpc.sources.crawl.journal import Reply
+from rag_hpc.sources.crawl.links import MAX_LINKS, extract_links
+from rag_hpc.sources.crawl.robots import MAX_SITEMAP_BYTES, parse_robots, read_sitemap
 
 INPUTS = int(os.environ.get("RAG_HPC_FUZZ_INPUTS", "400"))
 SECONDS, BYTES = 2.0, 400 << 20  # of one input
 
-ROBOTS = [b"User-agent: *\nDisallow: /\n", b"User-agent", b":", b" *", b"Allow: /a*b*c$", b"Crawl-delay: 1e9\n",
-          b"Crawl-delay: nan", b"Sitemap: http://h/s.xml\n", b"Request-rate: 1/0\n", b"Visit-time: 0-9\n", b"\r", b"\n",
-          b"#", b"%2", b"\xff\xfe", b"\xef\xbb\xbf", b"Disallow: /" + b"*a" * 400 + b"$\n", b"\0"]
-SITEMAP = [b"<urlset><url><loc>", b"http://h/a?b&amp;c", b"</loc></url>", b"<sitemapindex><sitemap><loc>", b"<![CDATA[",
-           b"]]>", b"<!DOCTYPE x [<!ENTITY a 'b'>]>", b"&a;", b"</urlset>", b"<a xmlns='x'>", b"<?xml version='1.0'",
-           b" encoding='utf-16'?>", b" encoding='gb2312'?>", b" encoding='rot13'?>",
-           b"\x1f\x8b\x08\0", b"<!--", b"\xff", b"<loc>", b"ftp://", b"/", b"\n"]
-HTML = [b"<a href=", b"<a ", b"<a title='>' href=x>", b'"', b"'", b">", b"<", b"<base href=//h/", b"<!--", b"-->", b"=",
-        b"<script>", b"</script", b"<link rel=canonical href=", b"&#x110000;", b"&amp;", b"http://[::1", b"//h:99999/",
-        b"javascript:", b"%", b"\xff\xc3", b"\0", b"../" * 50, b" ", b"href", b"?", b"#", b"<title>", b"<textarea>"]
-HTTP = [b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 304 x\r\n", b"HTTP/1.1 100 x\r\n\r\n", b"HTTP/1.1 101 x\r\nUpgrade: h2c\r\n",
-        b"Content-Type: text/html\r\n", b"Content-Length: 5\r\n", b"Content-Length: 99999999999999999999\r\n",
-        b"Transfer-Encoding: chunked\r\n", b"Content-Encoding: gzip\r\n", b"Content-Encoding: deflate\r\n", b"\r\n",
-        b"5\r\nhello\r\n", b"0\r\n\r\n", b"ffffffffffffffff\r\n", gzip.compress(b"\0" * 3_000_000),
-        zlib.compress(b"hello"),
-        b"Location: http://h/\r\n", b"X: " + b"y" * 9000 + b"\r\n", b"\xff", b"HTTP/9", b"Retry-After: -1\r\n", b"\n"]
+ROBOTS = [
+    b"User-agent: *\nDisallow: /\n",
+    b"User-agent",
+    b":",
+    b" *",
+    b"Allow: /a*b*c$",
+    b"Crawl-delay: 1e9\n",
+    b"Crawl-delay: nan",
+    b"Sitemap: http://h/s.xml\n",
+    b"Request-rate: 1/0\n",
+    b"Visit-time: 0-9\n",
+    b"\r",
+    b"\n",
+    b"#",
+    b"%2",
+    b"\xff\xfe",
+    b"\xef\xbb\xbf",
+    b"Disallow: /" + b"*a" * 400 + b"$\n",
+    b"\0",
+]
+SITEMAP = [
+    b"<urlset><url><loc>",
+    b"http://h/a?b&amp;c",
+    b"</loc></url>",
+    b"<sitemapindex><sitemap><loc>",
+    b"<![CDATA[",
+    b"]]>",
+    b"<!DOCTYPE x [<!ENTITY a 'b'>]>",
+    b"&a;",
+    b"</urlset>",
+    b"<a xmlns='x'>",
+    b"<?xml version='1.0'",
+    b" encoding='utf-16'?>",
+    b" encoding='gb2312'?>",
+    b" encoding='rot13'?>",
+    b"\x1f\x8b\x08\0",
+    b"<!--",
+    b"\xff",
+    b"<loc>",
+    b"ftp://",
+    b"/",
+    b"\n",
+]
+HTML = [
+    b"<a href=",
+    b"<a ",
+    b"<a title='>' href=x>",
+    b'"',
+    b"'",
+    b">",
+    b"<",
+    b"<base href=//h/",
+    b"<!--",
+    b"-->",
+    b"=",
+    b"<script>",
+    b"</script",
+    b"<link rel=canonical href=",
+    b"&#x110000;",
+    b"&amp;",
+    b"http://[::1",
+    b"//h:99999/",
+    b"javascript:",
+    b"%",
+    b"\xff\xc3",
+    b"\0",
+    b"../" * 50,
+    b" ",
+    b"href",
+    b"?",
+    b"#",
+    b"<title>",
+    b"<textarea>",
+]
+HTTP = [
+    b"HTTP/1.1 200 OK\r\n",
+    b"HTTP/1.1 304 x\r\n",
+    b"HTTP/1.1 100 x\r\n\r\n",
+    b"HTTP/1.1 101 x\r\nUpgrade: h2c\r\n",
+    b"Content-Type: text/html\r\n",
+    b"Content-Length: 5\r\n",
+    b"Content-Length: 99999999999999999999\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"Content-Encoding: gzip\r\n",
+    b"Content-Encoding: deflate\r\n",
+    b"\r\n",
+    b"5\r\nhello\r\n",
+    b"0\r\n\r\n",
+    b"ffffffffffffffff\r\n",
+    gzip.compress(b"\0" * 3_000_000),
+    zlib.compress(b"hello"),
+    b"Location: http://h/\r\n",
+    b"X: " + b"y" * 9000 + b"\r\n",
+    b"\xff",
+    b"HTTP/9",
+    b"Retry-After: -1\r\n",
+    b"\n",
+]
 
 
 def soup(dice: random.Random, words: list[bytes]) -> bytes:
@@ -129,7 +211,8 @@ BIG: dict[str, tuple[Any, bytes]] = {
     "many links": (page, b"".join(b"<a href=/%d>" % n for n in range(300_000))),
     "canonicals": (page, b"<link rel=canonical " * 200_000),
     "rel without end": (page, b"<link " + b"rel=" * 500_000 + b">"),
-    "long dots": (page, b"<a href='" + b"../" * 500_000 + b"'>")}
+    "long dots": (page, b"<a href='" + b"../" * 500_000 + b"'>"),
+}
 
 
 @pytest.mark.parametrize("name", BIG)

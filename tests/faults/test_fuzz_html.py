@@ -5,20 +5,18 @@ Long run: RAG_HPC_FUZZ_INPUTS=200000 nice pytest --timeout=0 tests/faults/test_f
 
 from __future__ import annotations
 
-import os
 import random
 import resource
 import tarfile
 import time
-from pathlib import Path
 
 import pytest
 from fuzzing import NUM_INPUTS, mutations, survive
+from realdata import DATA
 
-from rag_hpc.algo.extract import ExtractError, Extractor, extract
-from rag_hpc.algo.extract_text import clean_text
+from rag_hpc.algo.extract.decode import clean_text
+from rag_hpc.algo.extract.extract import ExtractError, Extractor, extract
 
-DATA = Path(os.environ.get("RAG_HPC_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 PAGE = b"""<!doctype html><html lang=en><head><meta charset=utf-8><title>A &amp; b</title>
 <meta property="article:published_time" content="2024-02-03T10:00:00Z"><link rel=canonical href=/page>
 <script type="application/ld+json">{"datePublished": "2024-02-03"}</script></head><body class="home page">
@@ -66,8 +64,10 @@ def seeds() -> list[bytes]:
     archive = DATA / "extract_readability" / "test-pages.tar.zst"
     if archive.is_file():
         zstandard = pytest.importorskip("zstandard")
-        with open(archive, "rb") as file, tarfile.open(fileobj=zstandard.ZstdDecompressor().stream_reader(file),
-                                                       mode="r|") as tar:
+        with (
+            open(archive, "rb") as file,
+            tarfile.open(fileobj=zstandard.ZstdDecompressor().stream_reader(file), mode="r|") as tar,
+        ):
             for member in tar:
                 if member.name.endswith("source.html") and member.size < 40_000:
                     content = tar.extractfile(member)
@@ -83,10 +83,26 @@ def test_mutated_pages_give_text_or_a_reason() -> None:
 def test_random_markup_gives_text_or_a_reason() -> None:
     read(PAGE)  # compiles
     rng = random.Random(3)
-    words = [b"<", b">", b"</", b"/>", b'"', b"'", b"=", b"!--", b"-->", b"&", b";", b" ", b"\n", b"x", b"\xc2\xa0",
-             b"\xff",
-             *(b"<%s>" % name for name in b"p div td tr table li ul a h1 h2 pre br svg select script title dd".split()),
-             *(b"</%s>" % name for name in b"p div td tr table li ul a h1 pre svg select script title".split())]
+    words = [
+        b"<",
+        b">",
+        b"</",
+        b"/>",
+        b'"',
+        b"'",
+        b"=",
+        b"!--",
+        b"-->",
+        b"&",
+        b";",
+        b" ",
+        b"\n",
+        b"x",
+        b"\xc2\xa0",
+        b"\xff",
+        *(b"<%s>" % name for name in b"p div td tr table li ul a h1 h2 pre br svg select script title dd".split()),
+        *(b"</%s>" % name for name in b"p div td tr table li ul a h1 pre svg select script title".split()),
+    ]
     inputs = (b"<p>" + b"".join(rng.choices(words, k=rng.randrange(200))) for _ in range(NUM_INPUTS))
     assert survive(read, inputs, allowed=(ExtractError,)) == NUM_INPUTS
 

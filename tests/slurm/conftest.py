@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import subprocess
 import tempfile
@@ -14,35 +15,8 @@ import pytest
 from rag_hpc.slurm import devcluster as dc
 from rag_hpc.slurm.devcluster.processes import wait_for
 
-DAEMONS = {"munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd", "slurmstepd"}
-
-
-Snapshot = dict[str, object]
-
-
-def _machine_snapshot() -> Snapshot:
-    """Return what a cluster changes on its machine: taken before and after, the two must be equal."""
-    own_net = Path("/proc/self/ns/net").readlink()
-    processes = set()
-    for entry in Path("/proc").iterdir():
-        try:
-            away = entry.name.isdigit() and (entry / "ns/net").readlink() != own_net
-            daemon = entry.name.isdigit() and (entry / "comm").read_text().strip() in DAEMONS
-            if (away or daemon) and (entry / "cmdline").read_bytes():   # no command line: a zombie init has to reap
-                processes.add(int(entry.name))
-        except OSError:
-            continue
-    links = subprocess.run(["ip", "-br", "link"], capture_output=True, text=True, check=True).stdout
-    netns = Path("/run/netns")
-    return {
-        "processes": processes,
-        "links": sorted(line.split()[0] for line in links.splitlines()),
-        "namespaces": sorted(p.name for p in netns.iterdir()) if netns.is_dir() else None,
-        "mounts": sorted(line.split(" ", 3)[3] for line in Path("/proc/self/mountinfo").read_text().splitlines()),
-        "hosts": Path("/etc/hosts").read_bytes(),
-        "devices": sorted(p.name for p in Path("/dev").iterdir()),
-        "state": sorted(p.name for p in Path("/var/lib").glob("rag-hpc*")),
-    }
+STATES = Path("/var/tmp")  # of the suites' clusters; not tmp_path: nodes hide /tmp
+PREFIX = "rag-hpc-devcluster-"
 
 
 @pytest.fixture(scope="session")
@@ -51,20 +25,52 @@ def devcluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dc.DevClust
     missing = dc.requirements()
     if missing:
         pytest.skip(f"no development cluster here: {'; '.join(missing)}")
-    before = _machine_snapshot()
-    state = Path(tempfile.mkdtemp(prefix="rag-hpc-devcluster-", dir="/var/tmp"))   # not tmp_path: nodes hide /tmp
-    try:
-        yield dc.up(state, share=[tmp_path_factory.getbasetemp()])
-    finally:
-        dc.down(state)
-        shutil.rmtree(state, ignore_errors=True)
-    assert _machine_snapshot() == before
+    _take_down_leftovers()
+    before = dc.snapshot()
+    state = Path(tempfile.mkdtemp(prefix=PREFIX, dir=STATES))
+    with _lock_of(state).open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        try:
+            yield dc.up(state, share=[tmp_path_factory.getbasetemp()])
+        finally:
+            dc.down(state)
+            shutil.rmtree(state, ignore_errors=True)
+            _lock_of(state).unlink()
+    assert dc.snapshot() == before
+
+
+def _lock_of(state: Path) -> Path:
+    """Return the file beside a cluster's folder that its suite holds locked for as long as it lives."""
+    return state.with_name(f"{state.name}.lock")
+
+
+def _take_down_leftovers() -> None:
+    """Take down the clusters of suites that were killed: the kernel has released their locks."""
+    for lock in STATES.glob(f"{PREFIX}*.lock"):
+        state = lock.with_name(lock.name.removesuffix(".lock"))
+        with lock.open() as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            dc.down(state)
+            shutil.rmtree(state, ignore_errors=True)
+            lock.unlink()
 
 
 @pytest.fixture
-def machine_snapshot() -> Callable[[], Snapshot]:
+def killed_suite() -> Iterator[tuple[Path, Callable[[], None]]]:
+    """Yield the folder of a cluster whose suite is dead, and what every suite does first."""
+    state = Path(tempfile.mkdtemp(prefix=PREFIX, dir=STATES))
+    _lock_of(state).touch()
+    yield state, _take_down_leftovers
+    _take_down_leftovers()
+
+
+@pytest.fixture
+def machine_snapshot() -> Callable[[], dict[str, object]]:
     """Return the function that tells what a cluster changes on its machine."""
-    return _machine_snapshot
+    return dc.snapshot
 
 
 @pytest.fixture
@@ -105,8 +111,10 @@ def shared_tmp(devcluster: dc.DevCluster) -> Iterator[Path]:
 @pytest.fixture
 def sh(slurm_env: dc.DevCluster) -> Callable[..., str]:
     """Return a function that runs a command line on the host and returns its output; a failure fails the test."""
+
     def call(*argv: str, cwd: Path | None = None, timeout_s: float = 180) -> str:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s, cwd=cwd)
         assert done.returncode == 0, f"{argv}: exit {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
+
     return call

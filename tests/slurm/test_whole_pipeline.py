@@ -20,10 +20,37 @@ from rag_hpc.slurm import devcluster as dc
 from rag_hpc.slurm.devcluster.processes import wait_for
 
 pytestmark = pytest.mark.timeout(1800)  # what waits in vain says so before
-SMALL = ("corpus=files", "corpus.pages_per_unit=8", "stage.encode.rows_per_unit=8", "stage.retrieve.queries_per_unit=8",
-         "stage.vectors.num_lists=4", "stage.retrieve.depth=20", "backup_after_s=10")
-WORDS = ["queue", "lock", "thread", "buffer", "parser", "module", "iterator", "decorator", "socket", "archive",
-         "digest", "token", "frame", "signal", "pipe", "codec", "locale", "matrix", "vector", "cursor"]
+SMALL = (
+    "corpus=files",
+    "corpus.pages_per_unit=8",
+    "stage.encode.tokens_per_unit=1000",
+    "stage.retrieve.queries_per_unit=8",
+    "stage.vectors.num_lists=4",
+    "stage.retrieve.depth=20",
+    "backup_after_s=10",
+)
+WORDS = [
+    "queue",
+    "lock",
+    "thread",
+    "buffer",
+    "parser",
+    "module",
+    "iterator",
+    "decorator",
+    "socket",
+    "archive",
+    "digest",
+    "token",
+    "frame",
+    "signal",
+    "pipe",
+    "codec",
+    "locale",
+    "matrix",
+    "vector",
+    "cursor",
+]
 
 
 def write_corpus(folder: Path) -> None:
@@ -31,8 +58,10 @@ def write_corpus(folder: Path) -> None:
     folder.mkdir()
     for number in range(64):
         first, second = WORDS[number % len(WORDS)], WORDS[(number * 7 + 3) % len(WORDS)]
-        body = "\n\n".join(f"The {first} number {number} holds a {second} in part {part}. It is {part * number} long."
-                           for part in range(1 + number % 4))
+        body = "\n\n".join(
+            f"The {first} number {number} holds a {second} in part {part}. It is {part * number} long."
+            for part in range(1 + number % 4)
+        )
         (folder / f"d{number:02d}.md").write_text(f"# About {first} {second} {number}\n\n{body}\n")
     (folder / "copy.md").write_bytes((folder / "d05.md").read_bytes())
 
@@ -45,14 +74,27 @@ class Site:
         write_corpus(folder / "texts")
 
     def cli(self, *args: str, ok: tuple[int, ...] = (0,)) -> str:
-        done = subprocess.run([sys.executable, "-m", "rag_hpc.cli", *args], cwd=self.folder, capture_output=True,
-                              text=True, timeout=900, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "rag_hpc.cli", *args],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
+        )
         assert done.returncode in ok, f"{args}: exit {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
 
     def submit(self, name: str, workers: int) -> None:
-        self.cli("run", f"run={name}", f"corpus.path={self.folder / 'texts'}", f"workers={workers}", *SMALL,
-                 "cluster=devcluster", f"cluster.slurm_conf={self._conf}")
+        self.cli(
+            "run",
+            f"run={name}",
+            f"corpus.path={self.folder / 'texts'}",
+            f"workers={workers}",
+            *SMALL,
+            "cluster=devcluster",
+            f"cluster.slurm_conf={self._conf}",
+        )
 
     def run_dir(self, name: str) -> Path:
         return self.folder / "results/runs" / name
@@ -122,8 +164,9 @@ def test_the_whole_chain_is_submitted_in_seconds(site: Site) -> None:
     assert site.submit_s < 5 * 3  # type: ignore[attr-defined]  # 5 s on a machine that does nothing else
 
 
-@pytest.mark.parametrize(("stage", "launch"), [("encode", "torchrun"), ("vectors.build", "mpi"),
-                                               ("retrieve.search", "mpi")])
+@pytest.mark.parametrize(
+    ("stage", "launch"), [("encode", "torchrun"), ("vectors.build", "mpi"), ("retrieve.search", "mpi")]
+)
 def test_four_ranks_ran_on_four_hosts(site: Site, stage: str, launch: str) -> None:
     records = site.records("golden", stage)
     assert {(r["launch"], r["p"]) for r in records} == {(launch, 4)}
@@ -141,15 +184,20 @@ def test_few_entries_are_left(site: Site) -> None:
     assert sum(1 for _ in (run_dir / "submissions").rglob("*")) <= 20 * len(list(run_dir.glob("*/manifest.json")))
 
 
-def test_three_faults_and_other_workers_change_no_byte(site: Site, slurm_env: dc.DevCluster,
-                                                       faulty: dc.DevCluster) -> None:
+def test_three_faults_and_other_workers_change_no_byte(
+    site: Site, slurm_env: dc.DevCluster, faulty: dc.DevCluster
+) -> None:
     site.submit("hurt", 4)
     site.wait_for_units("hurt", "clean", 2)
     kill_workers(site.run_dir("hurt"))  # the gate makes up for it
     site.wait_for_units("hurt", "encode", 1)
     faulty.kill_slurmd("n2", steps=True)  # a node dies under torchrun; Slurm waits for it, we go on without
-    wait_for(lambda: "down" in {row["name"]: row["state"] for row in faulty.node_states()}["n2"], "n2 to be down",
-             timeout_s=180, step_s=1.0)
+    wait_for(
+        lambda: "down" in {row["name"]: row["state"] for row in faulty.node_states()}["n2"],
+        "n2 to be down",
+        timeout_s=180,
+        step_s=1.0,
+    )
     site.cli("retry", "run=hurt", "workers=3")
     site.wait_for_units("hurt", "retrieve.queries", 1)
     site.cli("cancel", "run=hurt")  # scancel of all that is left

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from rag_hpc import cli
+from rag_hpc.config import compose
 from rag_hpc.errors import ConfigError
 
 
@@ -32,51 +37,110 @@ def test_the_last_of_equal_overrides_wins() -> None:
     assert cli.parse(["status", "run=a", "run=b"]).override("run") == "b"
 
 
-@pytest.mark.parametrize("argv", [["runn"], ["run", "--nope"], ["report", "--out"]])
-def test_unknown_verbs_and_options_name_the_known_ones(argv: list[str]) -> None:
-    with pytest.raises(ConfigError, match=r"known:|needs a value"):
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["stauts"], "no verb 'stauts'; did you mean status? known: run, plan"),
+        (["zzz"], "no verb 'zzz'; known: run, plan"),
+        (["run", "--nope"], "'--nope'; see: rag-hpc run --help"),
+        (["status", "--jsn"], "Did you mean '--json'? see: rag-hpc status --help"),
+        (["run", "--cfg", "jbo"], "'jbo' is not 'job'; see: rag-hpc run --help"),
+        (["report", "--out"], "'--out' requires an argument; see: rag-hpc report --help"),
+        (["report", "--out="], "--out needs a value"),
+        (
+            ["bench", "crwal"],
+            "bench takes crawl|extract|dedup|chunk|checks|rank|encode|rerank|answers|dedup_scale, not 'crwal'; "
+            "did you mean crawl?",
+        ),
+        (["devcluster"], "devcluster takes up|down|status|check, not ''; see: rag-hpc devcluster --help"),
+        (["completion", "fish"], "completion takes bash|zsh [LINE], not 'fish'"),
+        (["run", "corpus"], "run takes key=value settings only, not 'corpus'"),
+    ],
+)
+def test_what_is_not_known_names_what_was_meant_or_is_known(argv: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
         cli.parse(argv)
+    assert said in str(caught.value)
 
 
 def test_wrong_usage_exits_with_2_and_a_line_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["runn"]) == 2
-    assert "no verb 'runn'; known: run, plan" in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith("rag-hpc: no verb 'runn'; did you mean run? known: run, plan")
+    assert cli.main(["run", "--nope"]) == 2
+    assert capsys.readouterr().err.startswith("rag-hpc run: ")
 
 
-@pytest.mark.parametrize("argv", [[], ["--help"], ["run", "--help"]])
+@pytest.mark.parametrize("argv", [[], ["-h"], ["--help"], ["help"]])
 def test_help_names_every_verb(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(argv) == 0
     shown = capsys.readouterr().out
-    assert all(f"  {verb}" in shown for verb in cli.VERBS)
+    assert all(f"  {verb} " in shown for verb in cli.VERBS)
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_help_of_a_verb_shows_its_options_keys_and_examples_that_work(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = cli.VERBS[verb]
+    assert cli.main([verb, "--help"]) == cli.main(["help", verb]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"Usage: rag-hpc {verb} ") and row.settings in shown and len(row.examples) >= 2
+    assert all(f"  {option}" in shown or f", {option}" in shown for option in row.options)
+    for example in row.examples:
+        assert f"  rag-hpc {verb} {example}".rstrip() + "\n" in shown
+        parsed = cli.parse([verb, *shlex.split(example)])
+        if row.keys is None and "," not in example:
+            compose(parsed.overrides)
+
+
+def test_help_of_run_lists_the_choices_of_a_site_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "cluster").mkdir()
+    (tmp_path / "cluster" / "mine.yaml").write_text("name: mine\n")
+    assert cli.main(["--config-dir", str(tmp_path), "run", "--help"]) == 0
+    assert "devcluster|local|mine|slurm" in capsys.readouterr().out
 
 
 def test_config_dir_is_taken_before_the_verb_too(tmp_path: object, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--config-dir", str(tmp_path), "runn"]) == 2
     assert "no verb 'runn'" in capsys.readouterr().err
+    assert cli.parse(["--config-dir", str(tmp_path), "status"]).config_dir == tmp_path
+    assert cli.parse(["--config-dir", "no", "status", "--config-dir", str(tmp_path)]).config_dir == tmp_path
 
 
-@pytest.mark.parametrize("argv", [["--config-dir"], ["--config-dir", "site"], ["--config-dir=site"]])
+@pytest.mark.parametrize("argv", [["--config-dir"], ["--config-dir", "status"], ["--config-dir=site"]])
 def test_a_config_dir_without_a_verb_is_wrong_usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(argv) == 2
-    assert f"no verb after {' '.join(argv)}; known: run" in capsys.readouterr().err
+    assert "--help" in capsys.readouterr().err
 
 
-def test_a_config_dir_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                 capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_config_dir_that_is_not_there_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["run", "--config-dir", str(tmp_path / "sit"), "--cfg", "job"]) == 2
     assert f"--config-dir {tmp_path / 'sit'}: no such folder" in capsys.readouterr().err
     monkeypatch.setenv("RAG_HPC_CONFIG_DIR", str(tmp_path))
     assert cli.parse(["run"]).config_dir == tmp_path
 
 
-@pytest.mark.parametrize(("argv", "said"), [
-    (["retry", "stage.chunk.max_tokens=100"], "retry does not look at stage.chunk.max_tokens=100; it takes run=, "
-                                              "cluster=, workers=, allow_failed_units="),
-    (["status", "cluter=mine"], "status does not look at cluter=mine"),
-    (["status", "a", "b"], "status takes 1 name, not 2: a b"), (["verify", "a", "b", "c"], "verify takes 2 names"),
-    (["status", "--watch"], "status takes no --watch; it is for: run"),
-    (["logs", "--out", "x"], "logs takes no --out; it is for: report, scaling"),
-])
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (
+            ["retry", "stage.chunk.max_tokens=100"],
+            "retry does not look at stage.chunk.max_tokens=100; it takes run=, cluster=, "
+            "cluster.KEY=, workers=, allow_failed_units=; other settings are for: rag-hpc run",
+        ),
+        (["status", "cluter=mine"], "status does not look at cluter=mine; did you mean cluster? it takes run=,"),
+        (["devcluster", "up", "x=1"], "devcluster does not look at x=1; it takes no settings"),
+        (["verify", "a", "run=b"], "verify does not look at run=b"),
+        (["why", "a", "b"], "why takes [RUN], not 'a b'"),
+        (["verify", "a", "b", "c"], "verify takes [BASELINE] RUN, not 'a b c'"),
+        (["plan", "--watch"], "plan takes no --watch; it is for: run"),
+        (["clean", "-m"], "clean takes no -m; it is for: run, plan"),
+        (["status", "--watch"], "status takes no --watch; it is for: run"),
+        (["logs", "--out", "x"], "logs takes no --out; it is for: scaling, report"),
+    ],
+)
 def test_what_a_verb_would_not_look_at_is_refused(argv: list[str], said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         cli.parse(argv)
@@ -88,9 +152,10 @@ def test_a_verb_that_looks_for_runs_takes_the_cluster_and_its_settings() -> None
     assert (got.words, len(got.overrides)) == (["mine"], 3)
 
 
-def test_a_folder_that_may_not_be_written_is_named(monkeypatch: pytest.MonkeyPatch,
-                                                   capsys: pytest.CaptureFixture[str]) -> None:
-    def refuse(*args: object) -> None:
+def test_a_folder_that_may_not_be_written_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*args: object, **more: object) -> None:
         raise PermissionError(13, "Permission denied", "/shared/results/runs/x")
 
     monkeypatch.setattr("rag_hpc.launchers.status.find_run", refuse)
@@ -110,10 +175,31 @@ def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.strip() == __version__
 
 
-def test_every_verb_leads_to_a_function() -> None:
-    import importlib
+def test_every_verb_leads_to_a_function_of_its_module() -> None:
+    for verb, row in cli.VERBS.items():
+        function = getattr(importlib.import_module(row.module), verb)
+        assert callable(function) and function.__module__ == row.module
+        assert row.help
 
-    for target, text in cli.VERBS.values():
-        module, function = target.split(":")
-        assert callable(getattr(importlib.import_module(module), function)), target
-        assert text
+
+def test_the_benchmarks_named_are_those_there_are() -> None:
+    from rag_hpc.eval.bench.registry import BENCHES
+
+    assert cli.VERBS["bench"].choices == list(BENCHES)
+
+
+def test_a_reader_that_goes_away_is_no_failure() -> None:
+    command = f"{shlex.quote(sys.executable)} -m rag_hpc.cli --help | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_stop_from_the_keyboard_is_incomplete(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*args: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rag_hpc.launchers.status.find_run", stop)
+    assert cli.main(["status"]) == 3
+    assert capsys.readouterr().err == "stopped; what is committed stays, the same command goes on\n"

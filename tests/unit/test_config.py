@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+import sys
 from pathlib import Path
 
 import pytest
 
-from rag_hpc.config import ClusterConfig, check, compose
-from rag_hpc.errors import ConfigError
-from rag_hpc.launchers.verbs import default_name, make_request, sweep_points, sweep_requests
+from rag_hpc.config import check, compose
+from rag_hpc.core.stage import output_config
+from rag_hpc.errors import ConfigError, MissingDependency
+from rag_hpc.launchers.request import default_name, make_request, sweep_points, sweep_requests
 from rag_hpc.schema import from_plain, to_plain
-from rag_hpc.sources.base import CorpusConfig, SourceName
+from rag_hpc.slurm.cluster import ClusterConfig
+from rag_hpc.sources.base import SourceName
+from rag_hpc.sources.files.beir import BeirConfig
+from rag_hpc.sources.registry import SOURCES, config_class
 from rag_hpc.stages.encode import EncodeConfig, Precision
 
 
@@ -49,12 +56,16 @@ def test_the_baseline_has_one_shard_and_one_worker() -> None:
         ("stage.dedup.treshold=0.5", "treshold"),
         ("corpus=nosuch", "nosuch"),
         ("stage.encode.precision=int3", "int3"),
+        ("stage.retrieve.method=dence", "did you mean dense\\?"),
         ("workers=many", "many"),
         ("workers=0", "at least 1"),
         ("stage.encode.tokens_per_batch=3", "at least 512"),
         ("stage.chunk.overlap_tokens=200", "half of max_tokens"),
         ("stage.dedup.threshold=1.5", "between 0"),
         ("generator=openai", "base_url"),
+        ("+cluster.env.PYTHONPATH=/x", r"put `export PYTHONPATH=...` into cluster.prologue"),
+        ("+cluster.env.HF_TOKEN=hf_1", r"into cluster.secrets_file"),
+        ("cluster.share=everybody", "group"),
     ],
 )
 def test_bad_overrides_are_refused_by_name(override: str, words: str) -> None:
@@ -67,6 +78,21 @@ def test_an_unknown_choice_lists_the_known_ones() -> None:
         compose(["corpus=nosuch"])
     assert "pydoc" in str(error.value)
     assert "beir" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("corpus=fils", "corpus=files"),
+        ("pipeline=basline", "pipeline=baseline"),
+        ("cluster=devclustr", "cluster=devcluster"),
+        ("generator=openia", "generator=openai"),
+        ("corpus.pth=/d", "corpus.path"),
+    ],
+)
+def test_a_misspelt_choice_or_key_names_the_one_that_was_meant(given: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"; did you mean {meant}?")):
+        compose([given])
 
 
 def test_a_line_break_cannot_reach_a_job_script() -> None:
@@ -95,13 +121,13 @@ def test_a_conf_folder_here_does_not_shadow_ours(tmp_path: Path, monkeypatch: py
 
 
 def test_plain_values_come_back_as_the_same_config() -> None:
-    config = EncodeConfig(precision=Precision.bfloat16, rows_per_unit=10)
+    config = EncodeConfig(precision=Precision.bfloat16, tokens_per_unit=10)
     assert from_plain(EncodeConfig, to_plain(config)) == config
 
 
 def test_plain_values_with_an_unknown_key_are_refused() -> None:
-    with pytest.raises(ConfigError, match="CorpusConfig"):
-        from_plain(CorpusConfig, {"nope": 1})
+    with pytest.raises(ConfigError, match="BeirConfig"):
+        from_plain(BeirConfig, {"nope": 1})
 
 
 def test_the_same_request_has_the_same_name_and_another_has_another() -> None:
@@ -133,6 +159,12 @@ def test_a_wait_that_is_no_number_is_refused(setting: str) -> None:
 def test_passages_longer_than_the_encoder_reads_are_refused() -> None:
     with pytest.raises(ConfigError, match="max_tokens=254"):
         check(compose(["stage.chunk.max_tokens=510"]))
+
+
+def test_an_extractor_that_is_not_installed_is_refused_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trafilatura", None)
+    with pytest.raises(MissingDependency, match=r"pip install 'rag-hpc\[trafilatura\]'"):
+        check(compose(["stage.clean.extractor=trafilatura"]))
 
 
 def test_an_unknown_measure_is_refused_before_the_run() -> None:
@@ -178,12 +210,99 @@ def test_rounds_of_a_site_are_stages_of_their_own() -> None:
     config = compose(["corpus=site", "corpus.rounds=3", "pipeline.stages=[crawl,clean]"])
     assert config.stages == ["crawl", "crawl.2", "crawl.3", "clean"]
     assert config.stage_config("crawl.3") is config.corpus
-    assert compose(["corpus=files", "corpus.rounds=3", "pipeline.stages=[crawl]"]).stages == ["crawl"]
+    assert compose(["corpus=files", "corpus.path=/d", "pipeline.stages=[crawl]"]).stages == ["crawl"]
 
 
-@pytest.mark.parametrize(("override", "remedy"), [
-    ("corpus.rounds=9", "between 1 and 8"), ("corpus.allow=['(']", "no regular expression"),
-    ("+corpus.resolve={a: localhost}", "no address:port"), ("corpus.hosts_per_unit=0", "hosts_per_unit >= 1")])
+@pytest.mark.parametrize(
+    ("override", "remedy"),
+    [
+        ("corpus.rounds=9", "between 1 and 8"),
+        ("corpus.allow=['(']", "no regular expression"),
+        ("+corpus.resolve={a: localhost}", "no address:port"),
+        ("corpus.hosts_per_unit=0", "hosts_per_unit=0: at least 1"),
+    ],
+)
 def test_wrong_settings_of_a_crawl_are_told_with_a_remedy(override: str, remedy: str) -> None:
     with pytest.raises(ConfigError, match=remedy):
         compose(["corpus=site", override])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["corpus=beir", "corpus.delay_s=2"], "corpus=beir has no setting delay_s; it is one of: site, pydoc, wikiapi"),
+        (["corpus=site", "corpus.path=/d"], "corpus=site has no setting path; it is one of: warc, files, beir,"),
+        (["corpus=beir", "+corpus.num_hosts=2"], "corpus=beir has no setting num_hosts; it is one of: pydoc"),
+        (["corpus=site", "corpus.delays_s=2"], "did you mean corpus.delay_s"),
+        (["corpus=beir", "corpus.source=site"], "corpus.source=site: set corpus=site"),
+    ],
+)
+def test_a_setting_of_another_source_is_refused_by_name(overrides: list[str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        compose(overrides)
+
+
+def test_the_settings_of_a_corpus_are_those_of_its_source() -> None:
+    for name in SOURCES:
+        corpus = compose([f"corpus={name.value}"]).corpus
+        assert type(corpus) is config_class(name.value) and corpus.source is name
+        assert output_config(corpus).keys() <= {f.name for f in dataclasses.fields(config_class(name.value))}
+    assert "delay_s" not in output_config(compose(["corpus=beir"]).corpus)
+
+
+def test_a_corpus_file_of_ones_own_goes_by_that_of_its_source(tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    mine = tmp_path / "corpus" / "mine.yaml"
+    mine.write_text("defaults: [site]\nname: mine\nseeds: [https://docs.example.org/]\n")
+    assert compose(["corpus=mine", "corpus.delay_s=3"], tmp_path).corpus.seeds == ["https://docs.example.org/"]
+    with pytest.raises(ConfigError, match="corpus=site has no setting latency_s; it is one of: pydoc"):
+        compose(["corpus=mine", "corpus.latency_s=3"], tmp_path)
+    mine.write_text("source: files\n")
+    with pytest.raises(ConfigError, match=r"begin your own file with defaults: \[files\]"):
+        compose(["corpus=mine"], tmp_path)
+
+
+def test_a_round_without_the_one_before_it_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"crawl.3 needs crawl.2 before it"):
+        check(compose(["corpus=site", "pipeline.stages=[crawl,crawl.3]"]))
+
+
+def test_every_path_is_made_absolute_and_what_only_jobs_know_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "ranker").mkdir()
+    config = compose(
+        [
+            "corpus=site",
+            "generator.api_key_file=key",
+            "cluster.secrets_file='~/secrets'",
+            "cluster.scratch=fast/me",
+            "cluster.slurm_conf=etc/slurm.conf",
+            "cluster.root=runs",
+            "stage.rerank.model=ranker",
+            "stage.chunk.model=org/model",
+            "corpus.questions=absent.jsonl",
+        ]
+    )
+    assert config.stage_config("generate").generator.api_key_file == str(tmp_path / "key")
+    cluster = config.cluster
+    assert cluster.secrets_file == str(tmp_path / "home" / "secrets")
+    paths = [str(tmp_path / name) for name in ("fast/me", "etc/slurm.conf", "runs", "ranker")]
+    assert [cluster.scratch, cluster.slurm_conf, cluster.root, config.stage.rerank.model] == paths
+    assert (config.stage.chunk.model, config.corpus.questions) == ("org/model", "absent.jsonl")
+    assert compose(["cluster.scratch=${oc.env:SHELL_VARIABLE,$TMPDIR}"]).cluster.scratch == "$TMPDIR"
+
+
+def test_runs_are_named_by_their_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("old", "older"):
+        (tmp_path / "results" / "runs" / name).mkdir(parents=True)
+        (tmp_path / "results" / "runs" / name / "run.json").write_text("{}")
+    config = compose(["corpus=site", "corpus.previous=old", "stage.dedup.against=[older,old]"])
+    runs = tmp_path / "results" / "runs"
+    assert config.stage.dedup.against == [str(runs / "older"), str(runs / "old")]
+    assert config.corpus.previous == str(runs / "old")
+    with pytest.raises(ConfigError, match="no run 'absent'"):
+        compose(["corpus=site", "corpus.previous=absent"])

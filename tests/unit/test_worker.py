@@ -16,10 +16,10 @@ from rag_hpc import worker
 from rag_hpc.core import commit, take
 from rag_hpc.core.comm import SerialComm
 from rag_hpc.core.failures import failures
+from rag_hpc.core.ledger import Ledger
 from rag_hpc.core.plan import Plan, plan_path
 from rag_hpc.errors import DiskError, RagHpcError
 from rag_hpc.launchers.advance import advance
-from rag_hpc.launchers.ledger import Ledger
 
 ENTRY = str(Path(toystages.__file__).with_name("toyworker.py"))
 
@@ -32,7 +32,6 @@ def _restored_process() -> Iterator[None]:
     before = list(root.handlers), root.level
     yield
     os.umask(mask)
-    os.environ.pop("RAG_HPC_STARTED_UNIX", None)
     root.handlers[:], root.level = before
     for number, handler in handlers.items():
         signal.signal(number, handler)
@@ -40,15 +39,16 @@ def _restored_process() -> Iterator[None]:
 
 def open_plan(ledger: Ledger, **settings: object) -> Plan:
     stages = settings.pop("stages", ("toy.source",))
-    plan = advance(ledger, ledger.submit(toystages.toy_request("run", stages, **settings))).open_plan  # type: ignore
+    plan = advance(ledger.submit(toystages.toy_request("run", stages, **settings))).open_plan  # type: ignore
     assert plan is not None
     return plan
 
 
 def start(ledger: Ledger, plan: Plan, index: int = 0, **env: str) -> subprocess.Popen[str]:
     path = plan_path(ledger.run_dir, plan.submission, plan.stage)
-    return subprocess.Popen([sys.executable, ENTRY, str(path), str(index)], env={**os.environ, **env},
-                            stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, ENTRY, str(path), str(index)], env={**os.environ, **env}, stderr=subprocess.PIPE, text=True
+    )
 
 
 def main(ledger: Ledger, plan: Plan, index: str = "0") -> int:
@@ -112,8 +112,9 @@ def test_wrong_usage_exits_2(words: list[str], capsys: pytest.CaptureFixture[str
     assert "usage: python -m rag_hpc.worker PLAN INDEX|rank" in capsys.readouterr().err
 
 
-def test_stage_that_nobody_knows_exits_2(ledger: Ledger, monkeypatch: pytest.MonkeyPatch,
-                                         capsys: pytest.CaptureFixture[str]) -> None:
+def test_stage_that_nobody_knows_exits_2(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     plan = open_plan(ledger)
     monkeypatch.delitem(worker.make_stage.__globals__["STAGES"], "toy.source")
     assert main(ledger, plan) == 2
@@ -127,8 +128,9 @@ def test_missing_plan_exits_3_and_says_why(tmp_path: Path, capsys: pytest.Captur
     assert "Traceback" not in text
 
 
-def test_setup_that_raises_exits_1_with_a_traceback(ledger: Ledger, monkeypatch: pytest.MonkeyPatch,
-                                                    capsys: pytest.CaptureFixture[str]) -> None:
+def test_setup_that_raises_exits_1_with_a_traceback(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     plan = open_plan(ledger)
 
     def setup(self: object, ctx: object) -> None:
@@ -161,15 +163,6 @@ def test_walltime_minus_margin_stops_the_worker_with_exit_3(ledger: Ledger, tmp_
     assert os.listdir(units_of(ledger, plan)) == []
 
 
-@pytest.mark.parametrize(("walltime", "margin", "left"), [("3600", "120", 3480), ("100", "120", 50), ("1", "9", 1)])
-def test_margin_never_eats_more_than_half_of_the_walltime(monkeypatch: pytest.MonkeyPatch, walltime: str, margin: str,
-                                                          left: float) -> None:
-    assert worker.walltime_left(0.0) is None
-    monkeypatch.setenv("RAG_HPC_WALLTIME_S", walltime)
-    monkeypatch.setenv("RAG_HPC_WALLTIME_MARGIN_S", margin)
-    assert worker.walltime_left(1000.0) == 1000.0 + left
-
-
 def test_worker_that_waits_for_others_hears_the_stop(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = open_plan(ledger, num_units=1)
     commit.open_draft(units_of(ledger, plan), commit.draft_name(plan.units[0], 1, 5, 0))
@@ -179,8 +172,9 @@ def test_worker_that_waits_for_others_hears_the_stop(ledger: Ledger, monkeypatch
 
 
 @pytest.mark.parametrize("done_by_other", [False, True])
-def test_fenced_worker_stops_and_counts_no_failure(ledger: Ledger, monkeypatch: pytest.MonkeyPatch,
-                                                   done_by_other: bool) -> None:
+def test_fenced_worker_stops_and_counts_no_failure(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, done_by_other: bool
+) -> None:
     """A later submission swept its draft: that is no fault of the unit, and the later one does the rest."""
     plan, real = open_plan(ledger), toystages.Source.run
 
@@ -198,8 +192,9 @@ def test_fenced_worker_stops_and_counts_no_failure(ledger: Ledger, monkeypatch: 
 
 
 @pytest.mark.parametrize("at", ["claim", "open_draft"])
-def test_exclusive_unit_is_left_to_a_later_submission_that_claims_it(ledger: Ledger, monkeypatch: pytest.MonkeyPatch,
-                                                                     at: str) -> None:
+def test_exclusive_unit_is_left_to_a_later_submission_that_claims_it(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
     """Whenever it does so before the work begins: two workers at one host would ask it twice as often."""
     monkeypatch.setattr(toystages.Source, "exclusive", True)
     monkeypatch.setattr(toystages.Source, "run", lambda *parts: pytest.fail("both work at it"))
@@ -218,8 +213,9 @@ def test_exclusive_unit_is_left_to_a_later_submission_that_claims_it(ledger: Led
     assert failures(ledger.run_dir / plan.folder) == {}
 
 
-def test_requeued_worker_goes_on_with_the_exclusive_unit_that_it_had_claimed(ledger: Ledger,
-                                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requeued_worker_goes_on_with_the_exclusive_unit_that_it_had_claimed(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(toystages.Source, "exclusive", True)
     plan = open_plan(ledger)
     killed_at(ledger, plan, worker=0)
@@ -228,8 +224,9 @@ def test_requeued_worker_goes_on_with_the_exclusive_unit_that_it_had_claimed(led
     assert commit.committed(units_of(ledger, plan)) == set(range(5))
 
 
-def test_exclusive_unit_of_a_killed_worker_is_the_next_submissions(ledger: Ledger,
-                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exclusive_unit_of_a_killed_worker_is_the_next_submissions(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(toystages.Source, "exclusive", True)
     plan = open_plan(ledger)
     killed_at(ledger, plan, worker=1)
@@ -290,7 +287,8 @@ def test_seed_depends_on_the_unit_and_not_on_the_worker(ledger: Ledger, tmp_path
     toystages.work(plan, ledger.run_dir, 0)
     toystages.work(plan_2, other.run_dir, 4)
     assert toystages.stage_bytes_of_units(units_of(ledger, plan)) == toystages.stage_bytes_of_units(
-        units_of(other, plan_2))
+        units_of(other, plan_2)
+    )
 
 
 def test_setup_runs_once_and_not_at_all_when_nothing_is_left(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

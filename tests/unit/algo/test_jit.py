@@ -55,8 +55,14 @@ jit.fcntl.flock = flock
 def _worker(folder: Path, setup: str = "") -> subprocess.Popen[str]:
     (folder / "kernels.py").write_text(KERNELS)
     env = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}  # beside the kernels
-    return subprocess.Popen([sys.executable, "-c", WORKER.format(setup=setup)], cwd=folder, text=True, env=env,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return subprocess.Popen(
+        [sys.executable, "-c", WORKER.format(setup=setup)],
+        cwd=folder,
+        text=True,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def _said(worker: subprocess.Popen[str]) -> list[str]:
@@ -78,8 +84,9 @@ def test_of_processes_that_start_together_one_compiles(tmp_path: Path) -> None:
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     script = f"import fcntl\nlock = open({LOCK!r}, 'wb')\nfcntl.flock(lock, 2)\nprint(flush=True)\ninput()"
-    with subprocess.Popen([sys.executable, "-c", script], cwd=_cache(tmp_path), stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", script], cwd=_cache(tmp_path), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == b"\n"
         worker = _worker(tmp_path)
         holder.kill()

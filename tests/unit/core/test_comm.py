@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +17,7 @@ from rag_hpc.core import comm
 from rag_hpc.errors import ClusterError
 from rag_hpc.launchers.local import find_mpirun, session_folder
 
-RANKS = Path(__file__).parents[2] / "ranks.py"
+RANKS = Path(__file__).parents[2] / "support" / "ranks.py"
 
 
 def needs_mpirun() -> list[str]:
@@ -30,8 +32,14 @@ def start_ranks(command: list[str], out: Path, **env: str) -> tuple[int, list[di
     out.mkdir()
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("OMPI_", "PMIX_", "PRTE_"))}
     with session_folder() as places:
-        done = subprocess.run([*command, str(RANKS), str(out)], env={**clean, **places, **env}, capture_output=True,
-                              text=True, timeout=300, check=False)
+        done = subprocess.run(
+            [*command, str(RANKS), str(out)],
+            env={**clean, **places, **env},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
     return done.returncode, [json.loads(path.read_text()) for path in sorted(out.iterdir())], done.stderr
 
 
@@ -54,10 +62,22 @@ def check_exchange(ranks: list[dict[str, Any]]) -> None:
 
 
 def test_torch_ranks_exchange_arrays(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    code, ranks, text = start_ranks(command, tmp_path / "out", RAG_HPC_WORLD_SIZE="2", RAG_HPC_LAUNCH="torchrun")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend", "static", "--master-addr", "127.0.0.1"]
+    command = [*torchrun, "--master-port", port, "--nproc-per-node=3"]
+    code, ranks, text = start_ranks(command, tmp_path / "out", RAG_HPC_WORLD_SIZE="3", RAG_HPC_LAUNCH="torchrun")
     assert code == 0, text
-    check_ranks(ranks, 2)
+    check_ranks(ranks, 3)
+
+
+@pytest.mark.parametrize(
+    "message", [b"", pickle.dumps(os.getcwd), b"\xff" * 88, np.array([2, 1, 9] + [0] * 7).tobytes()]
+)
+def test_what_a_stranger_wrote_into_the_store_is_refused(message: bytes) -> None:
+    with pytest.raises(ClusterError, match="no rank sent"):
+        comm._read(message)
 
 
 def check_ranks(ranks: list[dict[str, Any]], num_ranks: int) -> None:

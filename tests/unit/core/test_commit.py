@@ -10,14 +10,28 @@ import pytest
 
 from rag_hpc.core import commit
 from rag_hpc.core.record import Meter, Record
-from rag_hpc.core.stage import Counts, Unit
-from rag_hpc.core.tables import write_table
+from rag_hpc.core.unit import Counts, Unit
 from rag_hpc.errors import RagHpcError
+from rag_hpc.stores.tables import write_table
 
 UNIT = Unit(4, {})
 IDENTITY: dict[str, Any] = {
-    "run": "run", "stage": "toy", "attempt": 1, "submission": 1, "job_id": None, "array_task_id": None, "restarts": 0,
-    "host": "here", "rank": 0, "p": 1, "launch": "array", "cpus": 1, "gpus": 0, "queue_s": None, "setup_s": 0.0}
+    "run": "run",
+    "stage": "toy",
+    "attempt": 1,
+    "submission": 1,
+    "job_id": None,
+    "array_task_id": None,
+    "restarts": 0,
+    "host": "here",
+    "rank": 0,
+    "p": 1,
+    "launch": "array",
+    "cpus": 1,
+    "gpus": 0,
+    "queue_s": None,
+    "setup_s": 0.0,
+}
 
 
 def make_draft(units_dir: Path, text: str = "data", *, submission: int = 1, worker: int = 0, restarts: int = 0) -> Path:

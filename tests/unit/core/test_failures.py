@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rag_hpc.core.failures import failure_counts, failures, forgive, num_failures, record_failure
-from rag_hpc.core.stage import Unit
+from rag_hpc.core.unit import Unit
 
 
 def fail(stage_dir: Path, index: int, message: str) -> int:

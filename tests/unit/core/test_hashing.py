@@ -19,8 +19,12 @@ def test_value_hash_ignores_key_order_only() -> None:
 
 def test_every_part_of_a_fingerprint_counts() -> None:
     base = ("clean", 1, {"a": 1}, {"crawl": "x"})
-    others = [("dedup", 1, {"a": 1}, {"crawl": "x"}), ("clean", 2, {"a": 1}, {"crawl": "x"}),
-              ("clean", 1, {"a": 2}, {"crawl": "x"}), ("clean", 1, {"a": 1}, {"crawl": "y"})]
+    others = [
+        ("dedup", 1, {"a": 1}, {"crawl": "x"}),
+        ("clean", 2, {"a": 1}, {"crawl": "x"}),
+        ("clean", 1, {"a": 2}, {"crawl": "x"}),
+        ("clean", 1, {"a": 1}, {"crawl": "y"}),
+    ]
     assert len({hashing.fingerprint(*values) for values in [base, *others]}) == 5
     assert hashing.fingerprint(*base) == hashing.fingerprint(*base)
 

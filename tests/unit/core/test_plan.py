@@ -5,12 +5,24 @@ from pathlib import Path
 
 import pytest
 
-from rag_hpc.core.plan import Plan, plan_path, read_plan, run_dir_of, run_handle, stage_folder, write_plan
-from rag_hpc.core.stage import Unit
+from rag_hpc.core.fs import canonical_json
+from rag_hpc.core.ledger import run_handle
+from rag_hpc.core.plan import Plan, plan_path, read_plan, run_dir_of, stage_folder, write_plan
+from rag_hpc.core.policy import Policy
+from rag_hpc.core.unit import Unit
 from rag_hpc.errors import ConfigError, CorruptOutput, IncompleteError
 
-PLAN = Plan(run="run", stage="toy", version=1, fingerprint="ab" * 32, config={"x": 1}, inputs={"up": "up-0123"},
-            units=[Unit(0, {"path": "a\udce9"}), Unit(7, {"n": [1, 2]})], submission=3, workers=2)
+PLAN = Plan(
+    run="run",
+    stage="toy",
+    version=1,
+    fingerprint="ab" * 32,
+    config={"x": 1},
+    inputs={"up": "up-0123"},
+    units=[Unit(0, {"path": "a\udce9"}), Unit(7, {"n": [1, 2]})],
+    submission=3,
+    workers=2,
+)
 
 
 def test_plan_comes_back_equal(tmp_path: Path) -> None:
@@ -18,6 +30,15 @@ def test_plan_comes_back_equal(tmp_path: Path) -> None:
     write_plan(path, PLAN)
     assert read_plan(path) == PLAN
     assert run_dir_of(path) == tmp_path.resolve()
+
+
+def test_a_plan_of_the_version_before_is_read(tmp_path: Path) -> None:
+    """Until 0.1 the fields of the policy stood beside the others."""
+    values = dataclasses.asdict(dataclasses.replace(PLAN, policy=Policy(max_attempts=7, allow_failed_units=2)))
+    values |= values.pop("policy")
+    assert values["max_attempts"] == 7
+    (tmp_path / "toy.plan.json").write_bytes(canonical_json(values))
+    assert read_plan(tmp_path / "toy.plan.json").policy == Policy(max_attempts=7, allow_failed_units=2)
 
 
 def test_same_plan_may_be_written_again(tmp_path: Path) -> None:

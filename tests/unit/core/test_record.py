@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -10,22 +11,42 @@ import toystages
 
 from rag_hpc.core import commit, record
 from rag_hpc.core.fs import canonical_json
-from rag_hpc.launchers.ledger import Ledger
+from rag_hpc.core.ledger import Ledger
 
 
-def test_record_of_an_attempt_holds_every_field_with_a_sane_value(ledger: Ledger,
-                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3", "SLURM_RESTART_COUNT": "1",
-                        "CUDA_VISIBLE_DEVICES": "0,1", "RAG_HPC_SUBMITTED_UNIX": "100.5",
-                        "RAG_HPC_STARTED_UNIX": "103.0"}.items():
+def test_record_of_an_attempt_holds_every_field_with_a_sane_value(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "SLURM_ARRAY_JOB_ID": "12",
+        "SLURM_ARRAY_TASK_ID": "3",
+        "SLURM_RESTART_COUNT": "1",
+        "CUDA_VISIBLE_DEVICES": "0,1",
+        "RAG_HPC_SUBMITTED_UNIX": str(time.time() - 100),
+    }.items():
         monkeypatch.setenv(name, value)
-    found = toystages.run_inline(ledger, ledger.submit(toystages.toy_request("run", ("toy.source",))))["toy.source"]
+    found = toystages.run_inline(ledger.submit(toystages.toy_request("run", ("toy.source",))))["toy.source"]
     value = commit.read_record(found.unit_dir(1))
     assert set(value) == {f.name for f in dataclasses.fields(record.Record)}
-    expected = {"run": "run", "stage": "toy.source", "unit": 1, "attempt": 1, "submission": 1, "job_id": "12",
-                "array_task_id": "3", "restarts": 1, "gpus": 2, "queue_s": 2.5, "rank": 0, "p": 2, "launch": "array",
-                "schema": 1, "items_in": 21, "host": os.uname().nodename}
+    expected = {
+        "run": "run",
+        "stage": "toy.source",
+        "unit": 1,
+        "attempt": 1,
+        "submission": 1,
+        "job_id": "12",
+        "array_task_id": "3",
+        "restarts": 1,
+        "gpus": 2,
+        "rank": 0,
+        "p": 2,
+        "launch": "array",
+        "schema": 1,
+        "items_in": 21,
+        "host": os.uname().nodename,
+    }
     assert {key: value[key] for key in expected} == expected
+    assert 99 < value["queue_s"] < 200
     assert value["items_out"] + sum(value["dropped"].values()) == 21
     assert set(value["files"]) == {toystages.NUMBERS, toystages.NOTE}
     assert value["bytes_written"] >= value["files"][toystages.NUMBERS]["bytes"] > 0
@@ -52,14 +73,15 @@ def test_meter_keeps_work_and_flush_apart() -> None:
 
 
 def test_without_slurm_ids_are_none_and_nothing_queued() -> None:
-    found = record.where()
+    found = record.where(0.0)
     assert (found["job_id"], found["array_task_id"], found["queue_s"], found["restarts"]) == (None, None, None, 0)
     assert found["cpus"] >= 1
 
 
 @pytest.mark.parametrize(("given", "cpus"), [("1", 1), ("0", 1), ("2(x3)", None), ("", None), ("9999", None)])
-def test_a_job_grants_no_more_cpus_than_there_are(monkeypatch: pytest.MonkeyPatch, given: str,
-                                                  cpus: int | None) -> None:
+def test_a_job_grants_no_more_cpus_than_there_are(
+    monkeypatch: pytest.MonkeyPatch, given: str, cpus: int | None
+) -> None:
     monkeypatch.delenv("SLURM_CPUS_ON_NODE", raising=False)
     usable = record.granted_cpus()
     monkeypatch.setenv("SLURM_CPUS_ON_NODE", given)

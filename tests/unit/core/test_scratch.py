@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from accounts import Account
 
 from rag_hpc.core.scratch import scratch_folder
 from rag_hpc.errors import DiskError
@@ -74,6 +75,21 @@ def test_what_a_killed_worker_left_goes_and_what_a_live_one_has_stays(root: Path
         assert (held / "runs").exists()
     live.communicate("\n")
     assert live.returncode == 0 and not held.exists()
+
+
+@pytest.mark.timeout(20)  # whoever opens a pipe waits for its writer
+def test_what_is_no_folder_of_ours_is_passed_over(
+    shared_root: Path, stranger: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAG_HPC_SCRATCH", str(shared_root))
+    prefix = shared_root / f"rag-hpc-scratch-{socket.gethostname()}-"
+    assert stranger.run(["mkfifo", "-m", "666", f"{prefix}pipe"]).returncode == 0
+    assert stranger.run(["mkdir", "-m", "777", f"{prefix}folder"]).returncode == 0
+    assert stranger.run(["ln", "-s", str(shared_root), f"{prefix}link"]).returncode == 0
+    before = sorted(shared_root.iterdir())
+    with scratch_folder() as mine:
+        assert sorted(shared_root.iterdir()) == sorted([*before, mine])
+    assert sorted(shared_root.iterdir()) == before and len(before) == 3
 
 
 def test_a_folder_taken_for_a_left_one_is_made_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

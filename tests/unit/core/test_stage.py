@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from rag_hpc.core.stage import Context, Counts, output_config, plain
+from rag_hpc.core.stage import Context, output_config, plain
+from rag_hpc.core.unit import Counts
 from rag_hpc.errors import Interrupted
 
 
@@ -30,8 +31,12 @@ class Outer:
 
 
 def test_only_settings_that_affect_output_name_it_at_any_depth() -> None:
-    assert output_config(Outer()) == {"colour": "rouge", "inner": {"depth": 1}, "names": ["a", "b"],
-                                      "by_name": {"x": {"depth": 1}}}
+    assert output_config(Outer()) == {
+        "colour": "rouge",
+        "inner": {"depth": 1},
+        "names": ["a", "b"],
+        "by_name": {"x": {"depth": 1}},
+    }
 
 
 def test_plain_leaves_json_values_alone() -> None:
@@ -39,10 +44,8 @@ def test_plain_leaves_json_values_alone() -> None:
 
 
 def test_counts_balance() -> None:
-    counts = Counts(items_in=5, items_out=2)
-    counts.drop("short")
-    counts.drop("short", 2)
-    assert counts.balance == 0 and counts.dropped == {"short": 3}
+    assert Counts(items_in=5, items_out=2, dropped={"short": 2, "long": 1}).balance == 0
+    assert Counts(items_in=5, items_out=2).balance == 3
 
 
 def test_stop_interrupts_only_when_asked() -> None:

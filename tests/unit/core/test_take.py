@@ -9,8 +9,9 @@ import pytest
 from rag_hpc.core import commit, take
 from rag_hpc.core.failures import record_failure
 from rag_hpc.core.plan import Plan
-from rag_hpc.core.stage import Unit
+from rag_hpc.core.policy import Policy
 from rag_hpc.core.take import POLL_S, Taker
+from rag_hpc.core.unit import Unit
 from rag_hpc.errors import Interrupted
 
 
@@ -23,9 +24,18 @@ class World:
         self.stage_dir = tmp_path
         self.units_dir = tmp_path / "units"
         self.units_dir.mkdir()
-        self.plan = Plan(run="run", stage="toy", version=1, fingerprint="ab" * 32, config={}, inputs={}, submission=1,
-                         units=[Unit(i, {}) for i in range(num_units)], workers=2, max_attempts=max_attempts,
-                         backup_after_s=10.0)
+        self.plan = Plan(
+            run="run",
+            stage="toy",
+            version=1,
+            fingerprint="ab" * 32,
+            config={},
+            inputs={},
+            submission=1,
+            units=[Unit(i, {}) for i in range(num_units)],
+            workers=2,
+            policy=Policy(max_attempts=max_attempts, backup_after_s=10.0),
+        )
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds

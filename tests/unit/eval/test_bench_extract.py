@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rag_hpc.algo.extract_model import probability
+from rag_hpc.algo.extract.trees import probability
 from rag_hpc.errors import InputError
-from rag_hpc.eval.bench import extract_train
-from rag_hpc.eval.bench.extract import run
-from rag_hpc.eval.bench.extract_data import Sample, score
-from rag_hpc.eval.bench.extract_trees import fit
+from rag_hpc.eval.bench.extract import train
+from rag_hpc.eval.bench.extract.data import Sample, score
+from rag_hpc.eval.bench.extract.extract import run
+from rag_hpc.eval.bench.extract.trees import fit
 
 
 def test_score_is_the_mean_of_pages_shares_of_shingles() -> None:
@@ -33,12 +33,12 @@ def test_trees_learn_what_depends_on_two_columns_and_are_the_same_again() -> Non
 def test_blocks_of_the_gold_text_are_labelled_and_weights_survive_writing() -> None:
     body = b"<nav><a href=/>Home page</a></nav><p>some words of gold</p><p>then more gold words here</p>"
     gold = "some words of gold then more gold words here"
-    page = extract_train.labelled(Sample("n", "site", body, "http://site/", gold))
+    page = train.labelled(Sample("n", "site", body, "http://site/", gold))
     assert page.y_B.tolist() == [0, 1, 1]
     x = np.random.default_rng(2).random((500, 4)).astype(np.float32)
     rounds = tuple(fit(x, (x[:, k] > 0.5).astype(float), np.ones(500)) for k in (0, 1))
     names: dict[str, object] = {}
-    exec(compile(extract_train.written(rounds), "weights", "exec"), names)
+    exec(compile(train.written(rounds), "weights", "exec"), names)
     for mine, theirs in zip(rounds, (names["FIRST"], names["SECOND"]), strict=True):
         assert probability(theirs, x).tolist() == probability(mine, x).tolist()
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import fake_corpus
+import fake_run
 import pytest
-from unit.eval import fake_run
 
 from rag_hpc import cli
-from rag_hpc.eval.milestones import COUNTS_FROM, Milestone, judge, lost_items
+from rag_hpc.eval import quality
+from rag_hpc.eval.milestones import Milestone, judge, lost_items
 from rag_hpc.eval.results import Results
-from rag_hpc.stages.registry import STAGES, stage_class
+from rag_hpc.eval.text import share
 
 
 def by_name(run: Results, base: Results | None) -> dict[str, Milestone]:
@@ -41,6 +45,13 @@ def test_rows_carry_prediction_result_and_verdict(run: Results, base: Results) -
     assert found["T(2) of dedup"].verdict == "not judged"
 
 
+def test_the_ranking_that_was_handed_on_is_judged_and_the_others_stand_beside_it(run: Results, base: Results) -> None:
+    row = by_name(run, base)["nDCG@10, fused (handed on)"]
+    scores = {method: values["nDCG@10"] for method, values in quality.metrics(run).items() if method != "answers"}
+    assert (row.value, row.verdict) == (scores.pop("fused"), "not judged")
+    assert row.note == "beside it " + ", ".join(f"{method} {share(score)}" for method, score in scores.items())
+
+
 def test_efficiency_is_judged_with_queue_setup_and_contention_beside_it(run: Results, base: Results) -> None:
     row = by_name(run, base)["E(2) of encode"]
     assert row.verdict == "hit"
@@ -49,11 +60,43 @@ def test_efficiency_is_judged_with_queue_setup_and_contention_beside_it(run: Res
         assert part in row.note
 
 
+def test_a_machine_that_was_shared_gives_no_verdict_on_speed(tmp_path: Path, base: Results) -> None:
+    predicted = {"min_efficiency_crawl": 0.99, "min_efficiency_encode": 0.1}
+    run = Results(fake_run.build(tmp_path, fake_run.Shape(pressure=20.5, milestones=predicted)))
+    for stage in ("crawl", "encode"):
+        row = by_name(run, base)[f"E(2) of {stage}"]
+        assert row.verdict == "not judged" and row.note.startswith("the machine was shared; S = 1.92")
+        assert row.note.endswith("CPU pressure 4 % and 20 %")
+    run = Results(fake_run.build(tmp_path / "calm", fake_run.Shape(pressure=20.0, milestones=predicted)))
+    assert by_name(run, base)["E(2) of crawl"].verdict == "missed"
+
+
+def test_a_baseline_of_other_documents_gives_no_verdict_on_speed(tmp_path: Path, run: Results) -> None:
+    other = Results(fake_run.build(tmp_path, fake_run.baseline(first_page=7)))
+    found = by_name(run, other)
+    assert found["E of crawl"].note == "the baseline has other documents or questions"
+    assert found["same output as the baseline"].note.startswith("differs: crawl")
+
+
+def test_titles_that_stand_in_and_lost_judgements_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake_run.build(tmp_path, fake_run.Shape(stand_ins=True, absent={fake_corpus.documents()[0]["doc_id"]: "too-short"}))
+    assert call(tmp_path, "demo-cluster", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    titles, lost = told["notes"]
+    [ranking] = [row for row in told["milestones"] if row["name"].startswith("nDCG@10")]
+    assert (ranking["result"], ranking["verdict"]) == ("–", "not judged")
+    assert "the queries are titles that stand in for questions" in titles and "not how good it is" in titles
+    assert lost == "demo-cluster: 1 of 8 documents judged relevant cannot be found (too-short 1)"
+    assert call(tmp_path, "demo-cluster") == 0
+    assert f"\n{titles}\n{lost}\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("key", "bound", "name"),
     [
         ("min_recall_at_10", 1.01, "vector index, recall@10"),
         ("min_duplicates", 4, "duplicates found"),
+        ("min_ndcg_at_10", 1.01, "nDCG@10, fused (handed on)"),
         ("min_answer_f1", 0.99, "answer F1, all questions"),
         ("min_efficiency_crawl", 0.99, "E(2) of crawl"),
     ],
@@ -114,6 +157,12 @@ def test_json_holds_values_and_bounds(root: Path, capsys: pytest.CaptureFixture[
     assert rows["E(2) of crawl"]["value"] > 0.9
 
 
-def test_handovers_cover_what_the_stages_themselves_declare() -> None:
-    declared = {name: source for name in STAGES if (source := stage_class(name).counts_from)}
-    assert declared.items() <= COUNTS_FROM.items()
+def test_two_rounds_of_a_crawl_are_counted_together(run: Results) -> None:
+    rounds = dict.fromkeys(("crawl", "crawl.2"), run.manifests["crawl"])
+    taken = run.manifests["clean"]
+    twice = dataclasses.replace(taken, units=[*taken.units, *taken.units])
+    honest = SimpleNamespace(manifests={**rounds, "clean": twice})
+    assert lost_items(honest) == []
+    lossy = SimpleNamespace(manifests={**rounds, "clean": taken})
+    num = taken.total("items_in")
+    assert lost_items(lossy) == [f"clean: took in {num} of {2 * num}"]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rag_hpc.eval import plots
+from rag_hpc.eval.report import plots
 
 SERIES = (("queue", 5), ("work", 0))
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import fake_run
 import pytest
-from unit.eval import fake_run
 
 from rag_hpc.eval import quality
 from rag_hpc.eval.results import Results
@@ -49,9 +50,11 @@ def test_held_out_questions_are_judged_apart(run: Results) -> None:
     assert mean == pytest.approx(quality.metrics(run)["answers"]["f1"], abs=1e-6)
 
 
-def test_samples_are_evenly_spaced_and_carry_their_passages(run: Results) -> None:
+def test_samples_are_drawn_at_random_the_same_each_time_and_carry_their_passages(run: Results) -> None:
     found = quality.samples(run, 4)
-    assert [sample.query_id for sample in found] == ["pydoc-000", "pydoc-002", "pydoc-004", "pydoc-006"]
+    drawn = [sample.query_id for sample in found]
+    assert drawn == sorted(drawn) == [sample.query_id for sample in quality.samples(run, 4)] and len(set(drawn)) == 4
+    assert drawn not in ([f"pydoc-{i:03d}" for i in range(4)], [f"pydoc-{i:03d}" for i in range(0, 8, 2)])
     for sample in found:
         assert [cited.number for cited in sample.cited] == [1, 2, 4]
         assert sample.answer.split(" [1]")[0] in sample.cited[0].text
@@ -63,16 +66,24 @@ def test_a_citation_of_a_passage_that_was_not_given_has_no_text(run: Results) ->
     row = run.rows("generate", "answers.parquet")[0] | {"citations": '[{"citation": 9, "supported": false}]'}
     question = quality.questions(run)[0]
     sample = quality._sample(row, question, None, quality._Passages(run))
-    assert [(cited.number, cited.text, cited.supported) for cited in sample.cited] == [(9, "", False)]
+    assert [(cited.number, cited.text, cited.verdict) for cited in sample.cited] == [(9, "", "not supported")]
 
 
-def test_a_passage_is_verified_only_when_every_sentence_that_cites_it_is(run: Results) -> None:
-    checks = (
-        '[{"citation": 2, "supported": true}, {"citation": 1, "supported": true}, {"citation": 2, "supported": false}]'
-    )
-    row = run.rows("generate", "answers.parquet")[0] | {"citations": checks}
+def test_a_passage_has_the_worst_verdict_of_its_citations_and_the_places_of_all_quotes(run: Results) -> None:
+    checks = [
+        {"citation": 2, "supported": True, "start": 40, "end": 50},
+        {"citation": 1, "supported": True},
+        {"citation": 2, "supported": False, "start": -1, "end": -1},
+        {"citation": 4, "supported": True, "start": 7, "end": 9},
+        {"citation": 4, "supported": True, "start": 2, "end": 5},
+    ]
+    row = run.rows("generate", "answers.parquet")[0] | {"citations": json.dumps(checks)}
     sample = quality._sample(row, quality.questions(run)[0], None, quality._Passages(run))
-    assert [(cited.number, cited.supported) for cited in sample.cited] == [(1, True), (2, False)]
+    assert [(cited.number, cited.verdict, cited.quotes) for cited in sample.cited] == [
+        (1, "supported", []),
+        (2, "not supported", [(40, 50)]),
+        (4, "quoted", [(2, 5), (7, 9)]),
+    ]
 
 
 def test_an_unfinished_run_has_no_quality_yet(tmp_path: Path) -> None:

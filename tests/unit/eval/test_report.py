@@ -7,13 +7,14 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import fake_corpus
+import fake_run
 import pytest
-from unit.eval import fake_corpus, fake_run
 
 from rag_hpc import cli
-from rag_hpc.core.fs import canonical_json, read_json
-from rag_hpc.eval.markup import cite_links, link, mark, table
-from rag_hpc.eval.report import render
+from rag_hpc.eval.quality import Cited, Sample
+from rag_hpc.eval.report.report import render
+from rag_hpc.eval.report.sections import cite_links, is_web
 from rag_hpc.eval.results import Results
 
 VOID = ("meta", "img", "br")
@@ -67,6 +68,30 @@ def test_all_sections_are_there_and_elements_nest(page: str) -> None:
     ]
 
 
+def test_titles_that_stand_in_for_questions_are_no_quality(tmp_path: Path) -> None:
+    absent = {fake_corpus.documents()[0]["doc_id"]: "too-short"}
+    titles = render(Results(fake_run.build(tmp_path, fake_run.Shape(stand_ins=True, absent=absent))), None)
+    texts = [text.strip() for text in Page(titles).texts]
+    assert "bm25, titles as queries" in texts and "nDCG@10, fused" not in texts
+    assert not any(values.get("class") == "best" for _, values in Page(titles).tags)
+    warned = " ".join(texts)
+    assert "each asks for its own document: the figures tell that search works, not how good it is." in warned
+    assert "1 of 8 documents judged relevant cannot be found (too-short 1)." in warned
+    assert ", 1 of 8 documents judged relevant are not among them, 8 titles stand in for questions." in warned
+    assert "mean over the titles that stand in for questions." in warned and "held-out" not in warned
+
+
+def test_a_shared_machine_has_no_speed_up_to_show(tmp_path: Path, base: Results) -> None:
+    page = render(Results(fake_run.build(tmp_path, fake_run.Shape(pressure=50.0))), base)
+    assert page.count("(shared)") == 2 * 9 and "encode, p = 2" not in page
+    assert "above 20 % S and E are not judged" in " ".join(page.split())
+
+
+def test_what_went_in_and_out_is_said(page: str) -> None:
+    said = "21 documents kept, 5 rejected (near duplicate 2, exact duplicate 1, http 404 1, robots denied 1)."
+    assert said in page
+
+
 def test_links_inside_the_page_lead_somewhere_and_ids_are_unique(page: str) -> None:
     parsed = Page(page)
     ids = [values["id"] for _, values in parsed.tags if "id" in values]
@@ -115,6 +140,16 @@ def test_key_figures_are_those_of_the_run(page: str, run: Results) -> None:
     assert found["crawl, p = 2"].startswith("1.9")
 
 
+def test_the_ranking_that_answers_were_made_from_is_marked(page: str) -> None:
+    assert re.findall(r"<tr><th>([^<]*?) ?<span class=\"mark flat\">\s*handed on</span>", page) == [
+        "fused (BM25 and dense)"
+    ]
+
+
+def test_how_well_the_encoder_knows_the_corpus_is_told(page: str) -> None:
+    assert "reciprocal rank of 0.91: below 0.8 its vectors count less" in page
+
+
 def test_the_same_results_give_the_same_page(root: Path, page: str) -> None:
     assert render(Results(root / "demo-cluster"), Results(root / "demo-baseline")) == page
 
@@ -136,11 +171,12 @@ def test_a_run_without_any_committed_unit_still_has_a_report(tmp_path: Path) -> 
     assert "unfinished" in render(Results(fake_run.build(tmp_path, fake_run.Shape(finish=-1))), None)
 
 
-def test_questions_without_judgements_leave_the_quality_tables_out(tmp_path: Path) -> None:
-    run_dir = fake_run.build(tmp_path, fake_run.Shape())
-    for path in (run_dir / Results(run_dir).plans["evaluate"].folder / "units").glob("*/metrics.json"):
-        value = read_json(path)
-        path.write_bytes(canonical_json({**value, "metrics": {}}))
+def test_questions_without_judgements_leave_the_quality_tables_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fake_run, "judge_queries", lambda *_: ({}, {}))
+    monkeypatch.setattr(fake_run, "judge_answers", lambda _: ({}, []))
+    run_dir = fake_run.build(tmp_path, fake_run.Shape(ann=False))
     assert "by document, under ir_measures" not in render(Results(run_dir), None)
 
 
@@ -159,10 +195,9 @@ def test_the_verb_writes_into_the_run_s_folder_or_where_it_is_told(
     assert "a folder; name the file to write" in capsys.readouterr().err
 
 
-def test_only_web_addresses_become_links() -> None:
-    assert link("https://example.org/a?b=1&c=2", "A & B") == (
-        '<a href="https://example.org/a?b=1&amp;c=2" rel="noopener noreferrer">A &amp; B</a>'
-    )
+def test_only_web_addresses_become_links(page: str) -> None:
+    assert f'<a href="http://127.0.0.1:8000/{Path.glob.__module__}.Path.glob.html" rel="noopener noreferrer">' in page
+    assert is_web("https://example.org/a?b=1&c=2")
     for url in (
         "javascript:alert(1)",
         "JaVaScRiPt://x/%0aalert(1)",
@@ -172,17 +207,25 @@ def test_only_web_addresses_become_links() -> None:
         "http://[bad",
         "a/b.html",
     ):
-        assert link(url, "<b>") == "&lt;b&gt;"
+        assert not is_web(url)
 
 
 def test_citations_are_linked_to_their_passages_only() -> None:
-    found = cite_links("<b> said [1]. More [2, 4]; and a[9].", {1: "q1-1", 2: "q1-2", 4: "q1-4"})
-    assert found == (
+    sample = Sample(
+        query_id="a",
+        question="?",
+        answer="<b> said [1]. More [2, 4]; and a[9].",
+        found=True,
+        held_out=False,
+        gold=[],
+        f1=None,
+        cited=[Cited(number=number, verdict="quoted") for number in (1, 2, 4)],
+    )
+    assert cite_links(sample, "q1-") == (
         '&lt;b&gt; said [<a href="#q1-1">1</a>]. More [<a href="#q1-2">2</a>, <a href="#q1-4">4</a>]; and a[9].'
     )
 
 
-def test_cells_are_escaped_unless_they_are_markup() -> None:
-    found = table(("a", "b"), [("<i>", mark("hit"))], numeric=(1,))
-    assert "&lt;i&gt;" in found
-    assert '<td class="n"><span class="mark good">hit</span></td>' in found
+def test_numbers_stand_on_the_right_and_verdicts_have_their_colour(page: str) -> None:
+    assert '<th class="n">units</th>' in page
+    assert '<span class="mark good">hit</span>' in page

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
+import fake_run
 import pytest
-from unit.eval import fake_run
 
-from rag_hpc import cli
+from rag_hpc import arguments, cli
 from rag_hpc.core.fs import canonical_json, read_json
-from rag_hpc.errors import ConfigError, InputError
+from rag_hpc.core.plan import read_plan, write_plan
+from rag_hpc.errors import ConfigError, CorruptOutput, InputError
 from rag_hpc.eval import results
 from rag_hpc.eval.results import Results
 
@@ -24,10 +27,9 @@ def resubmit(run_dir: Path, **changes: object) -> Path:
     return folder
 
 
-def plan_again(run_dir: Path, stage: str, **changes: object) -> None:
-    first = read_json(run_dir / f"submissions/0001/{stage}.plan.json")
-    path = run_dir / f"submissions/0002/{stage}.plan.json"
-    path.write_bytes(canonical_json({**first, "submission": 2, **changes}))
+def plan_again(run_dir: Path, stage: str, **changes: Any) -> None:
+    first = read_plan(run_dir / f"submissions/0001/{stage}.plan.json")
+    write_plan(run_dir / f"submissions/0002/{stage}.plan.json", dataclasses.replace(first, submission=2, **changes))
 
 
 def test_a_finished_run_has_a_manifest_for_every_stage(run: Results) -> None:
@@ -59,6 +61,8 @@ def test_a_resubmission_without_plans_shows_the_earlier_results(tmp_path: Path) 
 def test_plans_that_read_a_replaced_input_are_not_taken_for_the_run_s(tmp_path: Path) -> None:
     run_dir = fake_run.build(tmp_path, fake_run.Shape())
     resubmit(run_dir)
+    for stage in fake_run.STAGES[: fake_run.STAGES.index("chunk")]:
+        plan_again(run_dir, stage)
     plan_again(run_dir, "chunk", fingerprint="0" * 64)
     run = Results(run_dir)
     assert "dedup.drop" in run.manifests
@@ -68,6 +72,7 @@ def test_plans_that_read_a_replaced_input_are_not_taken_for_the_run_s(tmp_path: 
         "encode",
         "vectors.train",
         "vectors.build",
+        "retrieve.queries",
         "retrieve.search",
         "generate",
         "evaluate",
@@ -109,13 +114,38 @@ def test_the_baseline_of_the_same_corpus_is_found_beside_the_run(run: Results, b
     assert results.find_baseline(base) is None
 
 
-def test_a_baseline_of_another_corpus_is_not_taken(tmp_path: Path) -> None:
+def test_a_baseline_of_other_documents_or_questions_is_not_taken(tmp_path: Path) -> None:
     run = Results(fake_run.build(tmp_path, fake_run.Shape()))
-    other = fake_run.build(tmp_path, fake_run.baseline(finish=1))
-    value = read_json(other / "run.json")
-    value["config"]["corpus"]["name"] = "elsewhere"
-    (other / "run.json").write_bytes(canonical_json(value))
+    fake_run.build(tmp_path, fake_run.baseline("others", first_page=7))
+    fake_run.build(tmp_path, fake_run.baseline("titles", stand_ins=True))
     assert results.find_baseline(run) is None
+    fake_run.build(tmp_path, fake_run.baseline("moved", corpus={"path": "/another/place"}))  # of the same files
+    found = results.find_baseline(run)
+    assert found is not None and found.name == "moved"
+
+
+def test_before_any_document_is_read_the_settings_tell(tmp_path: Path) -> None:
+    run = Results(fake_run.build(tmp_path, fake_run.Shape(finish=0, corpus={"path": "/a"})))
+    fake_run.build(tmp_path, fake_run.baseline("b", corpus={"path": "/b"}))
+    assert results.find_baseline(run) is None
+    fake_run.build(tmp_path, fake_run.baseline("a", corpus={"path": "/a"}))
+    found = results.find_baseline(run)
+    assert found is not None and found.name == "a"
+
+
+def test_a_point_of_a_sweep_finds_the_one_with_fewest_workers(tmp_path: Path) -> None:
+    stages = ["crawl", "clean"]
+    one, two, four = (
+        Results(fake_run.build(tmp_path, fake_run.Shape(name=f"c-w{p}", p=p, stages=stages))) for p in (1, 2, 4)
+    )
+    fake_run.build(tmp_path, fake_run.Shape(name="d-w1", p=1, stages=stages))
+    for run in (two, four):
+        found = results.find_baseline(run)
+        assert found is not None and found.name == "c-w1"
+    assert results.find_baseline(one) is None
+    fake_run.build(tmp_path, fake_run.baseline("base", stages=stages))
+    found = results.find_baseline(two)
+    assert found is not None and found.name == "base"
 
 
 def test_of_several_baselines_a_finished_one_is_taken(tmp_path: Path) -> None:
@@ -133,7 +163,7 @@ def test_the_root_is_the_override_or_the_site_file_s_or_here(tmp_path: Path) -> 
     (tmp_path / "cluster" / "bare.yaml").write_text("root: null\n")
 
     def root(*words: str) -> Path:
-        return results.root_of(cli.parse(["report", "--config-dir", str(tmp_path), *words]))
+        return arguments.root_of(cli.parse(["report", "--config-dir", str(tmp_path), *words]))
 
     assert root("cluster=mine") == Path("/scratch/me")
     assert root("cluster=mine", "cluster.root=/x") == Path("/x")
@@ -148,3 +178,36 @@ def test_steps_are_grouped_by_stage_in_order() -> None:
         "dedup": ["dedup.sign", "dedup.drop"],
         "chunk": ["chunk"],
     }
+
+
+def test_a_damaged_neighbour_is_no_baseline_and_stops_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = Results(fake_run.build(tmp_path, fake_run.Shape(finish=1)))
+    damaged = fake_run.build(tmp_path, fake_run.baseline("broken", finish=1)) / "run.json"
+    damaged.write_text("{")
+    assert results.find_baseline(run) is None
+    assert f"{damaged}: damaged (" in caplog.text
+
+
+def test_a_record_of_another_run_is_not_measured(tmp_path: Path) -> None:
+    one = Results(fake_run.build(tmp_path, fake_run.Shape(name="one", finish=2)))
+    two = Results(fake_run.build(tmp_path, fake_run.Shape(name="two", finish=2, p=1)))
+    mine, theirs = (next(run.run_dir.glob("clean-*/units/unit-00000/record.json")) for run in (one, two))
+    mine.write_bytes(theirs.read_bytes())
+    with pytest.raises(CorruptOutput, match=f"{mine}: not of this unit in this run; remove {mine.parent}"):
+        one.records("clean")
+
+
+@pytest.mark.parametrize("verb", ["milestones", "report"])
+@pytest.mark.parametrize("place", ["evaluate-*/units/*/metrics.json", "generate-*/units/*/answers.parquet"])
+def test_a_damaged_output_is_named_by_what_reads_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str, verb: str
+) -> None:
+    run_dir = fake_run.build(tmp_path, fake_run.Shape())
+    path = sorted(run_dir.glob(place))[0]
+    path.write_bytes(path.read_bytes()[:-4] + b"abcd")
+    code = cli.main([verb, "demo-cluster", f"cluster.root={tmp_path}"])
+    said = capsys.readouterr().err
+    if verb == "milestones" and "answers" in place:  # it has no use for them
+        assert (code, said) == (0, "")
+    else:
+        assert code == 1 and f"{path}: its bytes are not what the manifest promises; mend it: rag-hpc retry" in said

@@ -1,106 +1,171 @@
-"""T, S and E from records."""
+"""The table of a sweep over workers."""
 
 from __future__ import annotations
 
+import csv
+import dataclasses
+import json
+import sys
 from pathlib import Path
-from typing import Any
+from xml.etree import ElementTree
 
+import fake_run
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from unit.eval import fake_run
 
+from rag_hpc import cli
 from rag_hpc.eval import scaling
 from rag_hpc.eval.results import Results
 
-
-def record(unit: int, started: float, ended: float, **values: Any) -> dict[str, Any]:
-    """Return what `measure` reads of a record."""
-    return {
-        "unit": unit,
-        "started_unix": started,
-        "ended_unix": ended,
-        "submission": 1,
-        "job_id": None,
-        "restarts": 0,
-        "array_task_id": None,
-        "host": "node-01",
-        "rank": 0,
-        "p": 2,
-        "launch": "array",
-        "queue_s": None,
-        "setup_s": 3.0,
-        "work_s": ended - started,
-        "flush_s": 0.5,
-        "cpu_s": 1.0,
-        "items_in": 10,
-        "items_out": 9,
-        "dropped": {"bad": 1},
-        "bytes_read": 100,
-        "bytes_written": 50,
-        "peak_rss_bytes": 1000,
-        "pressure_cpu": None,
-        **values,
-    }
+WORKERS = (1, 2, 4)
 
 
-def test_t_runs_from_the_first_start_to_the_last_end() -> None:
-    found = scaling.measure("clean", [record(0, 100, 104), record(1, 101, 110), record(2, 105, 106)])
-    assert found.wall_s == 10
-    assert found.rate == 3.0
-    assert found.dropped == {"bad": 3}
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three runs that differ in workers alone."""
+    root = tmp_path_factory.mktemp("sweep")
+    for p in WORKERS:
+        fake_run.build(
+            root, fake_run.Shape(name=f"c-w{p}", p=p, queue_s=1.5, overhead=0.1, stages=["crawl", "clean", "chunk"])
+        )
+    return root
 
 
-def test_setup_and_queue_count_once_a_worker_and_stay_out_of_t() -> None:
-    first = [record(i, 100 + i, 101 + i, rank=0, queue_s=8.0) for i in range(5)]
-    second = [record(9, 100, 105, rank=1, queue_s=12.0, setup_s=4.0)]
-    found = scaling.measure("encode", [*first, *second])
-    assert found.num_workers == 2
-    assert (found.setup_s, found.queue_s, found.wall_s) == (7.0, 10.0, 5)
-    assert found.per_worker == {"queue": 10.0, "setup": 3.5, "work": 5.0, "flush": 1.5}
+def call(root: Path, *words: str) -> int:
+    return cli.main(["scaling", *words, f"cluster.root={root}"])
 
 
-def test_the_pause_between_two_submissions_is_no_work() -> None:
-    found = scaling.measure("crawl", [record(0, 100, 110), record(1, 5000, 5005, submission=2)])
-    assert (found.wall_s, found.num_submissions) == (15, 2)
+def test_each_stage_has_a_point_for_each_run_with_s_and_e_against_the_first(swept: Path) -> None:
+    points = scaling.compare([Results(swept / f"c-w{p}") for p in WORKERS])
+    assert [(point.stage, point.p) for point in points] == [
+        (stage, p) for stage in ("crawl", "clean", "chunk") for p in WORKERS
+    ]
+    one, two, four = points[:3]
+    assert (one.speedup, one.efficiency) == (1, 1)
+    assert two.speedup == pytest.approx(one.wall_s / two.wall_s) and two.efficiency == pytest.approx(two.speedup / 2)
+    assert four.efficiency == pytest.approx(one.wall_s / four.wall_s / 4)
+    assert all(point.same_output for point in points)
+    assert [point.num_hosts for point in points[:3]] == [1, 2, 4]
+    assert one.queue_s == 1.5
 
 
-def test_absent_queue_and_pressure_stay_absent() -> None:
-    found = scaling.measure("clean", [record(0, 1, 2), record(1, 2, 3)])
-    assert found.queue_s is None
-    assert found.pressure_cpu is None
+def test_the_table_names_a_stage_once(swept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(swept, "c-w4", "c-w1", "c-w2") == 0  # the order of the words does not matter
+    shown = capsys.readouterr().out
+    assert shown.startswith("baseline  c-w1\n\nstage  p  T ")
+    assert [shown.count(stage) for stage in ("\ncrawl ", "\nclean ", "\nchunk ", "same")] == [1, 1, 1, 9]
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.tuples(st.floats(0, 1e4), st.floats(0, 1e3)), min_size=1, max_size=8))
-def test_t_covers_every_unit_whatever_their_order(spans: list[tuple[float, float]]) -> None:
-    records = [record(i, start, start + length) for i, (start, length) in enumerate(spans)]
-    found = scaling.measure("clean", records).wall_s
-    assert found >= max(length for _, length in spans) - 1e-6
-    assert found == scaling.measure("clean", records[::-1]).wall_s
+def test_a_script_reads_the_same(swept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(swept, "c-w1", "c-w2", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["baseline"] == "c-w1" and found["unfinished"] == {}
+    assert found["points"][1]["efficiency"] == pytest.approx(found["points"][1]["speedup"] / 2)
 
 
-def test_steps_add_up_to_their_stage(run: Results) -> None:
-    steps = {row.stage: row for row in scaling.step_times(run)}
-    stages = {row.stage: row for row in scaling.stage_times(run)}
-    parts = [part for name, part in steps.items() if name.startswith("dedup.")]
-    assert len(parts) == 5
-    assert stages["dedup"].wall_s == pytest.approx(sum(part.wall_s for part in parts))
-    assert stages["dedup"].num_units == 14
-    assert (stages["dedup"].items_in, stages["dedup"].items_out) == (24, 21)
-    assert stages["dedup"].dropped == {"exact-duplicate": 1, "near-duplicate": 2}
-    assert list(stages)[:4] == ["crawl", "clean", "dedup", "chunk"]
+def test_the_picture_has_a_line_for_each_stage_and_is_a_file_of_its_own(swept: Path, tmp_path: Path) -> None:
+    assert call(swept, "c-w1", "c-w2", "c-w4", f"--out={tmp_path / 's.svg'}") == 0
+    root = ElementTree.fromstring((tmp_path / "s.svg").read_text())
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    shown = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"crawl", "clean", "chunk", "S = p"} <= set(shown)
 
 
-def test_s_is_the_ratio_of_times_and_e_its_share_of_p(run: Results, base: Results) -> None:
-    found = {row.stage: row for row in scaling.speedups(run, base)}
-    encode = found["encode"]
-    assert encode.speedup == pytest.approx(encode.baseline.wall_s / encode.run.wall_s)
-    assert encode.speedup == pytest.approx(2 / 1.04, rel=1e-3)
-    assert encode.efficiency == pytest.approx(encode.speedup / 2)
-    assert "vectors" not in found
+def test_every_stage_that_took_time_is_drawn(tmp_path: Path) -> None:
+    for p in (1, 2):
+        fake_run.build(tmp_path, fake_run.Shape(name=f"c-w{p}", p=p, pressure=30.0 * (p - 1)))
+    assert call(tmp_path, "c-w1", "c-w2", f"--out={tmp_path / 's.svg'}") == 0
+    picture = (tmp_path / "s.svg").read_text()
+    shown = [element.text for element in ElementTree.fromstring(picture).iter("{http://www.w3.org/2000/svg}text")]
+    stages = list(dict.fromkeys(stage.split(".")[0] for stage in fake_run.STAGES))
+    assert [text for text in shown if text in (*stages, "S = p")] == [*stages, "S = p"]
+    assert all(f".line{number} {{ stroke: #" in picture for number in range(len(stages) + 1))
+    assert "not judged, the machine was shared: p = 2 (10 stages)" in shown
 
 
-def test_a_stage_that_is_not_finished_has_no_speed_up(tmp_path: Path, base: Results) -> None:
-    run = Results(fake_run.build(tmp_path, fake_run.Shape(finish=3)))
-    assert [row.stage for row in scaling.speedups(run, base)] == ["crawl", "clean"]
+@pytest.mark.parametrize(("name", "begins"), [("s.png", b"\x89PNG\r\n"), ("s.pdf", b"%PDF-1."), ("s.svg", b"<svg ")])
+def test_pictures_are_written_in_the_kind_that_the_name_says(
+    swept: Path, tmp_path: Path, name: str, begins: bytes
+) -> None:
+    if not name.endswith("svg"):
+        pytest.importorskip("matplotlib")
+    contents = []
+    for _ in range(2):
+        assert call(swept, "c-w1", "c-w2", "c-w4", f"--out={tmp_path / name}") == 0
+        contents.append((tmp_path / name).read_bytes())
+    assert contents[0].startswith(begins) and contents[0] == contents[1]
+
+
+def test_without_matplotlib_the_way_out_is_said(
+    swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("matplotlib.figure", "matplotlib.backends.backend_agg"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert call(swept, "c-w1", "c-w2", f"--out={tmp_path / 's.png'}") == 2
+    assert "pip install 'rag-hpc[plots]', or write FILE.svg" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_points_are_written_for_other_programs(swept: Path, tmp_path: Path) -> None:
+    points = [dataclasses.asdict(p) for p in scaling.compare([Results(swept / f"c-w{p}") for p in WORKERS])]
+    for name in ("p.csv", "p.parquet"):
+        assert call(swept, "c-w1", "c-w2", "c-w4", f"--out={tmp_path / name}") == 0
+    assert pq.read_table(tmp_path / "p.parquet").to_pylist() == points
+    rows = list(csv.DictReader((tmp_path / "p.csv").read_text().splitlines()))
+    assert [(row["stage"], int(row["p"]), float(row["speedup"])) for row in rows] == [
+        (point["stage"], point["p"], point["speedup"]) for point in points
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("c-w1", "c-w2", "c-w1"), "c-w1 is named twice; name each run of the sweep once"),
+        (("c-w1", "c-w2", "--out=s.jpeg"), "ends in one of .svg, .png, .pdf, .csv, .parquet"),
+    ],
+)
+def test_a_run_named_twice_and_an_unknown_kind_of_file_are_refused(
+    swept: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], said: str
+) -> None:
+    assert call(swept, *words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_machine_that_was_shared_gives_no_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for p, pressure in ((1, 5.0), (2, 25.0)):
+        fake_run.build(tmp_path, fake_run.Shape(name=f"c-w{p}", p=p, pressure=pressure, stages=["crawl", "clean"]))
+    assert call(tmp_path, "c-w1", "c-w2") == 0
+    note = "not judged, the machine was shared (CPU pressure above 20 %), p = 2: crawl, clean\n"
+    assert note in capsys.readouterr().out
+    assert call(tmp_path, "c-w1", "c-w2", "--json") == 0
+    assert [point["judged"] for point in json.loads(capsys.readouterr().out)["points"]] == [True, False] * 2
+
+
+def test_other_output_is_said_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for p, lost in ((1, 0), (2, 3)):
+        fake_run.build(
+            tmp_path, fake_run.Shape(name=f"c-w{p}", p=p, dropped_in_silence=lost, stages=["crawl", "clean", "chunk"])
+        )
+    assert call(tmp_path, "c-w1", "c-w2") == 1
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if "DIFFERS" in line}
+    assert rows
+
+
+def test_an_unfinished_run_is_named_with_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for p, finish in ((1, 9), (2, 2)):
+        fake_run.build(tmp_path, fake_run.Shape(name=f"c-w{p}", p=p, finish=finish, stages=["crawl", "clean", "chunk"]))
+    assert call(tmp_path, "c-w1", "c-w2") == 3
+    assert f"unfinished: chunk; go on: rag-hpc retry run={tmp_path / 'c-w2'}" in capsys.readouterr().out
+
+
+def test_one_run_is_no_sweep(swept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(swept, "c-w1") == 2
+    assert "rag-hpc scaling RUN-w1 RUN-w2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["absent/curve.svg", "."])
+def test_a_place_where_nothing_can_be_written_is_named(
+    swept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    assert call(swept, "c-w1", "c-w2", "--out", str(tmp_path / place)) == 1
+    assert f"scaling: --out {tmp_path / place}: " in capsys.readouterr().err

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import fake_run
 import pytest
-from unit.eval import fake_run
 
 from rag_hpc import cli
+from rag_hpc.core.fs import canonical_json
 from rag_hpc.eval import verify
 from rag_hpc.eval.results import Results
 
@@ -105,5 +106,39 @@ def test_json_says_the_same(root: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert {row["stage"]: row["verdict"] for row in value["stages"]}["lexical"] == "layout"
 
 
-def test_every_listed_identity_names_a_stage_of_the_pipeline() -> None:
-    assert set(verify.IDENTITY) <= set(fake_run.STAGES)
+def test_files_that_are_not_what_their_manifest_promises_are_named(
+    tmp_path: Path, base: Results, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By their size always, by every byte with --files; in either run."""
+    other = fake_run.build(tmp_path, fake_run.Shape(name="other"))
+    words = (str(base.run_dir), "other")
+    longer, flipped = (
+        next(other.glob(place)) for place in ("encode-*/units/*3/vectors.npy", "chunk-*/units/*2/chunks.parquet")
+    )
+    flipped.write_bytes(flipped.read_bytes()[:-1] + b"x")
+    assert call(tmp_path, *words) == 0
+    capsys.readouterr()
+    with longer.open("ab") as stream:
+        stream.write(b"x")
+    assert call(tmp_path, *words) == 1
+    printed = capsys.readouterr().out
+    assert f"other encode: {longer}: " in printed and str(flipped) not in printed and "1 damaged files" in printed
+    for order in (words, words[::-1]):
+        assert call(tmp_path, *order, "--files") == 1
+        printed = capsys.readouterr().out
+        assert f"other chunk: {flipped}: its bytes are not what the manifest promises; mend it: rag-hpc" in printed
+        assert f"other encode: {longer}: " in printed and "2 damaged files" in printed
+    assert call(tmp_path, *words, "--files", "--json") == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["same"], len(told["damaged"])) == (False, 2)
+
+
+def test_hashes_of_the_old_kind_are_told(tmp_path: Path, base: Results, capsys: pytest.CaptureFixture[str]) -> None:
+    other = fake_run.build(tmp_path, fake_run.Shape(name="other"))
+    path = next(other.glob("chunk-*/manifest.json"))
+    value = json.loads(path.read_bytes())
+    del value["seal"]
+    path.write_bytes(canonical_json(value))
+    assert call(tmp_path, str(base.run_dir), "other") == 0
+    printed = capsys.readouterr().out
+    assert "other: hashes of the old kind in 1 manifests" in printed and "demo-baseline: hashes" not in printed

@@ -11,9 +11,9 @@ import toystages
 from fake_slurm import FakeSlurm
 from toystages import run_inline
 
+from rag_hpc.core.ledger import Ledger, Request
 from rag_hpc.errors import ClusterError, ConfigError, MissingDependency
 from rag_hpc.launchers import chain
-from rag_hpc.launchers.ledger import Ledger, Request
 from rag_hpc.slurm.client import Slurm
 
 Ask = Callable[..., Request]
@@ -30,35 +30,54 @@ def edges(slurm: FakeSlurm) -> dict[str, str | None]:
 
 
 def test_gate_waits_for_workers_however_they_end_and_workers_for_a_gate_that_passed(
-        ledger: Ledger, slurm: FakeSlurm, ask: Ask) -> None:
+    ledger: Ledger, slurm: FakeSlurm, ask: Ask
+) -> None:
     chain.submit(ledger, ask())
-    assert edges(slurm) == {"source": None, "source.gate": "afterany source",
-                            "double": "afterok source.gate", "double.gate": "afterany double"}
+    assert edges(slurm) == {
+        "source": None,
+        "source.gate": "afterany source",
+        "double": "afterok source.gate",
+        "double.gate": "afterany double",
+    }
     assert [(job["stage"], job["kind"], job["ids"]) for job in ledger.jobs(1)] == [
-        ("toy.source", "workers", ["1"]), ("toy.source", "gate", ["2"]), ("toy.double", "workers", ["3"]),
-        ("toy.double", "gate", ["4"]), ("toy.source", "released", [])]
+        ("toy.source", "workers", ["1"]),
+        ("toy.source", "gate", ["2"]),
+        ("toy.double", "workers", ["3"]),
+        ("toy.double", "gate", ["4"]),
+        ("toy.source", "released", []),
+    ]
 
 
-def test_first_workers_are_held_until_all_is_queued(ledger: Ledger, slurm: FakeSlurm, ask: Ask) -> None:
+def test_all_jobs_are_held_until_the_chain_is_queued_and_the_first_workers_are_let_go_last(
+    ledger: Ledger, slurm: FakeSlurm, ask: Ask
+) -> None:
     chain.submit(ledger, ask())
-    assert [job["held"] for job in slurm.jobs()] == [True, False, False, False]
-    assert [call["argv"] for call in slurm.calls()][-1] == ["release", "1"]
+    assert all(job["held"] for job in slurm.jobs())
+    assert [(call["name"], call["argv"][0]) for call in slurm.calls()][-2:] == [
+        ("squeue", "--me"),
+        ("scontrol", "release"),
+    ]
+    assert slurm.calls()[-1]["argv"] == ["release", "4,3,2,1"]
 
 
-def test_the_chains_of_a_sweep_run_one_after_the_other(ledger: Ledger, slurm: FakeSlurm, ask: Ask,
-                                                       tmp_path: Path) -> None:
+def test_the_chains_of_a_sweep_run_one_after_the_other(
+    ledger: Ledger, slurm: FakeSlurm, ask: Ask, tmp_path: Path
+) -> None:
     chain.submit(ledger, ask())
     other = toystages.new_ledger(tmp_path / "other")
     chain.submit(other, ask(), after=ledger)
     assert [job["dependency"] for job in slurm.jobs()[4:]] == ["afterany:4", "afterany:5", "afterok:6", "afterany:7"]
-    assert [job["held"] for job in slurm.jobs()[4:]] == [True, False, False, False]
-    assert slurm.calls()[-1]["argv"] == ["release", "5"]
+    assert slurm.calls()[-1]["argv"] == ["release", "8,7,6,5"]
     chain.submit(toystages.new_ledger(tmp_path / "third"), ask("toy.each"), after=other)
     assert slurm.jobs()[8]["dependency"] == "afterany:8" and slurm.jobs()[8]["held"]
+    slurm.says("squeue", "8|RUNNING|0:01|n1|None|somebody else's job with that number\n")
+    chain.submit(toystages.new_ledger(tmp_path / "fourth"), ask("toy.each"), after=other)
+    assert slurm.jobs()[10]["dependency"] is None
 
 
 def test_a_chain_waits_for_nothing_where_the_run_before_it_had_nothing_to_queue(
-        ledger: Ledger, slurm: FakeSlurm, ask: Ask, tmp_path: Path) -> None:
+    ledger: Ledger, slurm: FakeSlurm, ask: Ask, tmp_path: Path
+) -> None:
     chain.submit(toystages.new_ledger(tmp_path / "other"), ask("toy.source"), after=ledger)
     assert slurm.jobs()[0]["dependency"] is None and slurm.jobs()[0]["held"]
 
@@ -69,9 +88,24 @@ def test_large_stage_is_split_and_its_gate_waits_for_every_array(ledger: Ledger,
     assert [job["flags"].get("array") for job in slurm.jobs()] == ["0-2%2", "0-2%2", None, None]
     assert slurm.jobs()[-1]["dependency"] == "afterany:1:2:3"
     pickles = sorted(p.name for p in (ledger.folder(1) / "jobs" / "toy.source").glob("*.pkl"))
-    assert pickles == ["1_0_submitted.pkl", "1_1_submitted.pkl", "1_2_submitted.pkl", "2_0_submitted.pkl",
-                       "2_1_submitted.pkl", "2_2_submitted.pkl", "3_submitted.pkl"]
-    assert slurm.calls("scontrol")[-1]["argv"] == ["release", "1,2,3"]
+    assert pickles == [
+        "1_0_submitted.pkl",
+        "1_1_submitted.pkl",
+        "1_2_submitted.pkl",
+        "2_0_submitted.pkl",
+        "2_1_submitted.pkl",
+        "2_2_submitted.pkl",
+        "3_submitted.pkl",
+    ]
+    assert slurm.calls("scontrol")[-1]["argv"] == ["release", "4,3,2,1"]
+
+
+def test_pickles_of_a_run_that_a_group_may_read_are_ours_alone(ledger: Ledger, slurm: FakeSlurm, ask: Ask) -> None:
+    ledger.create({}, share=True)
+    submission = chain.submit(ledger, ask())
+    jobs = submission.folder / "jobs"
+    assert {path.stat().st_mode & 0o077 for path in (jobs, *jobs.rglob("*"))} == {0}
+    assert submission.plan_path("toy.source").stat().st_mode & 0o777 == 0o640
 
 
 def test_pickle_holds_a_plan_path_and_an_index_only(ledger: Ledger, slurm: FakeSlurm, ask: Ask) -> None:
@@ -100,20 +134,21 @@ def test_lone_rank_is_a_plain_worker(ledger: Ledger, slurm: FakeSlurm, ask: Ask)
 
 
 def test_finished_stages_are_skipped(ledger: Ledger, slurm: FakeSlurm, ask: Ask) -> None:
-    run_inline(ledger, ledger.submit(ask("toy.source")))
+    run_inline(ledger.submit(ask("toy.source")))
     chain.submit(ledger, ask())
     assert list(edges(slurm)) == ["double", "double.gate"]
 
 
 def test_nothing_is_queued_when_all_is_finished(ledger: Ledger, slurm: FakeSlurm, ask: Ask) -> None:
-    run_inline(ledger, ledger.submit(ask()))
+    run_inline(ledger.submit(ask()))
     assert chain.submit(ledger, ask()).number == 2
     assert slurm.jobs() == [] and ledger.jobs(2) == []
 
 
 @pytest.mark.parametrize("first_refused", [1, 2, 3, 4])
-def test_refused_job_takes_the_whole_chain_with_it(ledger: Ledger, slurm: FakeSlurm, ask: Ask,
-                                                   first_refused: int) -> None:
+def test_refused_job_takes_the_whole_chain_with_it(
+    ledger: Ledger, slurm: FakeSlurm, ask: Ask, first_refused: int
+) -> None:
     slurm.says("refuse-sbatch", "sbatch: error: Batch job submission failed: Invalid qos specification")
     slurm.says("refuse-from", str(first_refused))
     with pytest.raises(ClusterError, match=r"Invalid qos specification.*set cluster\.qos"):
@@ -132,10 +167,7 @@ def test_second_array_refused_cancels_the_first(ledger: Ledger, slurm: FakeSlurm
     assert [call["argv"] for call in slurm.calls("scancel")] == [["--quiet", "1"]]
 
 
-def test_controller_that_restarts_is_waited_for(ledger: Ledger, slurm: FakeSlurm, ask: Ask,
-                                                monkeypatch: pytest.MonkeyPatch) -> None:
-    from rag_hpc.launchers import array
-
+def test_controller_that_restarts_is_waited_for(ledger: Ledger, slurm: FakeSlurm, ask: Ask) -> None:
     slurm.says("refuse-sbatch", "sbatch: error: Unable to contact slurm controller (connect failure)")
     slept: list[float] = []
 
@@ -143,49 +175,72 @@ def test_controller_that_restarts_is_waited_for(ledger: Ledger, slurm: FakeSlurm
         slept.append(seconds)
         (slurm.folder / "refuse-sbatch").unlink()
 
-    monkeypatch.setattr(array._map_array, "__defaults__", (back_again,))
-    chain.submit(ledger, ask("toy.source"))
+    chain.submit(ledger, ask("toy.source"), slurm=Slurm(sleep=back_again))
     assert slept == [5.0] and len(slurm.jobs()) == 3
 
 
-@pytest.mark.parametrize(("partition", "said"), [
-    ("fast", "partition 'fast' does not exist; known: cpu, gpu, old (closed)"), ("cpu,fast", "'fast' does not exist"),
-    ("old", "'old' is closed")])
-def test_partition_is_checked_before_anything_is_recorded(ledger: Ledger, slurm: FakeSlurm, ask: Ask,
-                                                          partition: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("partition", "said"),
+    [
+        ("fast", "partition 'fast' does not exist; known: cpu, gpu, old (closed)"),
+        ("cpu,fast", "'fast' does not exist"),
+        ("old", "'old' is closed"),
+    ],
+)
+def test_partition_is_checked_before_anything_is_recorded(
+    ledger: Ledger, slurm: FakeSlurm, ask: Ask, partition: str, said: str
+) -> None:
     with pytest.raises(ClusterError) as caught:
         chain.submit(ledger, ask(cluster={"partition": partition}))
     assert said in str(caught.value)
     assert slurm.jobs() == [] and ledger.submissions() == []
 
 
-def test_jobs_left_by_the_submission_before_are_cancelled_in_one_call(ledger: Ledger, slurm: FakeSlurm,
-                                                                      ask: Ask) -> None:
+def test_jobs_left_by_the_submission_before_are_cancelled_in_one_call(
+    ledger: Ledger, slurm: FakeSlurm, ask: Ask
+) -> None:
     chain.submit(ledger, ask())
-    slurm.says("squeue", "1_0|RUNNING|1:00|n1|None|rh-run-toy.source\n1_1|PENDING|0:00||Resources|rh-run-toy.source\n"
-                         "2|PENDING|0:00||Dependency|rh-run-toy.source.gate\n3|COMPLETED|0:05|n1|None|rh-run-toy.double\n"
-                         "4|RUNNING|0:05|n1|None|of somebody else|who got our number\n")
+    slurm.says(
+        "squeue",
+        "1_0|RUNNING|1:00|n1|None|rh-run-toy.source\n1_1|PENDING|0:00||Resources|rh-run-toy.source\n"
+        "2|PENDING|0:00||Dependency|rh-run-toy.source.gate\n3|COMPLETED|0:05|n1|None|rh-run-toy.double\n"
+        "4|RUNNING|0:05|n1|None|of somebody else|who got our number\n",
+    )
     assert chain.submit(ledger, ask()).number == 2
     assert [call["argv"] for call in slurm.calls("scancel")] == [["--quiet", "1", "2"]]
 
 
-def test_gate_that_resubmits_does_not_cancel_itself(ledger: Ledger, slurm: FakeSlurm, ask: Ask,
-                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gate_that_resubmits_does_not_cancel_itself(
+    ledger: Ledger, slurm: FakeSlurm, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
     chain.submit(ledger, ask())
-    slurm.says("squeue", "2|RUNNING|0:01|n1|None|rh-run-toy.source.gate\n"
-                         "3|PENDING|0:00||Dependency|rh-run-toy.double\n")
+    slurm.says(
+        "squeue", "2|RUNNING|0:01|n1|None|rh-run-toy.source.gate\n3|PENDING|0:00||Dependency|rh-run-toy.double\n"
+    )
     monkeypatch.setenv("SLURM_JOB_ID", "2")
     chain.submit(ledger, ask())
     assert [call["argv"] for call in slurm.calls("scancel")] == [["--quiet", "3"]]
 
 
-def test_jobs_inherit_neither_an_enclosing_job_nor_secrets(ledger: Ledger, slurm: FakeSlurm, ask: Ask,
-                                                          tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_inherit_neither_an_enclosing_job_nor_secrets(
+    ledger: Ledger, slurm: FakeSlurm, ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     secrets = tmp_path / "keys"
     secrets.write_text("WANDB_API_KEY=hunter2\n")
     secrets.chmod(0o600)
-    for name in ("SLURM_JOB_ID", "SLURM_NTASKS", "SBATCH_ACCOUNT", "PMIX_RANK", "SQUEUE_FORMAT", "MASTER_PORT",
-                 "CUDA_VISIBLE_DEVICES", "RAG_HPC_LAUNCH", "HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY"):
+    for name in (
+        "SLURM_JOB_ID",
+        "SLURM_NTASKS",
+        "SBATCH_ACCOUNT",
+        "PMIX_RANK",
+        "SQUEUE_FORMAT",
+        "MASTER_PORT",
+        "CUDA_VISIBLE_DEVICES",
+        "RAG_HPC_LAUNCH",
+        "HF_TOKEN",
+        "WANDB_API_KEY",
+        "AWS_SECRET_ACCESS_KEY",
+    ):
         monkeypatch.setenv(name, "hunter2")
     monkeypatch.setenv("SLURM_CONF", "/etc/their/slurm.conf")
     monkeypatch.setenv("MY_DATA", "kept")
@@ -198,8 +253,13 @@ def test_jobs_inherit_neither_an_enclosing_job_nor_secrets(ledger: Ledger, slurm
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604])
-def test_secrets_that_others_can_read_are_refused(ledger: Ledger, slurm: FakeSlurm, ask: Ask, tmp_path: Path, mode: int,
-                                                  ) -> None:
+def test_secrets_that_others_can_read_are_refused(
+    ledger: Ledger,
+    slurm: FakeSlurm,
+    ask: Ask,
+    tmp_path: Path,
+    mode: int,
+) -> None:
     secrets = tmp_path / "keys"
     secrets.write_text("A=1\n")
     secrets.chmod(mode)
@@ -209,16 +269,18 @@ def test_secrets_that_others_can_read_are_refused(ledger: Ledger, slurm: FakeSlu
         chain.submit(ledger, ask(cluster={"secrets_file": str(tmp_path / "none")}))
 
 
-def test_run_under_tmp_is_refused(ledger: Ledger, slurm: FakeSlurm, ask: Ask, tmp_path: Path,
-                                  monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_under_tmp_is_refused(
+    ledger: Ledger, slurm: FakeSlurm, ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(chain, "NODE_LOCAL", (tmp_path,))
     with pytest.raises(ConfigError, match=r"set cluster\.root"):
         chain.submit(ledger, ask())
     assert ledger.submissions() == []
 
 
-def test_machine_without_slurm_is_told_so(ledger: Ledger, ask: Ask, monkeypatch: pytest.MonkeyPatch,
-                                          tmp_path: Path) -> None:
+def test_machine_without_slurm_is_told_so(
+    ledger: Ledger, ask: Ask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MissingDependency, match=r"no sbatch.* on PATH.*cluster=local"):
         chain.submit(ledger, ask())
@@ -226,36 +288,43 @@ def test_machine_without_slurm_is_told_so(ledger: Ledger, ask: Ask, monkeypatch:
 
 def test_fourteen_stages_are_queued_within_five_seconds(ledger: Ledger, slurm: FakeSlurm, ask: Ask) -> None:
     request = ask(*["toy.each", "toy.gather"], workers=4)
-    jobs = chain.stage_jobs(ledger, ledger.submit(request), 4, None) * 7
+    jobs = chain.stage_jobs(ledger.submit(request), {"toy.each": 4, "toy.gather": 4}, None) * 7
     begun = sum(os.times()[:4])  # CPU seconds of this process and its commands
-    chain.Chain(ledger, ledger.request(), chain.cluster_of(request), Slurm()).lay_out(jobs)
+    chain.Chain(ledger.submission(), chain.cluster_of(request), Slurm()).lay_out(jobs)
     assert len(slurm.jobs()) == 28 and sum(os.times()[:4]) - begun < 5
 
 
 def test_lines_say_what_waits_and_why_a_job_never_will_run(ledger: Ledger, slurm: FakeSlurm, ask: Ask) -> None:
-    request = chain.submit(ledger, ask())
-    slurm.says("squeue", "1_0|RUNNING|1:00|n1|None|x\n1_1|PENDING|0:00||Resources|x\n1_2|COMPLETED|0:00||None|x\n"
-                         "2|COMPLETED|0:01|n1|None|x\n3|PENDING|0:00||DependencyNeverSatisfied|x\n")
-    lines = chain.job_lines(ledger, request)
+    submission = chain.submit(ledger, ask())
+    slurm.says(
+        "squeue",
+        "1_0|RUNNING|1:00|n1|None|x\n1_1|PENDING|0:00||Resources|x\n1_2|COMPLETED|0:00||None|x\n"
+        "2|COMPLETED|0:01|n1|None|x\n3|PENDING|0:00||DependencyNeverSatisfied|x\n",
+    )
+    lines = chain.job_lines(submission)
     assert [(line["job"], line["stage"], line["kind"], line["state"]) for line in lines] == [
-        ("1", "toy.source", "workers", "1 PENDING, 1 RUNNING"), ("3", "toy.double", "workers", "PENDING")]
-    assert lines[0]["reason"] == "Resources" and "will never run" in lines[1]["reason"]
+        ("1", "toy.source", "workers", "1 PENDING, 1 RUNNING"),
+        ("3", "toy.double", "workers", "PENDING"),
+    ]
+    assert lines[0]["reason"] == "waiting in the queue (Resources): nothing to do" and lines[0]["outlook"] == ""
+    assert "will never start" in lines[1]["reason"] and lines[1]["outlook"] == "never"
     asked = len(slurm.calls("squeue"))
-    assert chain.job_lines(ledger, request) == lines and len(slurm.calls("squeue")) == asked
+    assert chain.job_lines(submission) == lines and len(slurm.calls("squeue")) == asked
 
 
 def test_what_a_gate_has_said_counts_more_than_what_the_scheduler_said_last(
-        ledger: Ledger, slurm: FakeSlurm, ask: Ask) -> None:
-    request = chain.submit(ledger, ask())
+    ledger: Ledger, slurm: FakeSlurm, ask: Ask
+) -> None:
+    submission = chain.submit(ledger, ask())
     slurm.says("squeue", "".join(f"{i}|RUNNING|1:00|n1|None|x\n" for i in (1, 2, 3, 4)))
-    assert len(chain.job_lines(ledger, request)) == 4
-    ledger.outcome_path(1, "toy.source").write_text('{"outcome": "passed"}')
-    assert [line["job"] for line in chain.job_lines(ledger, request)] == ["3", "4"]
-    ledger.outcome_path(1, "toy.double").write_text('{"outcome": "stopped"}')
-    assert chain.job_lines(ledger, request) == []
+    assert len(chain.job_lines(submission)) == 4
+    ledger.submission(1).outcome_path("toy.source").write_text('{"outcome": "passed"}')
+    assert [line["job"] for line in chain.job_lines(submission)] == ["3", "4"]
+    ledger.submission(1).outcome_path("toy.double").write_text('{"outcome": "stopped"}')
+    assert chain.job_lines(submission) == []
 
 
 def test_silent_scheduler_makes_jobs_unknown_not_gone(ledger: Ledger, slurm: FakeSlurm, ask: Ask) -> None:
-    request = chain.submit(ledger, ask("toy.source"))
+    submission = chain.submit(ledger, ask("toy.source"))
     slurm.says("refuse-squeue", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
-    assert {line["state"] for line in chain.job_lines(ledger, request)} == {"UNKNOWN"}
+    assert {line["state"] for line in chain.job_lines(submission)} == {"UNKNOWN"}

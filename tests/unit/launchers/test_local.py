@@ -15,10 +15,11 @@ import toystages
 
 from rag_hpc.core import commit
 from rag_hpc.core.comm import check_world_size
+from rag_hpc.core.ledger import Ledger
+from rag_hpc.core.plan import Plan
 from rag_hpc.core.stage import Launch
-from rag_hpc.errors import Interrupted
+from rag_hpc.errors import ConfigError, Interrupted
 from rag_hpc.launchers import local
-from rag_hpc.launchers.ledger import Ledger
 
 pytestmark = pytest.mark.timeout(600)  # what waits in vain says so before
 Command = Callable[..., list[str]]
@@ -32,9 +33,9 @@ def outputs(run_dir: Path) -> dict[str, dict[str, bytes]]:
     return {path.name: toystages.stage_bytes(path) for path in run_dir.glob("toy.*-*")}
 
 
-def hang(tmp_path: Path, unit: str) -> str:
+def hang(tmp_path: Path, unit: str, what: str = "hang") -> str:
     (tmp_path / "trouble").mkdir(exist_ok=True)
-    (tmp_path / "trouble" / unit).write_text("hang")
+    (tmp_path / "trouble" / unit).write_text(what)
     return str(tmp_path / "trouble")
 
 
@@ -75,13 +76,14 @@ def test_more_workers_than_units_are_not_started(toy_run: Command, tmp_path: Pat
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
-def test_collective_and_torchrun_stages_give_the_same_for_any_number_of_ranks(toy_run: Command, tmp_path: Path,
-                                                                              ranks: int) -> None:
+def test_collective_and_torchrun_stages_give_the_same_for_any_number_of_ranks(
+    toy_run: Command, tmp_path: Path, ranks: int
+) -> None:
     done = run(toy_run(tmp_path / "run", stages=["toy.gather", "toy.each"], workers=ranks, num_units=4))
     assert done.returncode == 0, done.stderr
     inline = toystages.new_ledger(tmp_path / "inline")
     request = toystages.toy_request("inline", ("toy.gather", "toy.each"), workers=1, num_units=4)
-    toystages.run_inline(inline, inline.submit(request))
+    toystages.run_inline(inline.submit(request))
     assert outputs(tmp_path / "run") == outputs(inline.run_dir)
 
 
@@ -96,7 +98,8 @@ def test_rank_that_fails_in_a_collective_does_not_hang_the_others(toy_run: Comma
 
 
 def test_what_a_killed_mpirun_left_behind_does_not_keep_the_next_one_from_starting(
-        toy_run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy_run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if local.find_mpirun() is None:
         pytest.skip("no mpirun, or no mpi4py, on this machine")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -135,7 +138,7 @@ def test_worker_that_is_killed_costs_its_unit_only(toy_run: Command, tmp_path: P
     done = run(toy_run(tmp_path / "run", workers=2, trouble=str(tmp_path), backup_after_s=0.2))
     assert done.returncode == 0, done.stderr
     golden = toystages.new_ledger(tmp_path / "golden")
-    toystages.run_inline(golden, golden.submit(toystages.toy_request("golden")))
+    toystages.run_inline(golden.submit(toystages.toy_request("golden")))
     assert outputs(tmp_path / "run") == outputs(golden.run_dir)
 
 
@@ -147,6 +150,30 @@ def test_all_workers_killed_is_incomplete_and_says_how_to_go_on(toy_run: Command
     here = tmp_path / "run"  # not in results/runs, so that its name alone would not be found
     assert f"units left (exit codes [-9]); see: rag-hpc why run={here}, go on: rag-hpc retry run={here}" in done.stderr
     assert run(command).returncode == 0
+
+
+@pytest.mark.timeout(120)  # it would hold it for ever
+def test_a_sleeping_worker_does_not_hold_a_run_whose_units_are_all_done(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGSTOP: the others back up its unit, and it never ends by itself."""
+    asleep = list[int]()
+
+    def put_to_sleep(plan: Plan) -> None:
+        drafts = commit.drafts(ledger.run_dir / plan.folder / commit.UNITS)
+        if not asleep and 0 in drafts.values():
+            name = next(name for name, index in drafts.items() if index == 0)  # a backup may have begun, too
+            asleep.append(int(name.rpartition("-")[2]))
+            os.kill(asleep[0], signal.SIGSTOP)
+            (tmp_path / "trouble" / "unit-00000").unlink()
+
+    monkeypatch.setattr(local, "worker_commands", toystages.worker_commands)
+    monkeypatch.setattr(local, "GRACE_S", 0.5)
+    request = toystages.toy_request(
+        "run", ("toy.source",), workers=2, trouble=hang(tmp_path, "unit-00000", "wait"), backup_after_s=0.2
+    )
+    assert local.run_all(ledger.submit(request), on_poll=put_to_sleep) == ["toy.source"]
+    assert asleep and not is_running(asleep[0])
 
 
 def test_a_launcher_says_which_submission_took_its_run_over(toy_run: Command, tmp_path: Path) -> None:
@@ -164,8 +191,9 @@ def test_a_launcher_says_which_submission_took_its_run_over(toy_run: Command, tm
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_stopped_run_exits_3_leaves_no_process_and_resumes(toy_run: Command, tmp_path: Path,
-                                                           number: signal.Signals) -> None:
+def test_stopped_run_exits_3_leaves_no_process_and_resumes(
+    toy_run: Command, tmp_path: Path, number: signal.Signals
+) -> None:
     command = toy_run(tmp_path / "run", workers=2, trouble=hang(tmp_path, "unit-00004"))
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as launcher:
         wait_for(lambda: len(list(tmp_path.glob("run/toy.source-*/units/unit-*"))) == 4)
@@ -216,12 +244,13 @@ def test_worker_that_ignores_the_stop_is_killed() -> None:
         assert child.returncode == -signal.SIGKILL
 
 
-def test_first_workers_are_stopped_when_a_later_one_cannot_start(ledger: Ledger,
-                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_workers_are_stopped_when_a_later_one_cannot_start(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from rag_hpc.launchers.advance import advance
 
-    request = ledger.submit(toystages.toy_request("run"))
-    plan = advance(ledger, request).open_plan
+    submission = ledger.submit(toystages.toy_request("run"))
+    plan = advance(submission).open_plan
     assert plan is not None
     started: list[subprocess.Popen[bytes]] = []
 
@@ -233,37 +262,86 @@ def test_first_workers_are_stopped_when_a_later_one_cannot_start(ledger: Ledger,
 
     monkeypatch.setattr(local, "start", start)
     with pytest.raises(OSError, match="temporarily"):
-        local.run_stage(ledger, request, plan, lambda plan: None)
+        local.run_stage(submission, plan, lambda plan: None)
     assert started[0].poll() == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", local.STOPPING)
+def test_a_signal_amid_the_starts_leaves_no_worker(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    from rag_hpc.launchers.advance import advance
+
+    submission = ledger.submit(toystages.toy_request("run"))
+    plan = advance(submission).open_plan
+    assert plan is not None
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(command: list[str], log_fd: int, env: dict[str, str], folder: Path) -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen(["sleep", "60"], start_new_session=True))
+        signal.raise_signal(number)  # as if it came before the launcher has noted what it started
+        return started[-1]
+
+    monkeypatch.setattr(local, "start", start)
+    with pytest.raises((KeyboardInterrupt, Interrupted)), local.stopping_on_signals("run"):
+        local.run_stage(submission, plan, lambda plan: None)
+    assert [child.poll() for child in started] == [-signal.SIGTERM] * len(started)
 
 
 def test_environment_holds_nothing_of_an_enclosing_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAG_HPC_DATA", raising=False)  # of this suite
-    for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SBATCH_QOS", "PMIX_RANK", "OMPI_COMM_WORLD_SIZE",
-                 "RAG_HPC_WALLTIME_S", "RAG_HPC_WORLD_SIZE"):
+    for name in (
+        "SLURM_JOB_ID",
+        "SLURM_RESTART_COUNT",
+        "SBATCH_QOS",
+        "PMIX_RANK",
+        "OMPI_COMM_WORLD_SIZE",
+        "RAG_HPC_WALLTIME_S",
+        "RAG_HPC_WORLD_SIZE",
+    ):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("RAG_HPC_LOG", "DEBUG")
-    request = toystages.toy_request("run", environment={"MY": "value", "OMP_NUM_THREADS": "64"})
+    request = toystages.toy_request("run", environment={"HF_HOME": "value", "OMP_NUM_THREADS": "64"})
     env = local.environment(Launch.array, 3, request)
     assert not [name for name in env if name.startswith(("SLURM_", "SBATCH_", "PMIX_", "OMPI_"))]
-    assert {name for name in env if name.startswith("RAG_HPC_")} == {"RAG_HPC_LOG", "RAG_HPC_LAUNCH"}
-    assert (env["MY"], env["OMP_NUM_THREADS"], env["RAG_HPC_LAUNCH"]) == ("value", "1", "array")
+    assert {name for name in env if name.startswith("RAG_HPC_")} == {
+        "RAG_HPC_LOG",
+        "RAG_HPC_LAUNCH",
+        "RAG_HPC_NUM_WORKERS",
+    }
+    assert (env["HF_HOME"], env["OMP_NUM_THREADS"], env["PYTHONSAFEPATH"]) == ("value", "1", "1")
+    assert (env["RAG_HPC_LAUNCH"], env["RAG_HPC_NUM_WORKERS"]) == ("array", "3")
+
+
+@pytest.mark.parametrize("name", ["PYTHONPATH", "LD_PRELOAD", "CUDA_INJECTION64_PATH", "MY_TOKEN"])
+def test_a_stored_request_sets_no_variable_that_loads_code_or_is_a_secret(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    from rag_hpc.cli import main
+
+    submission = ledger.submit(toystages.toy_request("run", environment={name: "/x"}))
+    with pytest.raises(ConfigError, match=f"cluster.env: {name}"):
+        local.environment(Launch.array, 1, submission.request)
+    assert main(["retry", f"run={ledger.run_dir}"]) == 2
+    assert ledger.submissions() == [1]
 
 
 def test_ranks_know_how_many_they_should_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    env = local.environment(Launch.torchrun, 3, toystages.toy_request("run"))
-    assert (env["RAG_HPC_LAUNCH"], env["RAG_HPC_WORLD_SIZE"]) == ("torchrun", "3")
+    monkeypatch.setattr(local, "find_mpirun", lambda: ["mpirun"])
+    env = local.environment(Launch.mpi, 3, toystages.toy_request("run"))
+    assert (env["RAG_HPC_LAUNCH"], env["RAG_HPC_WORLD_SIZE"]) == ("mpi", "3")
     monkeypatch.setenv("RAG_HPC_WORLD_SIZE", env["RAG_HPC_WORLD_SIZE"])
     check_world_size(3)
-    assert local.environment(Launch.torchrun, 1, toystages.toy_request("run"))["RAG_HPC_LAUNCH"] == "array"
+    assert local.environment(Launch.mpi, 1, toystages.toy_request("run"))["RAG_HPC_LAUNCH"] == "array"
 
 
 def test_commands_by_launch_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     path = Path("/run/a plan.json")
     array = local.worker_commands(Launch.array, path, 3)
-    assert [command[1:] for command in array] == [["-m", "rag_hpc.worker", str(path), str(i)] for i in range(3)]
-    (torch,) = local.worker_commands(Launch.torchrun, path, 3)
-    assert "--nproc-per-node=3" in torch and torch[-2:] == [str(path), "rank"]
+    assert [command[1:] for command in array] == [["-P", "-m", "rag_hpc.worker", str(path), str(i)] for i in range(3)]
+    assert local.worker_commands(Launch.torchrun, path, 3) == array  # no rendezvous, so no port
+    lone = local.environment(Launch.torchrun, 3, toystages.toy_request("run"))
+    assert (lone["RAG_HPC_LAUNCH"], lone["RAG_HPC_NUM_WORKERS"]) == ("array", "3")
     monkeypatch.setattr(local, "find_mpirun", lambda: ["mpirun"])
     (mpi,) = local.worker_commands(Launch.mpi, path, 3)
     assert mpi[:3] == ["mpirun", "-n", "3"] and mpi[-1] == "rank"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from rag_hpc.errors import ClusterError, ConfigError, MissingDependency
 from rag_hpc.slurm import devcluster as dc
 from rag_hpc.slurm.devcluster import config as cfg
-from rag_hpc.slurm.devcluster import network, nodes, prerequisites, processes
+from rag_hpc.slurm.devcluster import control, network, nodes, prerequisites, processes
 
 STATE = Path("/var/lib/cluster")
 Config = cfg.DevClusterConfig
@@ -56,11 +58,13 @@ def test_slurm_conf_names_controller_address_nodes_and_partitions() -> None:
     assert "SlurmctldHost=login(10.77.0.254)" in lines
     assert [line for line in lines if line.startswith("NodeName")] == [
         "NodeName=n1 NodeAddr=10.77.0.1 CPUs=2 RealMemory=5000 Gres=gpu:2 State=UNKNOWN",
-        "NodeName=n2 NodeAddr=10.77.0.2 CPUs=2 RealMemory=5000 Gres=gpu:2 State=UNKNOWN"]
+        "NodeName=n2 NodeAddr=10.77.0.2 CPUs=2 RealMemory=5000 Gres=gpu:2 State=UNKNOWN",
+    ]
     assert [line for line in lines if line.startswith("PartitionName")] == [
         "PartitionName=cpu Nodes=n[1-2] Default=YES PriorityTier=10 PreemptMode=OFF State=UP",
         "PartitionName=gpu Nodes=n[1-2] PriorityTier=10 PreemptMode=OFF State=UP",
-        "PartitionName=preempt Nodes=n[1-2] PriorityTier=1 PreemptMode=REQUEUE GraceTime=5 State=UP"]
+        "PartitionName=preempt Nodes=n[1-2] PriorityTier=1 PreemptMode=REQUEUE GraceTime=5 State=UP",
+    ]
 
 
 def test_slurm_conf_sets_no_key_twice_and_touches_only_its_state() -> None:
@@ -86,8 +90,10 @@ def test_gres_conf_gives_each_gpu_a_file() -> None:
     assert cfg.gres_conf_text(Config(state=STATE)) == f"Name=gpu File={STATE}/dev/gpu[0-1]\n"
 
 
-@pytest.mark.parametrize(("version", "plugin"), [((22, 5), "cgroup/v1"), ((23, 2), "cgroup/v1"),
-                                                 ((23, 11), "disabled"), ((25, 5), "disabled")])
+@pytest.mark.parametrize(
+    ("version", "plugin"),
+    [((22, 5), "cgroup/v1"), ((23, 2), "cgroup/v1"), ((23, 11), "disabled"), ((25, 5), "disabled")],
+)
 def test_cgroups_are_left_alone_on_every_slurm(version: tuple[int, int], plugin: str) -> None:
     assert cfg.cgroup_conf_text(version) == f"CgroupPlugin={plugin}\n"
 
@@ -100,10 +106,47 @@ def test_written_secrets_are_private_and_keys_differ(state: Path) -> None:
         cfg.write_files(Config(state=state.with_name("t")), (22, 5))
     finally:
         os.umask(umask)
-    modes = {name: stat.S_IMODE((state / name).stat().st_mode)
-             for name in ("etc/slurmdbd.conf", "munge/munge.key", "mariadb", "munge")}
+    modes = {
+        name: stat.S_IMODE((state / name).stat().st_mode)
+        for name in ("etc/slurmdbd.conf", "munge/munge.key", "mariadb", "munge")
+    }
     assert modes == {"etc/slurmdbd.conf": 0o600, "munge/munge.key": 0o600, "mariadb": 0o700, "munge": 0o755}
     assert len(key) == 128 and key != (state.with_name("t") / "munge/munge.key").read_bytes()
+
+
+def test_reader_of_the_hosts_file_never_finds_it_empty(tmp_path: Path) -> None:
+    hosts, config, seen = tmp_path / "hosts", Config(state=STATE), set()
+    hosts.write_text("127.0.0.1 localhost\n")
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.is_set():
+            # a read may fall into the copying of a write, half old and half new; an empty file would last for two
+            seen.add(any("127.0.0.1 localhost" in hosts.read_text() for _ in range(2)))
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    for _ in range(1000):
+        network.write_hosts(config, hosts)
+        network.clear_hosts(hosts)
+    ended.set()
+    reader.join()
+    assert seen == {True}
+
+
+def test_names_are_known_before_anything_starts_that_looks_one_up(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+
+    def spawn(config: Config, name: str, argv: list[str]) -> int:
+        steps.append(name)
+        raise ClusterError("far enough")
+
+    monkeypatch.setattr(network, "create_bridge", lambda config: None)
+    monkeypatch.setattr(network, "write_hosts", lambda config: steps.append("names"))
+    monkeypatch.setattr(control, "spawn", spawn)
+    with pytest.raises(ClusterError, match="far enough"):
+        control._start_all(Config(state=state))
+    assert steps == ["names", "mariadb-install"]
 
 
 @pytest.mark.parametrize("text", ["127.0.0.1 localhost", "127.0.0.1 localhost\n", "", "\n# mine\n\n::1 x\n"])
@@ -111,7 +154,7 @@ def test_hosts_file_comes_back_byte_for_byte(tmp_path: Path, text: str) -> None:
     hosts = tmp_path / "hosts"
     hosts.write_text(text)
     network.write_hosts(Config(state=STATE, num_nodes=2), hosts)
-    network.write_hosts(Config(state=STATE, num_nodes=3), hosts)    # replaces the first
+    network.write_hosts(Config(state=STATE, num_nodes=3), hosts)  # replaces the first
     assert hosts.read_text().splitlines()[1:5] == ["10.77.0.254 ctl", "10.77.0.1 n1", "10.77.0.2 n2", "10.77.0.3 n3"]
     assert hosts.read_text().count("BEGIN") == 1
     assert network.clear_hosts(hosts) and hosts.read_text() == text
@@ -156,6 +199,18 @@ def test_missing_programs_are_named_with_the_apt_line() -> None:
         prerequisites.check(which=lambda name: None)
 
 
+def test_library_without_its_plain_name_counts_as_missing() -> None:
+    missing = prerequisites.requirements(which=lambda name: None if ".so" in name else f"/bin/{name}")
+    assert missing == [f"libpmix-dev (libpmix.so) not installed; run: {dc.APT_LINE}"]
+    assert prerequisites._which("libc.so.6") and prerequisites._which("libno-such-thing.so") is None
+
+
+def test_makefile_installs_what_the_cluster_asks_for() -> None:
+    [named] = re.findall(r"^APT := (.*)$", (Path(__file__).parents[3] / "Makefile").read_text(), re.MULTILINE)
+    assert set(dc.APT_LINE.split()[4:]) - set(named.split()) == set()
+    assert set(prerequisites._NEEDED) - set(named.split()) == {"util-linux"}  # which every Debian has
+
+
 def test_without_root_the_refusal_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(ClusterError, match="sudo"):
@@ -165,6 +220,7 @@ def test_without_root_the_refusal_says_how(monkeypatch: pytest.MonkeyPatch) -> N
 def test_forbidden_namespaces_are_reported_with_the_kernels_words(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(argv: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(argv, 1, "", "unshare failed: Operation not permitted\n")
+
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(subprocess, "run", refuse)
     [reason] = prerequisites.requirements(which=lambda name: f"/bin/{name}")
@@ -176,7 +232,7 @@ def test_daemons_inherit_nothing_from_the_caller(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv(name, "1")
     env = processes.daemon_env(Config(state=STATE))
     assert set(env) == {"PATH", "HOME", "USER", "LOGNAME", "LANG", "SLURM_CONF", processes.OWNER_VAR, "MYSQL_UNIX_PORT"}
-    assert processes.OWNER_VAR not in processes.clean_env(Config(state=STATE))   # a client is not the cluster's to kill
+    assert processes.OWNER_VAR not in processes.clean_env(Config(state=STATE))  # a client is not the cluster's to kill
 
 
 def test_daemon_is_found_by_name_outlives_its_log_and_is_killed(state: Path) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import stagerun
 
-from rag_hpc.core.chunkstore import COLUMNS, ChunkStore
-from rag_hpc.encoder import tokenizer_file
 from rag_hpc.errors import ConfigError
+from rag_hpc.models.folder import tokenizer_file
 from rag_hpc.stages.chunk import ChunkConfig, Chunker, Method
 from rag_hpc.stages.registry import make_stage
+from rag_hpc.stores.chunks import COLUMNS, ChunkStore
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +95,9 @@ def test_passage_that_begins_with_the_title_does_not_carry_it_again(tokenizer: A
     assert {r["heading"] for r in _chunks("Sorting", "It is stable. " * 20)} == {"Sorting"}
 
 
-SECTIONS = "".join(f"{name}\n{f'The {name} is described at length here. ' * 9}\n\n"
-                   for name in ("Setup", "Linux", "Use"))
+SECTIONS = "".join(
+    f"{name}\n{f'The {name} is described at length here. ' * 9}\n\n" for name in ("Setup", "Linux", "Use")
+)
 
 
 def test_passages_carry_the_headings_above_them(tokenizer: Any) -> None:
@@ -127,8 +128,9 @@ def test_endless_korean_word_keeps_the_limit(max_tokens: int, tokenizer: Any) ->
 
 def test_path_that_is_too_long_keeps_its_ends(tokenizer: Any) -> None:
     found = [[0, 2, "Setup " * 9], [SECTIONS.index("Linux\n"), 3, "Linux"]]
-    rows = _chunks("The Manual", SECTIONS, json.dumps({"headings": found}), max_tokens=48, overlap_tokens=8,
-                   heading_tokens=8)
+    rows = _chunks(
+        "The Manual", SECTIONS, json.dumps({"headings": found}), max_tokens=48, overlap_tokens=8, heading_tokens=8
+    )
     assert rows[-1]["heading"] == "The Manual > Linux"
 
 
@@ -137,11 +139,25 @@ def test_title_of_no_tokens_takes_no_room(tokenizer: Any) -> None:
     assert (first["heading"], first["num_tokens"]) == ("", 16)
 
 
-@pytest.mark.parametrize("text", [
-    "x" * 300_000, "\u200b" * 300_000 + "a", "a" + " " * 300_000 + "b", "字" * 50_000, "ไม่มีช่องว่าง" * 9_000,
-    "مرحبا بالعالم. " * 5_000, "e\u0301" * 50_000, ("ab" * 75 + " ") * 900, "a\n" * 50_000, "[MASK]" * 9_000,
-    "a\u302e\u302f " * 9_000, "." * 100_000, "#" * 9 + "# a\n" * 20_000, "```\n" * 30_000,
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x" * 300_000,
+        "\u200b" * 300_000 + "a",
+        "a" + " " * 300_000 + "b",
+        "字" * 50_000,
+        "ไม่มีช่องว่าง" * 9_000,
+        "مرحبا بالعالم. " * 5_000,
+        "e\u0301" * 50_000,
+        ("ab" * 75 + " ") * 900,
+        "a\n" * 50_000,
+        "[MASK]" * 9_000,
+        "a\u302e\u302f " * 9_000,
+        "." * 100_000,
+        "#" * 9 + "# a\n" * 20_000,
+        "```\n" * 30_000,
+    ],
+)
 def test_hostile_texts_are_cut_in_bounded_time(text: str, tokenizer: Any) -> None:
     begun = time.process_time()
     rows = _chunks("", text, max_tokens=64, overlap_tokens=16)
@@ -152,8 +168,10 @@ def test_hostile_texts_are_cut_in_bounded_time(text: str, tokenizer: Any) -> Non
 
 
 def test_semantic_cuts_where_the_topic_changes(tokenizer: Any) -> None:
-    about = {"cats": "The cat sleeps on a warm sofa. A kitten chases the small mouse. Cats purr when they are happy. ",
-             "tax": "The tax return is due in April. Income is taxed by the state. A deduction lowers your tax. "}
+    about = {
+        "cats": "The cat sleeps on a warm sofa. A kitten chases the small mouse. Cats purr when they are happy. ",
+        "tax": "The tax return is due in April. Income is taxed by the state. A deduction lowers your tax. ",
+    }
     text = about["cats"] * 3 + about["tax"] * 3
     meant = text.index("The tax return")
     settings: dict[str, Any] = {"max_tokens": 110, "overlap_tokens": 0}

@@ -10,15 +10,17 @@ import fixedcorpus
 import pytest
 import stagerun
 
-from rag_hpc.algo.extract import extract
+from rag_hpc.algo.extract.extract import extract
 from rag_hpc.config import compose
 from rag_hpc.errors import ConfigError, Interrupted, MissingDependency
 from rag_hpc.schema import from_plain
 from rag_hpc.stages import clean
 from rag_hpc.stages.clean import CleanConfig
 
-FRENCH = ("Le conseil municipal a décidé hier soir que la nouvelle école ouvrira ses portes au printemps prochain, et "
-          "les parents des élèves sont heureux de cette décision qui était attendue depuis plusieurs années.")
+FRENCH = (
+    "Le conseil municipal a décidé hier soir que la nouvelle école ouvrira ses portes au printemps prochain, et "
+    "les parents des élèves sont heureux de cette décision qui était attendue depuis plusieurs années."
+)
 
 
 def _clean(tmp_path: Path, records: list[dict[str, Any]], **settings: Any) -> stagerun.Chain:
@@ -31,11 +33,51 @@ def _clean(tmp_path: Path, records: list[dict[str, Any]], **settings: Any) -> st
 
 def test_each_dropped_page_has_its_reason(front: stagerun.Chain) -> None:
     assert front.rejects("clean") == {
-        "short": "too-short", "digits": "low-alpha", "lines": "repeated-lines", "empty": "empty", "bell": "binary",
+        "short": "too-short",
+        "digits": "low-alpha",
+        "lines": "repeated-lines",
+        "empty": "empty",
+        "bell": "binary",
         "nothing.html": "no-text",
     }
     detail = {row["id"]: row["detail"] for row in front.table("clean", "rejects.parquet")}
     assert detail["short"].startswith("18 characters")
+
+
+def test_a_collection_that_is_kept_whole_loses_no_document_with_a_word_in_it(tmp_path: Path) -> None:
+    records = [r for r in fixedcorpus.records() if r["id"] in ("short", "digits", "lines", "marks", "empty")]
+    records.append({"id": "nothing", "title": " ", "text": ""})
+    chain = _clean(tmp_path, records, keep_all=True)
+    texts = {row["doc_id"]: row["text"] for row in chain.table("clean", "documents.parquet")}
+    assert list(texts) == ["short", "digits", "lines", "marks", "empty"]
+    assert texts["empty"] == "Empty"  # a title is all that it has
+    assert chain.rejects("clean") == {"nothing": "empty"}
+
+
+def test_limits_that_are_asked_for_hold_all_the_same(tmp_path: Path) -> None:
+    records = [r for r in fixedcorpus.records() if r["id"] in ("short", "lines", "empty")]
+    chain = _clean(tmp_path, records, keep_all=True, min_chars=20, max_repeated=0.5)
+    assert chain.rejects("clean") == {"short": "too-short", "lines": "repeated-lines", "empty": "empty"}
+
+
+def test_the_limit_on_repeated_lines_is_a_setting(tmp_path: Path) -> None:
+    records = [r for r in fixedcorpus.records() if r["id"] in ("short", "lines")]
+    assert _clean(tmp_path, records, max_repeated=1.0).rejects("clean") == {"short": "too-short"}
+    for name, value in (("max_repeated", 1.5), ("min_letters", -1.0)):
+        with pytest.raises(ConfigError, match=rf"stage.clean.{name}={value}: a share from 0 to 1; try 0"):
+            CleanConfig(**{name: value})
+
+
+def test_beir_is_kept_whole_unless_asked_otherwise() -> None:
+    def limits(*words: str) -> list[Any]:
+        stage = compose([*words, "corpus.path=/d"]).stage
+        whole = stage.lexical.whole_documents
+        return [stage.clean.min_chars, stage.clean.max_repeated, stage.dedup.keep_all, whole]
+
+    assert limits("corpus=files") == [50, 0.6, False, False]
+    assert limits("corpus=files", "corpus.keep_all=true") == limits("corpus=beir") == [0, 1.0, True, True]
+    asked = ("stage.clean.min_chars=30", "stage.dedup.keep_all=false", "stage.lexical.whole_documents=false")
+    assert limits("corpus=beir", *asked) == [30, 1.0, False, False]
 
 
 def test_html_keeps_main_text_and_code_and_loses_navigation_and_scripts(front: stagerun.Chain) -> None:
@@ -84,9 +126,11 @@ def test_unit_in_which_nothing_is_left_still_counts(tmp_path: Path) -> None:
 
 
 MAIL = "Write to the council at council@example.org before the end of the month, and tell them what you think of it. "
-PAGE = ("<html lang='en'><head><title>Offices of council@example.org</title><link rel='canonical' href='https://a.org/b'>"
-        "<meta property='article:published_time' content='2024-03-05'></head><body><h1>Where to write to</h1><p>{0}</p>"
-        "<h2>The second heading</h2><p>{0}</p><h2>Mail council@example.org</h2><p>{0}</p></body></html>")
+PAGE = (
+    "<html lang='en'><head><title>Offices of council@example.org</title><link rel='canonical' href='https://a.org/b'>"
+    "<meta property='article:published_time' content='2024-03-05'></head><body><h1>Where to write to</h1><p>{0}</p>"
+    "<h2>The second heading</h2><p>{0}</p><h2>Mail council@example.org</h2><p>{0}</p></body></html>"
+)
 
 
 def _documents(chain: stagerun.Chain) -> list[dict[str, Any]]:
@@ -98,9 +142,16 @@ def test_what_the_page_states_goes_into_meta(tmp_path: Path) -> None:
     (row,) = _documents(_clean(tmp_path, [{"id": "a", "html": PAGE.format(MAIL), "author": "me"}]))
     meta, text = row["meta"], row["text"]
     assert {name: meta[name] for name in ("date", "canonical", "declared_lang", "author")} == {
-        "date": "2024-03-05", "canonical": "https://a.org/b", "declared_lang": "en", "author": "me"}
+        "date": "2024-03-05",
+        "canonical": "https://a.org/b",
+        "declared_lang": "en",
+        "author": "me",
+    }
     assert [(level, title) for _, level, title in meta["headings"]] == [
-        (1, "Where to write to"), (2, "The second heading"), (2, "Mail council@example.org")]
+        (1, "Where to write to"),
+        (2, "The second heading"),
+        (2, "Mail council@example.org"),
+    ]
     assert all(text[start : start + len(title)] == title for start, _, title in meta["headings"])
 
 
@@ -125,8 +176,10 @@ def test_masked_text_keeps_its_headings_in_place_and_counts_what_it_masked(tmp_p
     assert chain.out["clean"].extra() == {"masked_email": 5}
 
 
-@pytest.mark.parametrize(("error", "detail"), [(RecursionError("too deep"), "RecursionError: too deep"),
-                                               (ValueError("x" * 999), "ValueError: " + "x" * 188)])
+@pytest.mark.parametrize(
+    ("error", "detail"),
+    [(RecursionError("too deep"), "RecursionError: too deep"), (ValueError("x" * 999), "ValueError: " + "x" * 188)],
+)
 def test_a_page_that_breaks_the_extractor_costs_that_page_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, detail: str
 ) -> None:
@@ -159,13 +212,18 @@ def _clean_with(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_quality_filters_drop_by_name_with_what_they_measured(tmp_path: Path) -> None:
     good = fixedcorpus.prose("paths", 1, 9)
-    records = [{"id": "good", "text": good}, {"id": "short", "text": MAIL},
-               {"id": "brace", "text": good + "\nThis last line has one { of these."}]
+    records = [
+        {"id": "good", "text": good},
+        {"id": "short", "text": MAIL},
+        {"id": "brace", "text": good + "\nThis last line has one { of these."},
+    ]
     limits = {"min_words": 30, "min_stop_words": 1}
     chain = _clean(tmp_path, records, quality=["gopher-word-count", "c4-curly-bracket"], quality_limits=limits)
     details = {row["id"]: (row["reason"], row["detail"]) for row in chain.table("clean", "rejects.parquet")}
-    assert details == {"short": ("gopher-word-count", "20, at least 30 allowed"),
-                       "brace": ("c4-curly-bracket", "in 'This last line has one { of these.'")}
+    assert details == {
+        "short": ("gopher-word-count", "20, at least 30 allowed"),
+        "brace": ("c4-curly-bracket", "in 'This last line has one { of these.'"),
+    }
     assert chain.out["clean"].dropped() == {"gopher-word-count": 1, "c4-curly-bracket": 1}
 
 
@@ -189,17 +247,30 @@ def test_a_text_that_filters_leave_too_short_is_dropped_for_that(tmp_path: Path)
     assert chain.rejects("clean") == {"a": "too-short"}
 
 
-@pytest.mark.parametrize(("settings", "message"), [
-    ({"quality": ["gophr"]}, "no filter 'gophr'; sets: gopher, "),
-    ({"quality_limits": {"max_duplicate_ngrams": [0.1]}}, "needs 6 figures, for n-grams of 5, 6, 7, 8, 9, 10 words"),
-    ({"quality_limits": {"min_wrds": 3}}, "min_wrds"), ({"min_chars": 9, "max_chars": 3}, "try min_chars=50")])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"quality": ["gophr"]}, "no filter 'gophr'; sets: gopher, "),
+        (
+            {"quality_limits": {"max_duplicate_ngrams": [0.1]}},
+            "needs 6 figures, for n-grams of 5, 6, 7, 8, 9, 10 words",
+        ),
+        ({"quality_limits": {"min_wrds": 3}}, "min_wrds"),
+        ({"min_chars": 9, "max_chars": 3}, "try min_chars=50"),
+    ],
+)
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         from_plain(CleanConfig, settings)
 
 
 def test_filters_can_be_chosen_on_the_command_line() -> None:
-    chosen = compose(["stage.clean.quality=[gopher,-gopher-stop-words]", "stage.clean.quality_limits.min_words=20",
-                      "stage.clean.mask_pii=true"]).stage.clean
+    chosen = compose(
+        [
+            "stage.clean.quality=[gopher,-gopher-stop-words]",
+            "stage.clean.quality_limits.min_words=20",
+            "stage.clean.mask_pii=true",
+        ]
+    ).stage.clean
     assert chosen.quality == ["gopher", "-gopher-stop-words"] and chosen.mask_pii
     assert chosen.quality_limits.min_words == 20 and chosen.quality_limits.max_words == 100_000

@@ -13,24 +13,27 @@ import pytest
 import stagerun
 
 from rag_hpc.core.plan import stage_folder
-from rag_hpc.core.planner import Submission, make_plan
-from rag_hpc.core.tables import read_table
+from rag_hpc.core.planner import make_plan
 from rag_hpc.errors import ConfigError, Interrupted
-from rag_hpc.sources.base import MAX_ROUNDS
-from rag_hpc.stages.registry import ROUNDS, STAGES, make_stage, stage_class
+from rag_hpc.inline import alone
+from rag_hpc.sources.base import ROUNDS
+from rag_hpc.stages.registry import STAGES, make_stage, stage_class
+from rag_hpc.stores.tables import read_table
 
 RUN = stagerun.STAGES
 
 WRONG = [  # stage, settings, what the message must say
-    ("crawl", {"pages_per_unit": 0}, "pages_per_unit >= 1"),
-    ("crawl", {"num_hosts": 999}, "between 1 and 200"),
+    ("crawl", {"source": "files", "pages_per_unit": 0}, "pages_per_unit=0: at least 1"),
+    ("crawl", {"source": "pydoc", "num_hosts": 999}, "between 1 and 200"),
     ("crawl", {"source": "ftp"}, "site"),
-    ("crawl", {"pathh": "x"}, "pathh"),
+    ("crawl", {"source": "files", "pathh": "x"}, "pathh"),
+    ("crawl", {"source": "beir", "delay_s": 1.0}, "delay_s"),
     ("clean", {"min_chars": 9, "max_chars": 8}, "try min_chars=50"),
     ("clean", {"extractor": "lynx"}, "resiliparse"),
     ("dedup.sign", {"threshold": 0.0}, "try 0.8"),
     ("dedup.group", {"threshold": 1.01}, "try 0.8"),
-    ("dedup.drop", {"num_perm": 15}, "num_perm from 16"), ("dedup.drop", {"num_perm": 10**30}, "to 65536"),
+    ("dedup.drop", {"num_perm": 15}, "num_perm from 16"),
+    ("dedup.drop", {"num_perm": 10**30}, "to 65536"),
     ("dedup.drop", {"num_groups": 0}, "num_groups >= 1"),
     ("dedup.verify", {"window": 0}, "try window=16"),
     ("dedup.link", {"family": "legacy"}, "set stage.dedup.verify=estimate"),
@@ -39,9 +42,9 @@ WRONG = [  # stage, settings, what the message must say
     ("chunk", {"overlap_tokens": -1}, "between 0 and half"),
     ("lexical", {"num_shards": 0}, "num_shards >= 1"),
     ("lexical", {"heap_mib": 8}, "heap_mib >= 64"),
-    ("encode", {"tokens_per_batch": 511}, "try 2048"),
-    ("encode", {"rows_per_unit": 0}, "rows_per_unit >= 1"),
-    ("encode", {"precision": "int8"}, "float32"),
+    ("encode", {"tokens_per_batch": 511}, "try 4096"),
+    ("encode", {"tokens_per_unit": -1}, "0 or more"),
+    ("encode", {"precision": "int4"}, "float32"),
     ("vectors.train", {"num_shards": 0}, "num_shards"),
     ("vectors.train", {"iterations": 0}, "at least 1; try 10"),
     ("vectors.build", {"min_recall": 1.5}, "try 0.99"),
@@ -49,7 +52,8 @@ WRONG = [  # stage, settings, what the message must say
     ("retrieve.search", {"k": 101}, "between 1 and depth=100"),
     ("retrieve.search", {"b": 1.1}, "0 <= b <= 1"),
     ("retrieve.search", {"num_probes": -1}, "num_probes >= 0"),
-    ("retrieve.search", {"rrf_k": -1}, "try num_probes=0 rrf_k=60"),
+    ("retrieve.search", {"method": "splade"}, "fused"),
+    ("retrieve.search", {"dense_weight": 1.5}, "between 0 and 1; try null"),
     ("rerank", {"depth": 0}, "try depth=20"),
     ("generate", {"k": 0}, "at least 1 passage"),
     ("generate", {"generator": {"name": "openai"}}, "set generator.base_url"),
@@ -97,9 +101,9 @@ def test_every_unit_balances_and_holds_at_most_three_entries(stage: str, chain: 
 
 @pytest.mark.parametrize("stage", [name for name in RUN if stage_class(name).counts_from])
 def test_what_one_stage_puts_out_the_next_takes_in(stage: str, chain: stagerun.Chain) -> None:
-    given = stage_class(stage).counts_from
-    assert given is not None
-    assert chain.out[stage].total("items_in") == chain.out[given].total("items_out") > 0
+    taken = chain.out[stage]
+    assert taken.counts_from == stage_class(stage).counts_from
+    assert taken.total("items_in") == taken.given(chain.out) > 0
 
 
 @pytest.mark.parametrize("stage", RUN)
@@ -119,8 +123,7 @@ def test_plan_is_the_same_each_time_and_for_every_number_of_workers(stage: str, 
     def plan(workers: int) -> Any:
         made = make_stage(stage, chain.settings[stage])
         inputs = {n: m for n, m in chain.out.items() if n in (*made.needs, *made.wants)}
-        shared = Submission(run="r", number=1, workers=workers)
-        return make_plan(made, chain.settings[stage], inputs, chain.run_dir, shared)
+        return make_plan(made, inputs, alone(chain.run_dir, stage, chain.settings[stage], workers=workers))
 
     one, seven = plan(1), plan(7)
     assert one.units == seven.units and one.fingerprint == seven.fingerprint
@@ -136,8 +139,9 @@ def test_wrong_setting_is_a_config_error_with_a_remedy(stage: str, settings: dic
     assert remedy in str(error.value)
 
 
-@pytest.mark.parametrize("stage", ["clean", "dedup.sign", "dedup.group", "dedup.verify", "dedup.link", "dedup.drop",
-                                   "chunk", "generate"])
+@pytest.mark.parametrize(
+    "stage", ["clean", "dedup.sign", "dedup.group", "dedup.verify", "dedup.link", "dedup.drop", "chunk", "generate"]
+)
 def test_worker_that_has_to_stop_drops_the_open_unit(stage: str, chain: stagerun.Chain, tmp_path: Path) -> None:
     made = make_stage(stage, chain.settings[stage])
     ctx = stagerun.context(chain.out, tmp_path)
@@ -148,13 +152,19 @@ def test_worker_that_has_to_stop_drops_the_open_unit(stage: str, chain: stagerun
 
 
 def test_every_stage_of_the_registry_has_a_class_with_its_name_and_a_version() -> None:
-    known = {**STAGES, **ROUNDS}
-    for name in known:
+    for name in STAGES:
         found = stage_class(name)
         assert found.name == name and found.version >= 1
-        assert set(found.needs) | set(found.wants) <= set(known)
+        assert set(found.needs) | set(found.wants) <= {*STAGES, *ROUNDS}
     assert set(RUN) | {"rerank"} == set(STAGES)
-    assert set(ROUNDS) == {f"crawl.{number}" for number in range(2, MAX_ROUNDS + 1)}
+
+
+def test_a_round_of_a_crawl_knows_its_number_and_needs_all_before_it() -> None:
+    third = make_stage("crawl.3", {"source": "site"})
+    assert (third.name, third.needs, third.may_be_empty) == ("crawl.3", ("crawl", "crawl.2"), True)
+    assert ROUNDS[-1] == "crawl.8" and make_stage("crawl.8", {"source": "site"}).needs == ROUNDS[:-1]
+    with pytest.raises(ConfigError, match=r"no stage is called 'crawl\.9'"):
+        stage_class("crawl.9")
 
 
 def test_unknown_stage_lists_the_known_ones() -> None:

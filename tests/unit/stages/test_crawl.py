@@ -9,9 +9,9 @@ import fixedcorpus
 import pytest
 import stagerun
 
-from rag_hpc.core.tables import read_table
 from rag_hpc.errors import ConfigError, InputError
 from rag_hpc.stages.registry import make_stage
+from rag_hpc.stores.tables import read_table
 
 
 def _jsonl(folder: Path, *records: dict[str, object]) -> str:
@@ -21,8 +21,12 @@ def _jsonl(folder: Path, *records: dict[str, object]) -> str:
 
 
 def test_rejects_say_which_record_and_why(front: stagerun.Chain) -> None:
-    assert front.rejects("crawl") == {"latin.txt": "not-utf8", "notes.jsonl#4": "bad-json", "notes.jsonl#9": "no-text",
-                                      "d03": "duplicate-id"}
+    assert front.rejects("crawl") == {
+        "latin.txt": "not-utf8",
+        "notes.jsonl#4": "bad-json",
+        "notes.jsonl#9": "no-text",
+        "d03": "duplicate-id",
+    }
     assert front.out["crawl"].dropped() == {"bad-json": 1, "duplicate-id": 1, "no-text": 1, "not-utf8": 1}
 
 
@@ -48,8 +52,14 @@ def test_meta_is_json_with_sorted_keys_and_unicode_kept(tmp_path: Path) -> None:
 
 def test_fields_of_the_config_are_read(tmp_path: Path) -> None:
     path = _jsonl(tmp_path / "c", {"key": 7, "head": "T", "body": "words", "link": "http://a/b"})
-    settings = {"source": "files", "path": path, "id_field": "key", "title_field": "head", "text_field": "body",
-                "url_field": "link"}
+    settings = {
+        "source": "files",
+        "path": path,
+        "id_field": "key",
+        "title_field": "head",
+        "text_field": "body",
+        "url_field": "link",
+    }
     (row,) = read_table(stagerun.run_alone("crawl", settings, {}, tmp_path) / "pages.parquet").to_pylist()
     assert (row["doc_id"], row["title"], row["body"], row["url"]) == ("7", "T", b"words", "http://a/b")
 

@@ -15,27 +15,45 @@ from crawlsite import Route, Site, html, redirect, serving
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.core.stage import Context
 from rag_hpc.errors import ConfigError, Interrupted
-from rag_hpc.pagestore import WARC, iter_pages, open_pages
-from rag_hpc.rounds import earlier_crawls
-from rag_hpc.sources.base import OutputName, Page
+from rag_hpc.sources.crawl.rounds import earlier_crawls
 from rag_hpc.stages.registry import make_stage
+from rag_hpc.stores.page import OutputName, Page
+from rag_hpc.stores.pages import WARC, iter_pages, open_pages, pages_of
 
 TEXT = "The deque keeps the older items of a bounded queue in the same order unless it is told otherwise. " * 3
 
 
 def web() -> dict[str, Route]:
     """Three hosts in a ring, one beyond, and one that only a redirect leads to."""
-    page = {name: html(*links, text=f"{name} {TEXT}") for name, links in {
-        "a.web.test/": ("/1", "http://b.web.test/"), "a.web.test/1": ("http://c.web.test/deep", "http://far.test/"),
-        "a.web.test/2": (), "b.web.test/": ("http://a.web.test/2", "http://a.web.test/1", "/moved"),
-        "c.web.test/deep": ("http://b.web.test/", "/more"), "c.web.test/more": (), "d.web.test/": ()}.items()}
+    page = {
+        name: html(*links, text=f"{name} {TEXT}")
+        for name, links in {
+            "a.web.test/": ("/1", "http://b.web.test/"),
+            "a.web.test/1": ("http://c.web.test/deep", "http://far.test/"),
+            "a.web.test/2": (),
+            "b.web.test/": ("http://a.web.test/2", "http://a.web.test/1", "/moved"),
+            "c.web.test/deep": ("http://b.web.test/", "/more"),
+            "c.web.test/more": (),
+            "d.web.test/": (),
+        }.items()
+    }
     return {**page, "b.web.test/moved": redirect("http://d.web.test/")}
 
 
 def settings(site: Site, **more: Any) -> dict[str, Any]:
-    return {"name": "web", "source": "site", "seeds": ["http://a.web.test/"], "resolve": site.resolve, "delay_s": 0.0,
-            "allow_private": True, "scope": "any", "allow": [r"^http://[a-d]\.web\.test"], "hosts_per_unit": 1,
-            "user_agent": "test (me@x.org)", **more}
+    return {
+        "name": "web",
+        "source": "site",
+        "seeds": ["http://a.web.test/"],
+        "resolve": site.resolve,
+        "delay_s": 0.0,
+        "allow_private": True,
+        "scope": "any",
+        "allow": [r"^http://[a-d]\.web\.test"],
+        "hosts_per_unit": 1,
+        "user_agent": "test (me@x.org)",
+        **more,
+    }
 
 
 def crawl(run_dir: Path, site: Site, rounds: int, p: int = 1, **more: Any) -> dict[str, Manifest]:
@@ -48,20 +66,31 @@ def crawl(run_dir: Path, site: Site, rounds: int, p: int = 1, **more: Any) -> di
 
 
 def ids(found: Manifest) -> list[str]:
-    return [page["doc_id"].removeprefix("http://") for unit in found.units
-            for page in iter_pages(found.unit_dir(unit["index"]))]
+    return [
+        page["doc_id"].removeprefix("http://")
+        for unit in found.units
+        for page in iter_pages(pages_of(found, unit["index"]))
+    ]
 
 
 def test_each_round_fetches_what_the_rounds_before_found_elsewhere_and_nothing_twice(tmp_path: Path) -> None:
     with serving(web()) as site:
         found = crawl(tmp_path, site, 4)
-        assert [ids(each) for each in found.values()] == [["b.web.test/"], [f"a.web.test/{n}" for n in (1, 2)]
-                                                          + ["d.web.test/"], ["c.web.test/deep", "c.web.test/more"], []]
+        assert [ids(each) for each in found.values()] == [
+            ["b.web.test/"],
+            [f"a.web.test/{n}" for n in (1, 2)] + ["d.web.test/"],
+            ["c.web.test/deep", "c.web.test/more"],
+            [],
+        ]
         pages = [path for _, _, path in site.arrivals if path not in ("/robots.txt", "/sitemap.xml")]
         assert len(pages) == 7  # six pages and a redirect
         assert found["crawl.4"].units == []
-        depths = {page["url"]: page["meta"] for each in found.values() for unit in each.units
-                  for page in iter_pages(each.unit_dir(unit["index"]))}
+        depths = {
+            page["url"]: page["meta"]
+            for each in found.values()
+            for unit in each.units
+            for page in iter_pages(pages_of(each, unit["index"]))
+        }
         assert depths["http://d.web.test/"] == '{"depth": 1}'  # as deep as the page that moved there
         assert depths["http://c.web.test/deep"] == '{"depth": 2}'
 
@@ -83,25 +112,38 @@ def test_clean_takes_the_pages_of_all_rounds(tmp_path: Path) -> None:
 def test_caps_count_over_all_rounds(tmp_path: Path) -> None:
     with serving(web()) as site:
         assert [ids(each) for each in crawl(tmp_path / "1", site, 3, max_pages=3).values()] == [
-            ["b.web.test/"], ["a.web.test/1", "d.web.test/"], []]
+            ["b.web.test/"],
+            ["a.web.test/1", "d.web.test/"],
+            [],
+        ]
         capped = crawl(tmp_path / "2", site, 3, max_pages_per_host=1)
         assert [ids(each) for each in capped.values()][1:] == [["a.web.test/1"], ["c.web.test/deep"]]
         assert [ids(each) for each in crawl(tmp_path / "3", site, 3, max_depth=1).values()][1:] == [
-            ["a.web.test/1", "a.web.test/2", "d.web.test/"], []]
+            ["a.web.test/1", "a.web.test/2", "d.web.test/"],
+            [],
+        ]
 
 
 def test_a_hosts_cap_counts_the_pages_of_all_its_ports(tmp_path: Path) -> None:
-    routes = {"b.web.test/": html("http://b.web.test:81/x"), "b.web.test:81/x": html("/y"), "b.web.test:81/y": html()}
+    routes = {
+        "b.web.test/": html("http://b.web.test:443/x"),
+        "b.web.test:443/x": html("/y"),
+        "b.web.test:443/y": html(),
+    }
     with serving(routes) as site:
-        for cap, expected in ((1, []), (2, ["b.web.test:81/x"])):
+        for cap, expected in ((1, []), (2, ["b.web.test:443/x"])):
             found = crawl(tmp_path / str(cap), site, 2, max_pages_per_host=cap, resolve={"*.web.test*": site.host})
             assert ids(found["crawl.2"]) == expected
 
 
 def test_a_later_round_asks_for_no_url_that_was_redirected_and_for_none_out_of_scope(tmp_path: Path) -> None:
-    routes = {"b.web.test/": html("/old", "/away", "http://a.web.test/"), "b.web.test/old": redirect("/new"),
-              "b.web.test/new": html(), "b.web.test/away": redirect("http://far.test/"),
-              "a.web.test/": html("http://b.web.test/old")}
+    routes = {
+        "b.web.test/": html("/old", "/away", "http://a.web.test/"),
+        "b.web.test/old": redirect("/new"),
+        "b.web.test/new": html(),
+        "b.web.test/away": redirect("http://far.test/"),
+        "a.web.test/": html("http://b.web.test/old"),
+    }
     with serving(routes) as site:
         found = crawl(tmp_path, site, 3)
     assert [ids(each) for each in found.values()] == [["b.web.test/", "b.web.test/new"], ["a.web.test/"], []]
@@ -109,13 +151,17 @@ def test_a_later_round_asks_for_no_url_that_was_redirected_and_for_none_out_of_s
 
 
 def test_a_url_found_twice_has_the_lesser_depth(tmp_path: Path) -> None:
-    routes = {"a.web.test/": html("http://c.web.test/"), "b.web.test/": html("/1"), "c.web.test/": html(),
-              "b.web.test/1": html("http://c.web.test/")}
+    routes = {
+        "a.web.test/": html("http://c.web.test/"),
+        "b.web.test/": html("/1"),
+        "c.web.test/": html(),
+        "b.web.test/1": html("http://c.web.test/"),
+    }
     with serving(routes) as site:
         wanted = settings(site, seeds=["http://a.web.test/", "http://b.web.test/"])
         first = stagerun.run_stage(tmp_path, "crawl", wanted, {})
         second = stagerun.run_stage(tmp_path, "crawl.2", wanted, {"crawl": first})
-    assert [page["meta"] for page in iter_pages(second.unit_dir(0))] == ['{"depth": 1}']
+    assert [page["meta"] for page in iter_pages(pages_of(second, 0))] == ['{"depth": 1}']
 
 
 def test_of_several_crawls_of_a_round_the_latest_is_taken_over(tmp_path: Path) -> None:
@@ -137,18 +183,26 @@ def test_a_web_archive_cleans_to_the_same_documents_and_others_can_read_it(tmp_p
     assert cleaned[0] == cleaned[1]
     (path,) = kept["warc"]["crawl"].files(WARC)
     with path.open("rb") as stream:
-        records = [(record.record_type, record.record_id, record.verify_payload_digest())
-                   for record in ArchiveIterator(stream, func_filter=is_warc_11, parse_http=True)]
+        records = [
+            (record.record_type, record.record_id, record.verify_payload_digest())
+            for record in ArchiveIterator(stream, func_filter=is_warc_11, parse_http=True)
+        ]
     assert [kind for kind, _, _ in records] == [WarcRecordType.response, WarcRecordType.metadata]
     assert records[0][2] is True
 
 
 def test_a_header_with_line_ends_of_unicode_does_not_break_a_web_archive(tmp_path: Path) -> None:
-    page = Page(doc_id="http://a.test/", url="http://a.test/", body=b"text", content_type="text/html",
-                meta={"depth": 0, "etag": '"a\x85b\u2028c"'}, links=["http://b.test/"])
+    page = Page(
+        doc_id="http://a.test/",
+        url="http://a.test/",
+        body=b"text",
+        content_type="text/html",
+        meta={"depth": 0, "etag": '"a\x85b\u2028c"'},
+        links=["http://b.test/"],
+    )
     with open_pages(tmp_path, OutputName.warc) as pages:
         pages.add(page)
-    (row,) = iter_pages(tmp_path)
+    (row,) = iter_pages(tmp_path / WARC)
     assert (json.loads(row["meta"]), row["links"]) == (page.meta, "http://b.test/")
 
 
@@ -160,7 +214,8 @@ def test_an_earlier_run_saves_the_bodies_that_have_not_changed(tmp_path: Path) -
         site.routes = {**routes, **{path: (304, {"ETag": '"1"'}, b"") for path in unchanged}}
         second = crawl(tmp_path / "two", site, 2, previous=str(tmp_path / "one"))
     assert [each.file_hash("pages.parquet") for each in second.values()] == [
-        each.file_hash("pages.parquet") for each in first.values()]
+        each.file_hash("pages.parquet") for each in first.values()
+    ]
     assert [each.extra()["not_modified"] for each in second.values()] == [1, 2]
     with pytest.raises(ConfigError, match="no finished crawl"):
         make_stage("crawl", settings(site, previous=str(tmp_path / "none"))).plan({}, tmp_path)
@@ -181,8 +236,11 @@ def test_a_crawl_whose_draft_was_swept_stops_and_keeps_what_it_has(tmp_path: Pat
         (unit,) = stage.plan({}, tmp_path)
         out = tmp_path / "out"
         out.mkdir()
-        site.routes["a.web.test/robots.txt"] = lambda handler: (shutil.rmtree(out), handler.wfile.write(
-            b"HTTP/1.1 404 no\r\nContent-Length: 0\r\n\r\n"), None)[2]
+        site.routes["a.web.test/robots.txt"] = lambda handler: (
+            shutil.rmtree(out),
+            handler.wfile.write(b"HTTP/1.1 404 no\r\nContent-Length: 0\r\n\r\n"),
+            None,
+        )[2]
         with pytest.raises(Interrupted, match="later submission"):
             stage.run(unit, out, Context(carry=tmp_path / "carry"))
         assert list((tmp_path / "carry").glob("*.journal"))
@@ -191,8 +249,13 @@ def test_a_crawl_whose_draft_was_swept_stops_and_keeps_what_it_has(tmp_path: Pat
 
 def test_strangers_of_a_later_round_need_a_contact_too(tmp_path: Path) -> None:
     with serving({**web(), "localhost/": html("http://b.web.test/")}) as site:
-        first = {"seeds": ["http://localhost/"], "scope": "any", "user_agent": "nobody", "allow": [],
-                 "resolve": {"localhost": site.host}}
+        first = {
+            "seeds": ["http://localhost/"],
+            "scope": "any",
+            "user_agent": "nobody",
+            "allow": [],
+            "resolve": {"localhost": site.host},
+        }
         found = stagerun.run_stage(tmp_path, "crawl", settings(site, **first), {})
         with pytest.raises(ConfigError, match=r"b\.web\.test belongs to someone"):
             make_stage("crawl.2", settings(site, **first)).plan({"crawl": found}, tmp_path)

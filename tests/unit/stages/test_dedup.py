@@ -12,14 +12,14 @@ import pytest
 import stagerun
 from dedupchain import STEPS, dedup, keepers, many_chain
 
-from rag_hpc.algo.minhash import bands_for
-from rag_hpc.algo.sketch import from_texts, shingle_sets
-from rag_hpc.core.tables import read_table
-from rag_hpc.dedupstore import MIN_RECALL
+from rag_hpc.algo.dedup.minhash import bands_for
+from rag_hpc.algo.dedup.sketch import from_texts, shingle_sets
 from rag_hpc.errors import ConfigError, IncompleteError
-from rag_hpc.eval.bench.stagedoor import given_documents
-from rag_hpc.stages.dedup_sign import bytes_and_ends
+from rag_hpc.eval.bench.dedup.given import given_documents
+from rag_hpc.stages.dedup.sign import bytes_and_ends
+from rag_hpc.stages.dedup.signed import MIN_RECALL
 from rag_hpc.stages.registry import make_stage
+from rag_hpc.stores.tables import read_table
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +32,19 @@ def test_first_document_stays_even_across_units(tmp_path: Path) -> None:
     one, two = fixedcorpus.prose("paths", 1, 8), fixedcorpus.prose("queues", 2, 8)
     chain = dedup(tmp_path, {"z": one, "b": two, "a": one + " ", "c": two.upper(), "d": one})
     assert [row["doc_id"] for row in chain.table("dedup.drop", "documents.parquet")] == ["z", "b"]
-    assert keepers(chain) == {"a": ("exact-duplicate", "z"), "c": ("exact-duplicate", "b"),
-                               "d": ("exact-duplicate", "z")}
+    assert keepers(chain) == {
+        "a": ("exact-duplicate", "z"),
+        "c": ("exact-duplicate", "b"),
+        "d": ("exact-duplicate", "z"),
+    }
+
+
+def test_duplicates_are_named_and_stay_where_all_is_kept(many: stagerun.Chain, tmp_path: Path) -> None:
+    found = many.again("dedup.drop", tmp_path, keep_all=True)
+    assert stagerun.rows_of(found, "documents.parquet") == many.table("clean", "documents.parquet")
+    assert found.dropped() == {} and found.extra() == {"duplicates_kept": len(many.rejects("dedup.drop"))}
+    with pytest.raises(ConfigError, match=r"against drops what earlier runs have: set stage.dedup.keep_all=false"):
+        make_stage("dedup.drop", {"keep_all": True, "against": ["run"]})
 
 
 def test_rows_that_stay_are_unchanged(many: stagerun.Chain) -> None:
@@ -80,7 +91,10 @@ def test_keep_map_says_where_each_dropped_document_belongs(tmp_path: Path) -> No
     chain = dedup(tmp_path, {"a": one, "b": two, "c": two, "d": one + " One more.", "e": "Before. " + two})
     rows = chain.table("dedup.link", "keep_map.parquet")
     assert [(row["number"], row["doc_id"], row["kept_id"], row["reason"]) for row in rows] == [
-        (2, "c", "b", "exact"), (3, "d", "a", "near"), (4, "e", "b", "near")]
+        (2, "c", "b", "exact"),
+        (3, "d", "a", "near"),
+        (4, "e", "b", "near"),
+    ]
     assert rows[0]["jaccard"] == 1.0 and 0.8 <= rows[1]["jaccard"] < 1.0
     assert keepers(chain) == {row["doc_id"]: (f"{row['reason']}-duplicate", row["kept_id"]) for row in rows}
 
@@ -158,7 +172,10 @@ def test_estimate_drops_what_exact_drops_and_keeps_no_sets(many: stagerun.Chain,
     chain.run(*STEPS)
     assert set(chain.rejects("dedup.drop")) == set(many.rejects("dedup.drop"))
     assert {path.name for path in chain.out["dedup.sign"].unit_dir(0).iterdir()} == {
-        "bands.parquet", "signatures.npy", "record.json"}
+        "bands.parquet",
+        "signatures.npy",
+        "record.json",
+    }
 
 
 def test_quarantined_signatures_are_refused_rather_than_shifted(many: stagerun.Chain, tmp_path: Path) -> None:
@@ -169,8 +186,10 @@ def test_quarantined_signatures_are_refused_rather_than_shifted(many: stagerun.C
         make_stage("dedup.group", {}).plan(chain.out, tmp_path)
 
 
-@pytest.mark.parametrize(("failed", "refused"), [("dedup.group", "dedup.verify"), ("dedup.verify", "dedup.link"),
-                                                   ("dedup.link", "dedup.drop")])
+@pytest.mark.parametrize(
+    ("failed", "refused"),
+    [("dedup.group", "dedup.verify"), ("dedup.verify", "dedup.link"), ("dedup.link", "dedup.drop")],
+)
 def test_a_step_that_lacks_a_unit_is_not_gone_on_from(
     failed: str, refused: str, many: stagerun.Chain, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import shutil
@@ -15,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rag_hpc.core.manifest import Manifest
-from rag_hpc.core.plan import plan_path
-from rag_hpc.dedupstore import SIGNED
+from rag_hpc.core.plan import plan_path, read_plan, write_plan
 from rag_hpc.errors import ConfigError, InputError
-from rag_hpc.eval.bench.stagedoor import given_documents, in_units, run_dedup
+from rag_hpc.eval.bench.dedup.given import given_documents, in_units, run_dedup
+from rag_hpc.inline import open_stage
+from rag_hpc.stages.dedup.signed import SIGNED
 from rag_hpc.stages.registry import make_stage
 
 
@@ -26,6 +28,9 @@ def run(run_dir: Path, texts: dict[str, str], **settings: object) -> stagerun.Ch
     """Run dedup with its plans written, as an earlier run has them."""
     rows = [row for row in texts.items() if row[1]]
     found = run_dedup(run_dir, given_documents(run_dir, in_units(rows, 9)), settings)
+    for step in STEPS:
+        plan = open_stage(make_stage(step, dict(settings)), found, run_dir, 1)
+        write_plan(plan_path(run_dir, 1, step), plan)
     return stagerun.Chain(run_dir, {step: dict(settings) for step in STEPS}, found)
 
 
@@ -44,8 +49,11 @@ def test_documents_of_an_earlier_run_always_win_and_are_named_with_their_run(tmp
     shutil.rmtree(next((tmp_path / "spring").glob("clean-*")))  # the text is not needed any more
     new = {"a": words(3), "b": words(2), "c": words(1) + " more", "d": words(3) + " more", "e": words(4)}
     chain = run(tmp_path / "summer", new, against=[str(tmp_path / "spring")])
-    assert keepers(chain) == {"b": ("exact-duplicate", "o2 of spring"), "c": ("near-duplicate", "o1 of spring"),
-                              "d": ("near-duplicate", "a")}
+    assert keepers(chain) == {
+        "b": ("exact-duplicate", "o2 of spring"),
+        "c": ("near-duplicate", "o1 of spring"),
+        "d": ("near-duplicate", "a"),
+    }
     rows = {row["doc_id"]: (row["kept_id"], row["kept_run"]) for row in chain.table("dedup.link", "keep_map.parquet")}
     assert rows == {"b": ("o2", "spring"), "c": ("o1", "spring"), "d": ("a", None)}
 
@@ -83,8 +91,11 @@ def test_three_generations_are_compared_with_what_each_kept(tmp_path: Path) -> N
     run(tmp_path / "two", {"c": words(2), "d": words(3)}, against=[str(tmp_path / "one")])
     third = {"e": words(1), "f": words(2), "g": words(3), "h": words(4)}
     chain = run(tmp_path / "three", third, against=[str(tmp_path / "one"), str(tmp_path / "two")])
-    assert keepers(chain) == {"e": ("exact-duplicate", "a of one"), "f": ("exact-duplicate", "b of one"),
-                              "g": ("exact-duplicate", "d of two")}
+    assert keepers(chain) == {
+        "e": ("exact-duplicate", "a of one"),
+        "f": ("exact-duplicate", "b of one"),
+        "g": ("exact-duplicate", "d of two"),
+    }
     alone = run(tmp_path / "alone", third, against=[str(tmp_path / "two")])
     assert kept(alone) == ["e", "f", "h"]  # what `two` dropped for a document of `one` is no document of it
 
@@ -114,9 +125,15 @@ def test_ranks_share_the_older_documents_too(tmp_path: Path, world_size: int) ->
         assert (found / "unit-00000" / name).read_bytes() == chain.out["dedup.link"].files(name)[0].read_bytes()
 
 
-@pytest.mark.parametrize(("setting", "words_of_error"), [
-    ({"ngram": 4}, "ngram is 5 there, 4 here"), ({"num_perm": 64}, "num_perm is 128 there, 64 here"),
-    ({"threshold": 0.5}, "bands is"), ({"verify": "estimate"}, "verify is exact there, estimate here")])
+@pytest.mark.parametrize(
+    ("setting", "words_of_error"),
+    [
+        ({"ngram": 4}, "ngram is 5 there, 4 here"),
+        ({"num_perm": 64}, "num_perm is 128 there, 64 here"),
+        ({"threshold": 0.5}, "bands is"),
+        ({"verify": "estimate"}, "verify is exact there, estimate here"),
+    ],
+)
 def test_a_run_that_was_signed_otherwise_is_refused(
     tmp_path: Path, setting: dict[str, object], words_of_error: str
 ) -> None:
@@ -128,7 +145,9 @@ def test_a_run_that_was_signed_otherwise_is_refused(
 
 def test_a_run_whose_signatures_are_of_another_version_is_refused(tmp_path: Path) -> None:
     path = run(tmp_path / "old", {"a": words(1)}).out["dedup.sign"].folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 1, "config": {}}))
+    value = json.loads(path.read_text()) | {"version": 1, "config": {}}
+    del value["seal"]
+    path.write_text(json.dumps(value))
     stage = make_stage("dedup.sign", {"against": [str(tmp_path / "old")]})
     with pytest.raises(ConfigError, match=f"version is 1 there, {SIGNED} here; make that run again with"):
         stage.plan({"clean": given_documents(tmp_path / "new", [[("b", "x")]])}, tmp_path)
@@ -149,7 +168,11 @@ def test_the_latest_submission_of_an_earlier_run_counts(tmp_path: Path) -> None:
     run(tmp_path / "old", {"a": words(1)})
     run(tmp_path / "later", {"b": words(2)})
     shutil.rmtree(next((tmp_path / "later").glob("clean-*")))
-    (tmp_path / "later" / "submissions" / "0001").rename(tmp_path / "later" / "submissions" / "0002")
+    first = tmp_path / "later" / "submissions" / "0001"
+    for path in first.glob("*.plan.json"):
+        plan = dataclasses.replace(read_plan(path), submission=2)
+        write_plan(plan_path(tmp_path / "later", 2, plan.stage), plan)
+    shutil.rmtree(first)
     shutil.copytree(tmp_path / "later", tmp_path / "old", dirs_exist_ok=True)
     chain = run(tmp_path / "new", {"c": words(1), "d": words(2)}, against=[str(tmp_path / "old")])
     assert keepers(chain) == {"d": ("exact-duplicate", "b of old")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from dedupchain import dedup, keepers
+from realdata import DATA
 
-from rag_hpc.eval.bench.dedup_pairs import LABELLED, found_pairs, labelled, precision_and_recall
-
-DATA = Path(os.environ.get("RAG_HPC_DATA", Path(__file__).parents[3].parent / "shared" / "data"))
+from rag_hpc.eval.bench.dedup.pairs import LABELLED, found_pairs, labelled, precision_and_recall
 
 
 @pytest.mark.parametrize("corpus", LABELLED)
@@ -59,5 +57,6 @@ def test_edits_of_every_size_get_the_verdict_of_their_exact_similarity(tmp_path:
     assert set(keepers(chain)) <= wanted and len(set(keepers(chain))) >= 0.99 * len(wanted)
     assert 30 < len(wanted) < 120
     measured: dict[str, Any] = {row["doc_id"]: row for row in chain.table("dedup.link", "keep_map.parquet")}
-    np.testing.assert_allclose([row["jaccard"] for row in measured.values()], [exact[name] for name in measured],
-                               rtol=1e-6)
+    np.testing.assert_allclose(
+        [row["jaccard"] for row in measured.values()], [exact[name] for name in measured], rtol=1e-6
+    )

@@ -13,17 +13,17 @@ import pytest
 import stagerun
 from dedupchain import STEPS, many_chain, step_hashes
 
-from rag_hpc import dedupstore
-from rag_hpc.algo.extsort import Sorter
 from rag_hpc.core import manifest
 from rag_hpc.core.plan import plan_path, write_plan
-from rag_hpc.core.planner import Submission, make_plan
-from rag_hpc.core.tables import read_table
-from rag_hpc.dedupstore import DedupConfig
+from rag_hpc.core.planner import make_plan
+from rag_hpc.inline import alone
 from rag_hpc.launchers.local import find_mpirun, session_folder
-from rag_hpc.stages import dedup_link
-from rag_hpc.stages.dedup_drop import gone_rows
+from rag_hpc.stages.dedup import link, signed
+from rag_hpc.stages.dedup.drop import gone_rows
+from rag_hpc.stages.dedup.signed import DedupConfig
 from rag_hpc.stages.registry import make_stage
+from rag_hpc.stores.extsort import Sorter
+from rag_hpc.stores.tables import read_table
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_a_small_memory_gives_the_same_bytes_through_the_disk(
     write = Sorter._write_run
     monkeypatch.setattr(Sorter, "_write_run", lambda self: (written.append(1), write(self)))
     monkeypatch.setattr(DedupConfig, "memory_bytes", 4096)
-    monkeypatch.setattr(dedupstore, "GAP", 0)
+    monkeypatch.setattr(signed, "GAP", 0)
     chain = many.fork(tmp_path, ("clean", "dedup.sign")).run(*STEPS[1:], p=2, seed=3)
     assert written
     assert step_hashes(chain) == step_hashes(many)
@@ -62,9 +62,9 @@ def test_any_number_of_ranks_links_to_the_same_bytes(many: stagerun.Chain, tmp_p
 def test_ranks_read_pieces_send_blocks_and_write_row_groups_that_fit_no_boundary(
     many: stagerun.Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dedup_link, "PIECE", 3)
-    monkeypatch.setattr(dedup_link, "BLOCK", 7)
-    monkeypatch.setattr(dedup_link, "ROWS", 5)
+    monkeypatch.setattr(link, "PIECE", 3)
+    monkeypatch.setattr(link, "BLOCK", 7)
+    monkeypatch.setattr(link, "ROWS", 5)
     inputs = {name: many.out[name] for name in ("dedup.sign", "dedup.verify")}
     found = stagerun.run_on_ranks("dedup.link", {}, inputs, tmp_path, 3) / "unit-00000"
     assert (found / "labels.npy").read_bytes() == many.out["dedup.link"].files("labels.npy")[0].read_bytes()
@@ -73,7 +73,8 @@ def test_ranks_read_pieces_send_blocks_and_write_row_groups_that_fit_no_boundary
     groups = pq.read_metadata(found / "keep_map.parquet")
     assert [groups.row_group(i).num_rows for i in range(groups.num_row_groups - 1)] == [5] * (groups.num_row_groups - 1)
     assert [gone_rows(found / "keep_map.parquet", start, start + 10) for start in range(0, 90, 10)] == [
-        [row for row in rows if start <= row["number"] < start + 10] for start in range(0, 90, 10)]
+        [row for row in rows if start <= row["number"] < start + 10] for start in range(0, 90, 10)
+    ]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -86,14 +87,26 @@ def test_ranks_under_mpirun_commit_the_same_bytes(many: stagerun.Chain, tmp_path
     inputs = {name: manifest.load(run_dir / many.out[name].folder.name) for name in ("dedup.sign", "dedup.verify")}
     shutil.rmtree(run_dir / many.out["dedup.link"].folder.name)
     stage, settings = make_stage("dedup.link", many.settings["dedup.link"]), many.settings["dedup.link"]
-    plan = make_plan(stage, settings, inputs, run_dir, Submission(run="run", number=1, workers=world_size))
+    plan = make_plan(stage, inputs, alone(run_dir, "dedup.link", settings, workers=world_size))
     write_plan(plan_path(run_dir, 1, "dedup.link"), plan)
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("OMPI_", "PMIX_", "PRTE_"))}
     with session_folder() as places:
         done = subprocess.run(
-            [*mpirun, "-n", str(world_size), sys.executable, "-m", "rag_hpc.worker",
-             str(plan_path(run_dir, 1, "dedup.link")), "rank"],
+            [
+                *mpirun,
+                "-n",
+                str(world_size),
+                sys.executable,
+                "-m",
+                "rag_hpc.worker",
+                str(plan_path(run_dir, 1, "dedup.link")),
+                "rank",
+            ],
             env={**clean, **places, "RAG_HPC_LAUNCH": "mpi", "RAG_HPC_WORLD_SIZE": str(world_size)},
-            capture_output=True, text=True, timeout=300, check=False)
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
     assert done.returncode == 0, done.stderr
     assert manifest.build(plan, run_dir / plan.folder).output_hash == many.out["dedup.link"].output_hash

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,14 +73,36 @@ def test_run_is_trec_and_parses_back_to_the_same_measures(chain: stagerun.Chain)
         assert part["metrics"]["nDCG@10"] == pytest.approx(found[ir_measures.nDCG @ 10], abs=1e-6)
 
 
+def test_titles_as_queries_are_labelled_in_every_file(
+    front: stagerun.Chain, chain: stagerun.Chain, tmp_path: Path
+) -> None:
+    titles = stagerun.run_stage(tmp_path / "t", "retrieve.queries", {"num_known_items": 3}, front.out)
+    inputs = {**chain.out, "retrieve.queries": titles}
+    label = "titles that stand in for questions"
+    answers, bm25 = (stagerun.run_alone("evaluate", {}, inputs, tmp_path, index) for index in (0, 1))
+    assert [json.loads((out / "metrics.json").read_text())["queries"] for out in (answers, bm25)] == [label, label]
+    assert all(json.loads(line)["query_is"] == label for line in (answers / "answers.jsonl").read_text().splitlines())
+    assert all(line.endswith(" rag_hpc.bm25.stand-ins") for line in (bm25 / "run.trec").read_text().splitlines())
+
+
+def test_values_by_query_have_the_mean_that_is_stated(chain: stagerun.Chain) -> None:
+    value = _part(chain, "bm25")
+    assert "queries" not in value and set(value["by_query"]) == set(MEASURES)
+    for measure, values in value["by_query"].items():
+        assert len(values) == 8
+        assert sum(values.values()) / 8 == pytest.approx(value["metrics"][measure], abs=1e-5)
+
+
 def test_blanks_in_ids_cannot_break_a_trec_line() -> None:
     text = evaluate.trec_lines({"q 1": [("my doc\t1.html", 1.25), ("b", -0.5)]}, "bm25")
     assert text == "q_1 Q0 my_doc_1.html 1 1.250000 rag_hpc.bm25\nq_1 Q0 b 2 -0.500000 rag_hpc.bm25\n"
 
 
 def test_document_stands_where_its_best_passage_does() -> None:
-    rows = [{"query_id": "q", "rank": rank, "doc_id": doc_id, "score": score}
-            for rank, doc_id, score in [(3, "a", 1.0), (1, "b", 3.0), (2, "a", 2.0), (4, "c", 1.0)]]
+    rows = [
+        {"query_id": "q", "rank": rank, "doc_id": doc_id, "score": score}
+        for rank, doc_id, score in [(3, "a", 1.0), (1, "b", 3.0), (2, "a", 2.0), (4, "c", 1.0)]
+    ]
     assert evaluate.by_document(rows) == {"q": [("b", 3.0), ("a", 2.0), ("c", 1.0)]}
 
 
@@ -115,16 +138,31 @@ def test_vector_index_is_judged_against_exact_search(chain: stagerun.Chain) -> N
 
 def _answer(answer: str, short: str, gold: list[str], supported: list[bool], found: bool = True) -> dict[str, Any]:
     cited = [{"citation": n, "supported": s} for n, s in enumerate(supported, 1)]
-    return {"query_id": "q", "question": "?", "answer": answer, "short": short, "found": found,
-            "gold": json.dumps(gold), "citations": json.dumps(cited)}
+    return {
+        "query_id": "q",
+        "question": "?",
+        "answer": answer,
+        "short": short,
+        "found": found,
+        "gold": json.dumps(gold),
+        "citations": json.dumps(cited),
+    }
 
 
 def test_answers_are_judged_only_where_there_is_a_gold_answer() -> None:
-    rows = [_answer("The cat sat down.", "cat", ["the cat"], [True, False]),
-            _answer("A dog ran.", "big dog", ["dog"], [True]), _answer("not found", "not found", [], [], found=False)]
+    rows = [
+        _answer("The cat sat down.", "cat", ["the cat"], [True, False]),
+        _answer("A dog ran.", "big dog", ["dog"], [True]),
+        _answer("not found", "not found", [], [], found=False),
+    ]
     metrics, lines = evaluate.judge_answers(rows)
-    assert metrics == {"f1": round((1 + 2 / 3) / 2, 6), "em": 0.5, "f1_sentence": round((0.5 + 2 / 3) / 2, 6),
-                       "citation_precision": 0.75, "answered": round(2 / 3, 6)}
+    assert metrics == {
+        "f1": round((1 + 2 / 3) / 2, 6),
+        "em": 0.5,
+        "f1_sentence": round((0.5 + 2 / 3) / 2, 6),
+        "citation_precision": 0.75,
+        "answered": round(2 / 3, 6),
+    }
     assert [line["f1"] for line in lines] == [1.0, pytest.approx(2 / 3), None]
     assert evaluate.judge_answers([]) == ({"answered": 0.0}, [])
 

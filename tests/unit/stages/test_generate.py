@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import stagerun
 
-from rag_hpc.algo.answers import NOT_FOUND
+from rag_hpc.algo.answer.answers import NOT_FOUND
 from rag_hpc.generators import registry
 from rag_hpc.generators.base import Answer
 
@@ -33,15 +33,35 @@ def test_passages_are_the_k_best_of_the_fused_list(chain: stagerun.Chain, answer
         assert json.loads(row["doc_ids"]) == [hit["doc_id"] for hit in best]
 
 
+@pytest.mark.parametrize("method", ["dense", "bm25", "ann"])
+def test_answers_are_made_from_the_ranking_that_was_chosen(method: str, chain: stagerun.Chain, tmp_path: Path) -> None:
+    other = chain.fork(tmp_path, tuple(n for n in chain.out if n not in ("retrieve.search", "generate", "evaluate")))
+    other.settings = {**chain.settings, "retrieve.search": {**chain.settings["retrieve.search"], "method": method}}
+    other.run("retrieve.search", "generate", "evaluate")
+    assert other.out["retrieve.search"].output_hash == chain.out["retrieve.search"].output_hash  # all are kept
+    assert other.out["generate"].fingerprint != chain.out["generate"].fingerprint
+    hits = other.table("retrieve.search", "ann.parquet" if method == "ann" else "hits.parquet")
+    for row in other.table("generate", "answers.parquet"):
+        best = [hit["chunk_id"] for hit in hits if (hit["query_id"], hit["method"]) == (row["query_id"], method)][:3]
+        assert json.loads(row["chunk_ids"]) == best
+    marked = {
+        v["part"]: v["handed_on"]
+        for p in other.out["evaluate"].files("metrics.json")
+        if (v := json.loads(p.read_bytes()))
+    }
+    assert marked == {part: part == method for part in ("answers", "bm25", "dense", "fused", "ann")}
+
+
 def test_answer_quotes_the_passage_that_it_cites(chain: stagerun.Chain, answers: dict[str, dict[str, Any]]) -> None:
-    texts = {row["chunk_id"]: " ".join(row["text"].split()) for row in chain.table("chunk", "chunks.parquet")}
+    texts = {row["chunk_id"]: row["text"] for row in chain.table("chunk", "chunks.parquet")}
     row = answers["q2"]
     cited = json.loads(row["citations"])
     assert row["found"] and "lru_cache" in row["answer"] and cited
     for citation in cited:
-        assert set(citation) == {"citation", "supported", "reason"} and citation["supported"] is True
+        assert citation["reason"] == "quoted" and citation["supported"] is True
         passage = texts[json.loads(row["chunk_ids"])[citation["citation"] - 1]]
-        assert row["answer"].rsplit(" [", 1)[0] in passage
+        words = passage[citation["start"] : citation["end"]]
+        assert f"{' '.join(words.split())} [{citation['citation']}]" in row["answer"]
 
 
 def test_question_that_no_passage_answers_is_not_found_and_cites_nothing(answers: dict[str, dict[str, Any]]) -> None:
@@ -58,13 +78,13 @@ def test_false_citations_of_a_generator_get_their_verdict(
             text = f"{passages[0].text.split('.')[0]} [1]. Penguins invented astronomy [2]. The moon is cheese [9]."
             return Answer(text=text, citations=[1, 2, 9], found=True, short="penguins")
 
-    monkeypatch.setattr(registry, "get_generator", lambda config: Liar())
+    monkeypatch.setattr(registry, "get_generator", lambda *given: Liar())
     out = stagerun.run_alone("generate", chain.settings["generate"], chain.out, tmp_path)
-    from rag_hpc.core.tables import read_table
+    from rag_hpc.stores.tables import read_table
 
     for row in read_table(out / "answers.parquet").to_pylist():
         found = {c["citation"]: c["reason"] for c in json.loads(row["citations"])}
-        assert found == {1: "supported", 2: "weak", 9: "no-such-passage"}
+        assert found == {1: "quoted", 2: "weak", 9: "no-such-passage"}
         assert [c["supported"] for c in json.loads(row["citations"])] == [True, False, False]
 
 

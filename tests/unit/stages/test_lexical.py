@@ -7,9 +7,9 @@ from pathlib import Path
 
 import stagerun
 
-from rag_hpc import lucene
-from rag_hpc.core.chunkstore import ChunkStore
+from rag_hpc.search import lucene
 from rag_hpc.stages.registry import make_stage
+from rag_hpc.stores.chunks import ChunkStore
 
 
 def test_two_builds_have_the_same_bytes(chain: stagerun.Chain, tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ import fixedcorpus
 import pytest
 import stagerun
 
-from rag_hpc.encoder import Reranker, tokenizer_file
 from rag_hpc.errors import ConfigError
-from rag_hpc.passages import ranked
+from rag_hpc.models.encoder import Reranker
+from rag_hpc.models.folder import tokenizer_file
 from rag_hpc.stages.registry import make_stage
+from rag_hpc.stores.passages import ranked
 
 torch = pytest.importorskip("torch")
 
@@ -26,8 +27,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("cross")
     shutil.copy(tokenizer_file("minilm"), folder / "tokenizer.json")
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=30522, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_labels=1,
-                        intermediate_size=32, max_position_embeddings=256, initializer_range=0.5)
+    config = BertConfig(
+        vocab_size=30522,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_labels=1,
+        intermediate_size=32,
+        max_position_embeddings=256,
+        initializer_range=0.5,
+    )
     BertForSequenceClassification(config).save_pretrained(folder)
     return str(folder)
 
@@ -48,7 +57,7 @@ def _order(chain: stagerun.Chain, stage: str, method: str) -> dict[str, list[dic
     return found
 
 
-def test_head_of_the_fused_list_gets_another_order(chain: stagerun.Chain, reranked: stagerun.Chain) -> None:
+def test_head_of_the_list_gets_another_order(chain: stagerun.Chain, reranked: stagerun.Chain) -> None:
     before, after = _order(chain, "retrieve.search", "fused"), _order(reranked, "rerank", "reranked")
     assert list(after) == list(before)
     moved = 0
@@ -60,6 +69,15 @@ def test_head_of_the_fused_list_gets_another_order(chain: stagerun.Chain, rerank
         assert keys == sorted(keys)
         moved += [r["ordinal"] for r in rows] != [r["ordinal"] for r in head]
     assert moved > 4
+
+
+def test_head_is_that_of_the_ranking_that_was_chosen(reranked: stagerun.Chain, tmp_path: Path) -> None:
+    other = reranked.fork(tmp_path, tuple(n for n in reranked.out if n not in ("retrieve.search", "rerank")))
+    other.out["retrieve.search"] = reranked.again("retrieve.search", tmp_path, method="bm25")
+    other.settings = reranked.settings
+    before = _order(other, "retrieve.search", "bm25")  # which has no hit for one question
+    for query_id, rows in _order(other.run("rerank"), "rerank", "reranked").items():
+        assert {row["ordinal"] for row in rows} == {row["ordinal"] for row in before[query_id][:8]}
 
 
 def test_scores_are_the_model_s_for_question_and_passage(reranked: stagerun.Chain, model: str) -> None:

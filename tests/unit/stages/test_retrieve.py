@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import stagerun
 
-from rag_hpc.core.tables import read_table
+from rag_hpc.errors import ConfigError
 from rag_hpc.stages.registry import make_stage
 from rag_hpc.stages.retrieve import RetrieveConfig, search_settings
-from rag_hpc.vectorstore import VectorStore, probes_of
+from rag_hpc.stores.shards import probes_of
+from rag_hpc.stores.tables import read_table
+from rag_hpc.stores.vectors import VectorStore
 
 HITS = "hits.parquet"
 
@@ -69,16 +71,30 @@ def test_dense_hits_are_those_of_brute_force(chain: stagerun.Chain) -> None:
         assert found[name] == np.lexsort((np.arange(len(scores)), -scores))[:20].tolist()
 
 
-def test_fused_hits_are_ranked_by_reciprocal_ranks(chain: stagerun.Chain) -> None:
-    rows = chain.table("retrieve.search", HITS)
-    parts = [_ids(rows, "bm25"), _ids(rows, "dense")]
-    fused = _ids(rows, "fused")
-    for name, got in fused.items():
-        score: dict[int, float] = {}
-        for ranking in (part.get(name, []) for part in parts):
-            for rank, ordinal in enumerate(ranking, 1):
-                score[ordinal] = score.get(ordinal, 0) + 1 / (60 + rank)
-        assert got == sorted(score, key=lambda o: (-round(score[o], 12), o))[:20]
+def test_fused_hits_are_ranked_by_weighted_standard_scores(chain: stagerun.Chain, tmp_path: Path) -> None:
+    rows = stagerun.rows_of(chain.again("retrieve.search", tmp_path, dense_weight=0.6), HITS)
+    for name, got in _ids(rows, "fused").items():
+        sums: dict[int, float] = {}
+        lists = {
+            method: {row["ordinal"]: row["score"] for row in rows if (row["query_id"], row["method"]) == (name, method)}
+            for method in ("bm25", "dense")
+        }
+        for method, weight in (("bm25", 0.4), ("dense", 0.6)):
+            given = np.array([*lists[method].values()] + [0.0] * (20 - len(lists[method])))
+            for ordinal in {*lists["bm25"], *lists["dense"]}:
+                score = lists[method].get(ordinal, given.min())
+                sums[ordinal] = sums.get(ordinal, 0.0) + weight * (score - given.mean()) / (given.std() or 1.0)
+        assert got == sorted(sums, key=lambda o: (-np.float32(sums[o]), o))[:20]
+
+
+def test_words_weigh_more_for_a_query_whose_words_a_passage_has(chain: stagerun.Chain, tmp_path: Path) -> None:
+    hits = {
+        weight: chain.again("retrieve.search", tmp_path / str(weight), dense_weight=weight) for weight in (0.5, 0.8)
+    }
+    fused = {weight: _ids(stagerun.rows_of(found, HITS), "fused") for weight, found in hits.items()}
+    mine = _ids(chain.table("retrieve.search", HITS), "fused")
+    assert mine["nobody"] == fused[0.8]["nobody"]  # no word is known
+    assert [name for name in mine if mine[name] == fused[0.5][name] != fused[0.8][name]]
 
 
 def test_approximate_hits_find_what_exact_search_finds(chain: stagerun.Chain) -> None:
@@ -86,8 +102,11 @@ def test_approximate_hits_find_what_exact_search_finds(chain: stagerun.Chain) ->
     approximate = _ids(chain.table("retrieve.search", "ann.parquet"), "ann")
     shares = [len(set(exact[q][:10]) & set(approximate[q][:10])) / 10 for q in exact]
     assert np.mean(shares) >= 0.9 and set(approximate) == set(exact)
-    scores = {(r["query_id"], r["ordinal"]): r["score"] for r in chain.table("retrieve.search", HITS)
-              if r["method"] == "dense"}
+    scores = {
+        (r["query_id"], r["ordinal"]): r["score"]
+        for r in chain.table("retrieve.search", HITS)
+        if r["method"] == "dense"
+    }
     for row in chain.table("retrieve.search", "ann.parquet"):
         assert row["score"] == scores.get((row["query_id"], row["ordinal"]), row["score"])
 
@@ -130,12 +149,20 @@ def test_lists_are_probed_as_the_index_was_checked_unless_told(chain: stagerun.C
     checked = probes_of(chain.out["vectors.train"])
     assert search_settings(RetrieveConfig(), chain.out).num_probes == checked
     assert search_settings(RetrieveConfig(num_probes=3), chain.out).num_probes == 3
-    settings = search_settings(RetrieveConfig(depth=7, k=7, k1=1.2, b=0.75, rrf_k=5), {})
-    assert (settings.depth, settings.k1, settings.b, settings.rrf_k) == (7, 1.2, 0.75, 5)
+    settings = search_settings(RetrieveConfig(depth=7, k=7, k1=1.2, b=0.75, dense_weight=0.5), {})
+    assert (settings.depth, settings.k1, settings.b, settings.dense_weight) == (7, 1.2, 0.75, 0.5)
+
+
+def test_approximate_hits_cannot_be_handed_on_without_a_vector_index(chain: stagerun.Chain, tmp_path: Path) -> None:
+    inputs = {name: found for name, found in chain.out.items() if not name.startswith("vectors")}
+    with pytest.raises(
+        ConfigError, match=r"method=ann: no vector index is built; use pipeline=cluster, or method=dense"
+    ):
+        make_stage("retrieve.search", {"method": "ann"}).plan(inputs, tmp_path)
 
 
 def test_hits_have_one_schema_also_where_there_are_none(chain: stagerun.Chain) -> None:
-    from rag_hpc.hits import hits_table
+    from rag_hpc.stores.hits import hits_table
 
     path = chain.out["retrieve.search"].files(HITS)[0]
     assert read_table(path).schema.equals(hits_table([]).schema)

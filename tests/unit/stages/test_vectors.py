@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,29 +11,32 @@ from typing import Any
 import numpy as np
 import pytest
 import stagerun
+from manifests import manifest_of
 
 from rag_hpc.core.comm import Comm
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.errors import ConfigError
 from rag_hpc.stages import vectors
 from rag_hpc.stages.registry import make_stage
-from rag_hpc.vectorstore import VectorStore, load_shards, probes_of
+from rag_hpc.stores.shards import load_shards, probes_of
+from rag_hpc.stores.vectors import VectorStore
 
 faiss = pytest.importorskip("faiss")
 
 
 def _encoded(folder: Path, rows: Any, per_unit: int = 50) -> dict[str, Manifest]:
     """Return a made-up encode stage's output that holds these rows."""
-    units = []
     for index, start in enumerate(range(0, len(rows), per_unit)):
         unit_dir = folder / "encode" / "units" / f"unit-{index:05d}"
         unit_dir.mkdir(parents=True)
         part = rows[start : start + per_unit].astype(np.float16)
         np.save(unit_dir / "vectors.npy", part, allow_pickle=False)
-        units.append({"index": index, "items_in": len(part), "items_out": len(part), "dropped": {}, "extra": {},
-                      "files": {"vectors.npy": {"rows": len(part), "sha256": "", "bytes": 0}}})
-    return {"encode": Manifest(stage="encode", version=1, fingerprint="f", config={}, inputs={}, units=units,
-                               quarantined=[], output_hash=str(len(rows)), folder=folder / "encode")}
+    given = manifest_of(folder / "encode", "encode")
+    counted = [
+        {**unit, "items_in": num, "items_out": num, "dropped": {}, "extra": {}}
+        for unit, num in zip(given.units, given.rows("vectors.npy"), strict=True)
+    ]
+    return {"encode": dataclasses.replace(given, units=counted, output_hash=str(len(rows)))}
 
 
 def _clustered(num_rows: int, dims: int = 16, clusters: int = 20) -> Any:
@@ -43,9 +47,7 @@ def _clustered(num_rows: int, dims: int = 16, clusters: int = 20) -> Any:
 
 
 @pytest.mark.parametrize("world_size", [1, 3, 19])
-def test_centroids_do_not_depend_on_the_number_of_ranks(
-    world_size: int, chain: stagerun.Chain, tmp_path: Path
-) -> None:
+def test_centroids_do_not_depend_on_the_number_of_ranks(world_size: int, chain: stagerun.Chain, tmp_path: Path) -> None:
     # 16 blocks over 3 ranks are uneven shares, over 19 some ranks hold none
     inputs = {"encode": chain.out["encode"]}
     out = stagerun.run_on_ranks("vectors.train", chain.settings["vectors.train"], inputs, tmp_path, world_size)

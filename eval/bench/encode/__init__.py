@@ -1,0 +1,1 @@
+"""Encoding and reranking beside the libraries that one would use otherwise."""

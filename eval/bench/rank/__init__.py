@@ -1,0 +1,1 @@
+"""Which ranking is handed on, judged on collections with relevance judgements."""

@@ -1,0 +1,1 @@
+"""Prompts, citations and measures of answers."""

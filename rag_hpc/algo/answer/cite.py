@@ -1,0 +1,151 @@
+"""Citations of an answer, and whether the cited passages bear them out.
+
+Source: Gao 2023 (ALCE), sec. 3, with shared words in place of an entailment model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rag_hpc.algo.answer.prompt import Passage
+from rag_hpc.algo.text.sentences import sentence_spans
+from rag_hpc.algo.text.stopwords import STOP_WORDS
+
+_CITATION = re.compile(r"\[(\d+(?:\s*[,;]\s*\d+)*)\]")
+_LEADING_CITATION = re.compile(rf"(?<!\s)\s*+{_CITATION.pattern}")
+_CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
+_QUOTE = re.compile(r"[\"\u201c]([^\"\u201c\u201d\n]+)[\"\u201d]")
+_WORD = re.compile(r"\w+")
+_GLUED = re.compile(r"(?<=[.!?])(?=\[\d)")  # "... object.[1] The next"
+_AFTER_CITATION = re.compile(r"(?<=\][.!?])\s+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quote:
+    """Words of a passage that an answer gives as they stand."""
+
+    number: int  # of the passage, from 1
+    start: int  # in the passage's text
+    end: int
+    score: float  # how likely they answer, 0 to 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class CitationCheck:
+    """One citation of one sentence, held against the passage it names."""
+
+    sentence: str
+    citation: int  # passage number from 1
+    supported: bool
+    support: float  # share of the sentence's content words that the passage holds
+    reason: str  # "quoted", "supported", "weak", "misquoted" or "no-such-passage"
+    start: int = -1  # where the sentence stands in the passage's text, if it is quoted
+    end: int = -1
+
+
+VERDICTS = ("quoted", "supported", "not supported")
+
+
+def verdicts(checks: Iterable[Mapping[str, Any]]) -> dict[int, str]:
+    """Return passage number -> the last of VERDICTS that a citation of it has; checks are as plain values."""
+    found: dict[int, str] = {}
+    for check in checks:
+        verdict = (
+            "not supported" if not check["supported"] else "quoted" if check.get("start", -1) >= 0 else "supported"
+        )
+        found[check["citation"]] = max(verdict, found.get(check["citation"], verdict), key=VERDICTS.index)
+    return dict(sorted(found.items()))
+
+
+def content_words(text: str) -> list[str]:
+    """Return the words that carry meaning, in lower case and order."""
+    return [w for w in _WORD.findall(text.lower()) if w not in STOP_WORDS]
+
+
+def parse_citations(answer: str) -> list[int]:
+    """Return the passage numbers an answer cites, each once, in order of appearance; code like `a[1]` is skipped."""
+    numbers = (int(n) for group in _CITATION.findall(_CODE.sub(" ", answer)) for n in re.split(r"[,;]", group))
+    return list(dict.fromkeys(n for n in numbers if n > 0))
+
+
+def verify_citations(answer: str, passages: Sequence[Passage], threshold: float = 0.5) -> list[CitationCheck]:
+    """Return one check a citation, sentence by sentence, in order.
+
+    Quoted means: the sentence stands in the cited passage word for word (white space aside). Supported means: at least
+    `threshold` of its content words stand there or in the title, and what it quotes (three words or more) does as is.
+    """
+    checks = []
+    for sentence in _with_trailing_citations(answer):
+        bare = _LEADING_CITATION.sub("", sentence).strip()
+        checks += [_check(bare, number, passages, threshold) for number in parse_citations(sentence)]
+    return checks
+
+
+def check_quotes(answer: str, quotes: Sequence[Quote], passages: Sequence[Passage]) -> list[CitationCheck]:
+    """Return one check a quote: do the answer and the passage both hold it, and does its citation follow it?"""
+    said, checks = _one_line(answer), []
+    for quote in quotes:
+        words = _one_line(passages[quote.number - 1].text[quote.start : quote.end])
+        as_said = bool(words) and re.search(rf"{re.escape(words)}(?: …)? \[{quote.number}\]", said) is not None
+        checks.append(
+            CitationCheck(
+                sentence=words,
+                citation=quote.number,
+                supported=as_said,
+                support=float(as_said),
+                reason="quoted" if as_said else "misquoted",
+                start=quote.start,
+                end=quote.end,
+            )
+        )
+    return checks
+
+
+def _with_trailing_citations(answer: str) -> list[str]:
+    """Return the sentences, a quotation kept whole, a citation after the full stop joined to its sentence."""
+    text = _GLUED.sub(" ", answer)
+    pieces = [p for begin, end in sentence_spans(text) for p in _AFTER_CITATION.split(text[begin:end])]
+    joined: list[str] = []
+    for sentence in pieces:
+        if joined and joined[-1].count('"') % 2 and sentence.count('"') % 2:
+            joined[-1] += " " + sentence
+            continue
+        lead = re.match(rf"(?:{_LEADING_CITATION.pattern})+[.\s]*", sentence)
+        if lead and joined:
+            joined[-1] += " " + lead.group().strip()
+            sentence = sentence[lead.end() :].strip()
+        if sentence:
+            joined.append(sentence)
+    return joined
+
+
+def _check(sentence: str, number: int, passages: Sequence[Passage], threshold: float) -> CitationCheck:
+    if number > len(passages):
+        return CitationCheck(sentence=sentence, citation=number, supported=False, support=0.0, reason="no-such-passage")
+    passage = passages[number - 1]
+    words = content_words(sentence)
+    if words and (place := re.search(r"\s+".join(map(re.escape, sentence.split())), passage.text)):
+        return CitationCheck(
+            sentence=sentence,
+            citation=number,
+            supported=True,
+            support=1.0,
+            reason="quoted",
+            start=place.start(),
+            end=place.end(),
+        )
+    held = set(content_words(f"{passage.title} {passage.text}"))
+    support = sum(w in held for w in words) / len(words) if words else 0.0
+    flat = _one_line(passage.text.lower())
+    quotes = [_one_line(q.lower()) for q in _QUOTE.findall(sentence)]
+    misquoted = any(len(q.split()) >= 3 and q.rstrip(".,;:!?") not in flat for q in quotes)
+    supported = support >= threshold and not misquoted
+    reason = "misquoted" if misquoted else "supported" if supported else "weak"
+    return CitationCheck(sentence=sentence, citation=number, supported=supported, support=support, reason=reason)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

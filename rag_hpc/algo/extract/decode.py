@@ -1,0 +1,136 @@
+"""Bytes to text: charset, invisible characters, and the headings of Markdown."""
+
+from __future__ import annotations
+
+import codecs
+import re
+import unicodedata
+
+from rag_hpc.algo.text.charset import BOMS, meta_label
+from rag_hpc.algo.text.edits import Heading
+from rag_hpc.errors import InputError
+
+_MAX_BROKEN = 0.001  # share of replacement characters up to which a declared charset is still believed
+_MAX_JUNK = 0.01  # share of replacement and control characters above which bytes are no text
+_NEWLINES = re.compile(r"\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
+_DROPPED = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u2060\ufeff\ud800-\udfff\ufffe\uffff]")
+_CONTROLS = bytes([*range(9), *range(14, 27), *range(28, 32), 127])
+# Ordering the marks above and below one letter takes time quadratic in their number, so so many are taken for several.
+# What is no word may be marks, and looks quickest; no piece but of marks changes by it.
+_MARKS = re.compile(r"[^\x00-\u02ff\w\s][^\x00-\u02ff\w\s]{127}")
+_BLANKS = re.compile(r"\n{3,}")
+_FENCE = re.compile(r" {0,3}(```+|~~~+)")
+_HEADING = re.compile(r" {0,3}(#{1,6})[ \t]+(?=[^# \t])")
+
+
+class ExtractError(InputError):
+    """A page without usable text; `reason` is the slug for the rejects."""
+
+    def __init__(self, reason: str, url: str, detail: str) -> None:
+        super().__init__(f"{url}: {reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+def decode(body: bytes, charset: str | None, url: str) -> str:
+    """Return the body as text: by its byte order mark, the given charset, the one in <meta>, UTF-8, or by detection.
+
+    The first that decodes without error wins; then the first declared one with few errors; detection comes last.
+    Raises ExtractError: binary, undecodable.
+    """
+    return decode_both(body, charset, url)[0]
+
+
+def decode_both(body: bytes, charset: str | None, url: str) -> tuple[str, bytes]:
+    """Return the body as text, as decode does, and that text in UTF-8."""
+    text, name = _decoded(body, charset)
+    source = body if name == "utf-8" else text.encode("utf-8", "replace")
+    broken = text.count("\ufffd")
+    junk = broken + len(source) - len(source.translate(None, _CONTROLS))  # ten times as fast as re
+    if junk > max(1, _MAX_JUNK * len(text)):
+        reason = "undecodable" if broken * 2 > junk else "binary"
+        raise ExtractError(reason, url, f"{junk} of {len(text)} characters are control or broken ones")
+    return text, source
+
+
+def _decoded(body: bytes, charset: str | None) -> tuple[str, str]:
+    """Return the text and the codec that read it all without error, "" if none did or a byte order mark is cut off."""
+    for mark, name in BOMS:
+        if body.startswith(mark):
+            return body[len(mark) :].decode(name, errors="replace"), ""
+    declared = [label for label in (charset, meta_label(body)) if label]
+    names = [codec for codec in map(_codec, declared) if codec] + ["utf-8"]
+    for name in names:
+        try:
+            return body.decode(name), name
+        except UnicodeDecodeError:
+            continue
+    for name in names:
+        text = body.decode(name, errors="replace")
+        if text.count("\ufffd") <= _MAX_BROKEN * len(text):
+            return text, ""
+    return body.decode(_detected(body), errors="replace"), ""
+
+
+def clean_text(text: str) -> str:
+    """Return the text in NFC with `\\n` line ends, no control or invisible characters, no trailing spaces and at most
+    one blank line in a row. Cleaning twice changes nothing."""
+    text = _DROPPED.sub("", _NEWLINES.sub("\n", text)).replace("\u00a0", " ")
+    if not text.isascii():
+        text = "".join(unicodedata.normalize("NFC", piece) for piece in _MARKS.sub("\\g<0>\0", text).split("\0"))
+    text = "\n".join([line.rstrip() for line in text.split("\n")])
+    return _BLANKS.sub("\n\n", text).strip("\n")
+
+
+def markdown_title(text: str) -> str:
+    """Return the first heading, else the title of the YAML front matter, else ""."""
+    headings = markdown_headings(text)
+    if headings:
+        return headings[0][2]
+    titles = [line[6:].strip().strip("\"'") for line in _front_matter(text.split("\n")) if line.startswith("title:")]
+    return titles[0] if titles else ""
+
+
+def markdown_headings(text: str) -> list[Heading]:
+    """Return the headings (`# x`, or a line underlined with = or -) outside code fences and front matter."""
+    lines, headings, at = text.split("\n"), [], 0
+    fence, before, num_front = "", "", len(_front_matter(lines))
+    for number, line in enumerate(lines):
+        mark = _FENCE.match(line)
+        if number < num_front:
+            line = ""
+        elif mark and (not fence or mark[1].startswith(fence)):
+            fence = "" if fence else mark[1]
+        elif not fence:
+            heading = _HEADING.match(line)
+            if heading:
+                title = line[heading.end() :].strip().rstrip("#").rstrip()
+                headings.append((at + heading.end(), len(heading[1]), title))
+            elif before.strip() and len(line) > 2 and set(line) in ({"="}, {"-"}):
+                start = at - len(before) - 1 + len(before) - len(before.lstrip())
+                headings.append((start, 1 if line[0] == "=" else 2, before.strip()))
+        before = "" if fence or mark else line
+        at += len(lines[number]) + 1
+    return headings
+
+
+def _front_matter(lines: list[str]) -> list[str]:
+    """Return the lines of the front matter with its fences."""
+    return lines[: lines.index("---", 1) + 1] if lines[0] == "---" and "---" in lines[1:] else []
+
+
+def _codec(label: str) -> str | None:
+    """Return Python's codec for a charset label by the WHATWG table, which leaves out dangerous ones; or None."""
+    from resiliparse.parse.encoding import map_encoding_to_html5
+
+    name = map_encoding_to_html5(label.strip().lower(), fallback_utf8=False)
+    try:
+        return codecs.lookup(name).name if name else None
+    except LookupError:
+        return None
+
+
+def _detected(body: bytes) -> str:
+    from resiliparse.parse.encoding import detect_encoding
+
+    return _codec(detect_encoding(body) or "") or "cp1252"

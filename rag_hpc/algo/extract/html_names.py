@@ -1,0 +1,243 @@
+"""Names that mean something in HTML: tags by how they nest, and the words that sites put into class and id."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rag_hpc.algo.types import I64, U64
+
+# How a tag is treated. Tags that are not listed are inline: they neither nest nor break a line.
+BLOCK, RAW, SKIP, CLOSES_P, SCOPE, TABLE_PART, HEADING, BREAK, LINK, MARK = (1 << i for i in range(10))
+_FLOW = BLOCK | CLOSES_P
+KINDS = {
+    "html": MARK,
+    "body": 0,
+    "a": LINK,
+    "br": BREAK,
+    "hr": BREAK | CLOSES_P,
+    "p": _FLOW,
+    "li": _FLOW,
+    "dt": _FLOW,
+    "dd": _FLOW,
+    "pre": _FLOW,
+    "td": BLOCK | SCOPE | TABLE_PART,
+    "th": BLOCK | SCOPE | TABLE_PART,
+    "h1": _FLOW | HEADING,
+    "h2": _FLOW | HEADING,
+    "h3": _FLOW | HEADING,
+    "h4": _FLOW | HEADING,
+    "h5": _FLOW | HEADING,
+    "h6": _FLOW | HEADING,
+    "tr": BLOCK | TABLE_PART,
+    "table": BLOCK | SCOPE | TABLE_PART,
+    "thead": BLOCK | TABLE_PART,
+    "tbody": BLOCK | TABLE_PART,
+    "tfoot": BLOCK | TABLE_PART,
+    "caption": BLOCK | SCOPE,
+    "blockquote": _FLOW,
+    "figure": _FLOW,
+    "figcaption": _FLOW,
+    "ul": _FLOW,
+    "ol": _FLOW,
+    "dl": _FLOW,
+    "menu": _FLOW,
+    "div": _FLOW,
+    "section": _FLOW,
+    "article": _FLOW,
+    "main": _FLOW,
+    "aside": _FLOW,
+    "nav": _FLOW,
+    "header": _FLOW,
+    "footer": _FLOW,
+    "form": _FLOW,
+    "fieldset": _FLOW,
+    "address": _FLOW,
+    "center": _FLOW,
+    "details": _FLOW,
+    "summary": _FLOW,
+    "listing": _FLOW,
+    "hgroup": _FLOW,
+    "legend": BLOCK,
+    "dialog": _FLOW,
+    "search": _FLOW,
+    "dir": _FLOW,
+    "option": BREAK,
+    "label": 0,
+    "script": RAW | MARK,
+    "style": RAW,
+    "noscript": RAW,
+    "title": RAW | MARK,
+    "textarea": RAW,
+    "iframe": RAW,
+    "noembed": RAW,
+    "noframes": RAW,
+    "xmp": RAW,
+    "template": BLOCK | SKIP,
+    "svg": BLOCK | SKIP,
+    "select": BLOCK | SKIP,
+    "button": BLOCK | SKIP,
+    "object": BLOCK | SKIP | SCOPE,
+    "canvas": BLOCK | SKIP,
+    "video": BLOCK | SKIP,
+    "audio": BLOCK | SKIP,
+    "datalist": BLOCK | SKIP,
+    "map": BLOCK | SKIP,
+    "applet": BLOCK | SKIP | SCOPE,
+    "annotation": BLOCK | SKIP,
+    "rt": BLOCK | SKIP,
+    "rp": BLOCK | SKIP,
+    "meta": MARK,
+    "link": MARK,
+    "time": MARK,
+}
+TAGS = ["", *list(KINDS)]
+CODE = {name: code for code, name in enumerate(TAGS)}
+
+# Start tags that close open elements: the tags, what they close, and what they do not look past.
+CLOSES, STOPS = 1, 2
+_ALL_BUT = [name for name in TAGS if name not in ("div", "address", "p")]
+IMPLIED = [
+    (["li"], ["li"], _ALL_BUT),
+    (["dt", "dd"], ["dt", "dd"], _ALL_BUT),
+    (["td", "th"], ["td", "th"], ["tr", "table"]),
+    (["tr"], ["tr"], ["table"]),
+    (["thead", "tbody", "tfoot"], ["thead", "tbody", "tfoot"], ["table"]),
+]
+
+# Bits of `SEM`: which of these elements a block is inside of.
+SEMANTIC = [
+    "article",
+    "main",
+    "aside",
+    "nav",
+    "header",
+    "footer",
+    "figure",
+    "figcaption",
+    "form",
+    "table",
+    "ul",
+    "ol",
+    "li",
+    "blockquote",
+    "section",
+    "dl",
+    "address",
+    "pre",
+    "p",
+    "details",
+    "td",
+    "hidden",
+]
+
+# Bits of `MASK`: words of class, id, role and itemprop, split at case changes and at all that is no letter.
+GROUPS = {
+    "comment": "comment comments commenter commentlist disqus respond replies reply livefyre discussion kommentare"
+    " feedback viafoura spotim talkback",
+    "sidebar": "sidebar side rail aside widget widgets complementary sidecol rightcol leftcol rhs secondary tertiary"
+    " sidenav rightrail",
+    "nav": "nav navbar navigation menu menus submenu breadcrumb breadcrumbs crumb crumbs pager pagination paging"
+    " pagenav tabs tablist sitemap skip subnav navi dropdown prev next topnav",
+    "footer": "footer foot copyright colophon legal contentinfo bottom disclaimer",
+    "header": "header masthead banner topbar top head logo branding brand",
+    "related": "related recommended recommend recommendation recommendations popular trending latest readmore teaser"
+    " teasers promo promos promotion outbrain taboola recirc recirculation carousel slider slideshow more"
+    " mostread read also upnext headlines river feed list cards card similar suggested suggestions"
+    " featured hot spotlight grid seealso zergnet",
+    "share": "share sharing social socials facebook twitter addthis addtoany sharedaddy follow tools toolbar actions"
+    " pinterest linkedin whatsapp email print sharebar sharethis likes like buttons button btn bookmark",
+    "ad": "ad ads adv advert adverts advertisement advertising sponsor sponsored sponsors dfp gpt adslot adsense"
+    " adbox banner commercial partner affiliate shopping advertise",
+    "byline": "byline author authors date time dateline timestamp published pubdate updated meta info credits"
+    " contributor bio bylines postmeta publish writer avatar profile vcard reporter entrymeta postdate",
+    "tags": "tags tag tagcloud topics topic categories category keywords labels hashtags taxonomy tagged cat",
+    "caption": "caption captions figcaption figure image images img photo photos media gallery video videos credit"
+    " picture pic player embed lightbox thumbnail thumb wp",
+    "subscribe": "newsletter subscribe subscription signup signin login register form paywall cookie cookies consent"
+    " gdpr popup modal overlay dialog alert search offer donate membership premium promobox campaign"
+    " notification loginform account user",
+    "content": "content article post entry story body text main page blog news bodytext copy document paragraph"
+    " paragraphs topicbody mw markdown prose readme",
+    "hidden": "hidden hide noprint invisible sr visually screenreader offscreen none collapsed toggle tooltip",
+    "lead": "summary lead intro introduction deck standfirst excerpt dek subtitle subheadline description subhead"
+    " teasertext lede abstract highlights",
+    "title": "title headline heading headlines kicker eyebrow header",
+    "toc": "toc contents toctree tableofcontents jump anchors localtoc",
+    "note": "note footnote footnotes references reference citation reflist editsection mwedit admonition notes edit",
+    "quote": "quote pullquote blockquote pull factbox infobox box callout sidebarbox fact",
+    "permalink": "headerlink anchorlink headinganchor hashlink permalink",
+    "body": "articlebody entrycontent postcontent storybody maincontent articlecontent storycontent postbody"
+    " articletext bodycontent contentbody newsbody storytext blogpost postarticle pagecontent newscontent"
+    " articlecopy documentwrapper topictext",
+}
+# Bits of `cues`: words near the start of a block that tell what it is.
+CUES = {
+    "media": "photo photos image picture video credit getty shutterstock reuters pictured file screenshot illustration"
+    " gallery istock",
+    "legal": "copyright rights reserved terms privacy policy licensed disclaimer cookies",
+    "more": "read related see watch more also next previous continue click here view back recommended popular trending"
+    " latest learn",
+    "social": "share follow like tweet facebook twitter instagram pinterest whatsapp email print youtube linkedin",
+    "ad": "advertisement sponsored ad promoted advertising",
+    "sign": "sign subscribe newsletter newsletters login log register account inbox password join download app",
+    "byline": "by published posted updated date author written min ago edited last modified created contributor",
+    "comment": "comment comments reply replies conversation leave",
+    "tags": "tags tagged filed categories category topics topic keywords under labels",
+    "time": "january february march april may june july august september october november december jan feb mar apr jun"
+    " jul aug sep sept oct nov dec monday tuesday wednesday thursday friday saturday sunday am pm est edt gmt",
+}
+GROUP_BIT = {name: 1 << bit for bit, name in enumerate(GROUPS)}
+
+FNV_START, FNV_PRIME = 0xCBF29CE484222325, 0x100000001B3
+
+
+def name_hash(name: str) -> int:
+    """Return the 64-bit FNV-1a hash of a lower-case ASCII name, as the scanner computes it."""
+    value = FNV_START
+    for byte in name.encode("ascii"):
+        value = ((value ^ byte) * FNV_PRIME) % (1 << 64)
+    return value
+
+
+def hash_table(entries: dict[str, int], bits: int) -> tuple[U64, I64]:
+    """Return keys and values of an open-addressing table with 2**bits places; key 0 is empty."""
+    keys, values = np.zeros(1 << bits, np.uint64), np.zeros(1 << bits, np.int64)
+    for name, value in entries.items():
+        place = name_hash(name) % (1 << bits)
+        while keys[place]:
+            place = (place + 1) % (1 << bits)
+        keys[place], values[place] = name_hash(name), value
+    return keys, values
+
+
+def tag_table() -> tuple[U64, I64]:
+    """Return the hash table from tag names to their codes."""
+    return hash_table({name: code for name, code in CODE.items() if name}, 9)
+
+
+def implied_table() -> I64:
+    """Return CLOSES and STOPS by code of the start tag and code of the open element."""
+    table = np.zeros((len(TAGS), len(TAGS)), np.int64)
+    for starts, closed, stops in IMPLIED:
+        for start in starts:
+            table[CODE[start], [CODE[name] for name in closed]] |= CLOSES
+            table[CODE[start], [CODE[name] for name in stops]] |= STOPS
+    return table
+
+
+def word_table() -> tuple[U64, I64]:
+    """Return the hash table from words of class names to the bits of their groups."""
+    return _bit_table(GROUPS)
+
+
+def cue_table() -> tuple[U64, I64]:
+    """Return the hash table from words of the text to the bits of CUES."""
+    return _bit_table(CUES)
+
+
+def _bit_table(groups: dict[str, str]) -> tuple[U64, I64]:
+    bits: dict[str, int] = {}
+    for place, words in enumerate(groups.values()):
+        for word in words.split():
+            bits[word] = bits.get(word, 0) | 1 << place
+    return hash_table(bits, 12)

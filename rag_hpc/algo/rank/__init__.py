@@ -1,0 +1,1 @@
+"""Rankings: scores, the best k, fusion, clusters."""

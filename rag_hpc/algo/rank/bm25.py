@@ -1,0 +1,121 @@
+"""BM25 with the statistics of the whole collection, computed shard by shard without changing a rank.
+
+Shapes: K documents, T query terms. Scores follow Lucene 9 (no `k1 + 1` factor), with Lucene's one-byte document
+lengths. Source: Robertson and Zaragoza 2009, sec. 3; org.apache.lucene.search.similarities.BM25Similarity.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from rag_hpc.algo.types import F32, F64, I64, Array
+from rag_hpc.errors import ConfigError, InputError
+
+
+@dataclass(kw_only=True)
+class Collection:
+    """What BM25 needs to know about a set of documents: a shard, or the whole."""
+
+    num_docs: int  # documents with at least one term
+    total_terms: int
+    df: dict[str, int] = field(default_factory=dict)  # only of the terms that were asked for
+
+    @property
+    def avgdl(self) -> float:
+        """Return the mean document length in terms (1.0 where there is no document, as nothing can match)."""
+        return self.total_terms / self.num_docs if self.num_docs else 1.0
+
+
+@dataclass(kw_only=True)
+class Query:
+    """A query that every shard scores alike: it carries the collection's statistics with it."""
+
+    terms: list[str]  # distinct, sorted, each in at least one document
+    weights_T: F64  # occurrences in the query times the collection's idf
+    avgdl: float  # of the collection
+    k1: float
+    b: float
+
+
+def make_query(analyzed: Sequence[str], whole: Collection, k1: float = 0.9, b: float = 0.4) -> Query:
+    """Return the query for the analysed words of a question; words that no document has are left out."""
+    if k1 < 0 or not 0 <= b <= 1:
+        raise ConfigError(f"bm25: k1={k1}, b={b}: k1 must be at least 0 and b between 0 and 1; try k1=0.9 b=0.4")
+    counts: dict[str, int] = {}
+    for word in analyzed:
+        counts[word] = counts.get(word, 0) + 1
+    terms = sorted(t for t in counts if whole.df.get(t, 0) > 0)
+    weights = [counts[t] * idf(whole.df[t], whole.num_docs) for t in terms]
+    return Query(terms=terms, weights_T=np.asarray(weights, dtype=np.float64), avgdl=whole.avgdl, k1=k1, b=b)
+
+
+def idf(df: int, num_docs: int) -> float:
+    """Return Lucene's inverse document frequency, ln(1 + (N - df + 0.5) / (df + 0.5)); never negative."""
+    if not 0 <= df <= num_docs:
+        raise InputError(f"bm25: df={df} of {num_docs} documents: the statistics come from different indexes")
+    return math.log(1 + (num_docs - df + 0.5) / (df + 0.5))
+
+
+def shard_parameters(k1: float, b: float, avgdl_shard: float, avgdl_global: float) -> tuple[float, float]:
+    """Return (k1', b') with which a shard that knows only its own mean length scores as the collection would.
+
+    From k1'(1-b') = k1(1-b) and k1'b'/avgdl_shard = k1 b/avgdl_global.
+    """
+    r = avgdl_shard / avgdl_global
+    k1_shard = k1 * (1 - b) + k1 * b * r
+    return k1_shard, (k1 * b * r / k1_shard if k1_shard > 0 else 0.0)
+
+
+def boost(idf_global: float, idf_shard: float) -> float:
+    """Return the factor that turns a shard's idf into the collection's."""
+    return idf_global / idf_shard
+
+
+def shard_boosts(query: Query, shard: Collection) -> dict[str, float]:
+    """Return each term's boost in a shard, terms the shard lacks left out; query occurrences are included."""
+    present = [(t, w) for t, w in zip(query.terms, query.weights_T.tolist(), strict=True) if shard.df.get(t, 0) > 0]
+    return {t: boost(w, idf(shard.df[t], shard.num_docs)) for t, w in present}
+
+
+def canonical_scores(tf_KT: Array, lengths_K: Array, query: Query) -> F32:
+    """Return float32 scores, each summed in float64 over all of the query's terms in their order.
+
+    lengths_K: of LENGTHS_256. A document's bits depend on its own tf and length and on the query
+    only, so that shards merge to what one index gives.
+    """
+    tf_KT = np.ascontiguousarray(tf_KT, dtype=np.float64)
+    norms_K = query.k1 * (1 - query.b + query.b * np.asarray(lengths_K, dtype=np.float64) / query.avgdl)
+    below_KT = np.where(tf_KT > 0, tf_KT + norms_K[:, None], 1.0)
+    scores_K: F32 = (query.weights_T[None] * tf_KT / below_KT).sum(-1).astype(np.float32)
+    return scores_K
+
+
+def error_bound(query: Query) -> float:
+    """Return how far Lucene's float32 score of a shard may lie from `canonical_scores`.
+
+    Each term is `w - w / (1 + tf / norm)` in float32 with rounded k1', b', mean length and boost: under 16 roundings of
+    a number no larger than w.
+    """
+    return 16 * 2.0**-23 * float(query.weights_T.sum())
+
+
+def rank(docs_K: I64, scores_K: F32, k: int) -> tuple[I64, F32]:
+    """Return the k best (docs, scores) by (score descending, doc ascending)."""
+    order = np.lexsort((docs_K, -scores_K))[:k]
+    return docs_K[order], scores_K[order]
+
+
+def _decode_length(code: int) -> int:
+    if code < _EXACT:
+        return code
+    shift, low = (code - _EXACT >> 3) - 1, (code - _EXACT) & 7
+    return _EXACT + (low if shift < 0 else (low | 8) << shift)
+
+
+# 2^31 - 1 takes code 231 of Lucene's 4-bit float, so 24 of the 256 codes are free for exact small lengths
+_EXACT = 24
+LENGTHS_256: I64 = np.array([_decode_length(c) for c in range(256)], dtype=np.int64)

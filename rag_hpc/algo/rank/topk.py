@@ -1,0 +1,137 @@
+"""Exact inner-product top-k whose bits do not depend on how the rows are sharded, and the merge of shards.
+
+Shapes: Q queries, N rows, D dimensions, K hits, P (query, row) pairs.
+A fast fp32 product only proposes candidates; every returned score is `canonical_scores` of one pair, a sum that no
+other row can influence. Hits are ordered by (score descending, id ascending), missing ones are (-inf, -1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rag_hpc.algo.types import F32, F64, I64, Array, Indices
+from rag_hpc.errors import ConfigError, InputError
+
+Hits = tuple[F32, I64]
+
+_PAIRS = 2048  # pairs rescored at once: 2048 x 768 float64 = 12 MiB
+_CELLS = 1 << 24  # approximate scores held at once: 64 MiB
+
+
+def exact_topk(queries_QD: F32, vectors_ND: Array, k: int, *, first_id: int = 0, block: int = 65536) -> Hits:
+    """Return (scores_QK float32, ids_QK int64), the k rows of largest inner product for each query.
+
+    vectors_ND: float16 or float32, may be a memory map; row i has id `first_id + i`. Peak memory is about
+    `block * D * 4` bytes plus 64 MiB, whatever N is. Raises InputError for shapes, types or values that cannot be
+    searched (NaN, infinity, products beyond float32).
+    """
+    _check(queries_QD, vectors_ND, k, block)
+    queries_QD = np.ascontiguousarray(queries_QD, dtype=np.float32)
+    num_queries = len(queries_QD)
+    scores_QK = np.full((num_queries, k), -np.inf, dtype=np.float32)
+    ids_QK = np.full((num_queries, k), -1, dtype=np.int64)
+    for low in range(0, len(vectors_ND), block):
+        rows_BD = np.ascontiguousarray(vectors_ND[low : low + block], dtype=np.float32)
+        longest = _longest(rows_BD, f"rows {low}..{low + len(rows_BD) - 1}")
+        step = max(1, _CELLS // len(rows_BD))
+        for at in range(0, num_queries, step):
+            part = slice(at, at + step)
+            candidates = _search_block(queries_QD[part], rows_BD, longest, scores_QK[part])
+            pairs = (*candidates, first_id + low)
+            scores_QK[part], ids_QK[part] = _keep_best(scores_QK[part], ids_QK[part], pairs)
+    return scores_QK, ids_QK
+
+
+def canonical_scores(left_PD: Array, right_PD: Array) -> F32:
+    """Return the float32 inner product of each pair of rows, summed in float64 in an order fixed by D alone."""
+    products_PD = left_PD.astype(np.float64) * right_PD.astype(np.float64)
+    # `+ 0.0` turns -0.0 into 0.0, so that equal scores have equal bytes
+    scores_P: F32 = (np.ascontiguousarray(products_PD).sum(-1) + 0.0).astype(np.float32)
+    return scores_P
+
+
+def merge_topk(parts: Sequence[Hits], k: int) -> Hits:
+    """Return the k best hits over all shards by (score, id); hits with id -1 are dropped. Ids must be global."""
+    if not parts:
+        raise ConfigError("merge_topk: no shard answered; give at least one (scores, ids) pair")
+    scores = np.concatenate([np.asarray(s, dtype=np.float32) for s, _ in parts], axis=1)
+    ids = np.concatenate([np.asarray(i, dtype=np.int64) for _, i in parts], axis=1)
+    queries_P, columns_P = np.nonzero(ids >= 0)
+    return _group_best(queries_P, scores[queries_P, columns_P], ids[queries_P, columns_P], (len(scores), k))
+
+
+def _check(queries_QD: Array, vectors_ND: Array, k: int, block: int) -> None:
+    if k < 1 or block < 1:
+        raise ConfigError(f"top-k: k={k}, block={block}: both must be at least 1")
+    if queries_QD.ndim != 2 or vectors_ND.ndim != 2 or queries_QD.shape[1] != vectors_ND.shape[1]:
+        raise InputError(
+            f"top-k: queries {queries_QD.shape} and vectors {vectors_ND.shape} must be [Q, D] and [N, D] with one D; "
+            "encode both with the same model"
+        )
+    if vectors_ND.dtype not in (np.float16, np.float32):
+        raise InputError(f"top-k: vectors are {vectors_ND.dtype}; write them as float16 or float32")
+
+
+def _longest(rows_BD: F32, where: str) -> float:
+    """Return the largest Euclidean norm of the rows."""
+    squared = float(np.einsum("bd,bd->b", rows_BD, rows_BD, dtype=np.float64).max(initial=0.0))
+    if not np.isfinite(squared) or squared > 1e37:
+        raise InputError(f"top-k: {where} hold NaN, infinity or values beyond 1e18; encode them again")
+    return float(np.sqrt(squared))
+
+
+def _search_block(queries_QD: F32, rows_BD: F32, longest: float, best_QK: F32) -> tuple[Indices, Indices, F32]:
+    """Return (query, row, canonical score) of every pair that could be among the k best.
+
+    `error_Q` bounds |fp32 product - exact| (D roundings of terms no larger than |q||x|, Higham 2002, sec. 3.1). k rows
+    with approximate score >= t have an exact score >= t - error, so a better row shows at least t - 2 error.
+    """
+    k = best_QK.shape[1]
+    dims = queries_QD.shape[1]
+    norms_Q = np.sqrt(np.einsum("qd,qd->q", queries_QD, queries_QD, dtype=np.float64))
+    _longest(queries_QD, "queries")
+    error_Q = (dims + 8) * (2.0**-23 * norms_Q * longest + 2.0**-125)
+    approx_QB = queries_QD @ rows_BD.T
+    floor_Q = best_QK[:, -1].astype(np.float64) - error_Q
+    if k < len(rows_BD):
+        crowded = np.nonzero((approx_QB >= _below(floor_Q)).sum(1) > 4 * k)[0]
+        kth = np.partition(approx_QB[crowded], len(rows_BD) - k, axis=1)[:, len(rows_BD) - k]
+        floor_Q[crowded] = np.maximum(floor_Q[crowded], kth.astype(np.float64) - 2 * error_Q[crowded])
+    queries_P, rows_P = np.nonzero(approx_QB >= _below(floor_Q))
+    scores_P = np.empty(len(rows_P), dtype=np.float32)
+    for low in range(0, len(rows_P), _PAIRS):
+        part = slice(low, low + _PAIRS)
+        scores_P[part] = canonical_scores(queries_QD[queries_P[part]], rows_BD[rows_P[part]])
+    return queries_P, rows_P, scores_P
+
+
+def _below(floor_Q: F64) -> F32:
+    """Return the floors as a float32 column, never rounded up."""
+    column = np.nextafter(floor_Q.astype(np.float32), np.float32(-np.inf))[:, None]
+    return np.asarray(column, dtype=np.float32)
+
+
+def _keep_best(scores_QK: F32, ids_QK: I64, pairs: tuple[Indices, Indices, F32, int]) -> Hits:
+    """Return the hits so far merged with the pairs of one block, whose row 0 has the id in the last field."""
+    queries_P, rows_P, scores_P, block_id = pairs
+    held_Q, held_K = np.nonzero(ids_QK >= 0)
+    queries = np.concatenate([held_Q, queries_P])
+    scores = np.concatenate([scores_QK[held_Q, held_K], scores_P])
+    ids = np.concatenate([ids_QK[held_Q, held_K], rows_P.astype(np.int64) + block_id])
+    return _group_best(queries, scores, ids, (len(scores_QK), scores_QK.shape[1]))
+
+
+def _group_best(queries_P: Indices, scores_P: F32, ids_P: I64, shape: tuple[int, int]) -> Hits:
+    """Return the best K of each query's pairs, in order; shape is (Q, K)."""
+    order = np.lexsort((ids_P, -scores_P, queries_P))
+    queries_P = queries_P[order]
+    starts = np.searchsorted(queries_P, np.arange(shape[0]))
+    ranks_P = np.arange(len(order)) - starts[queries_P]
+    keep = ranks_P < shape[1]
+    scores_QK = np.full(shape, -np.inf, dtype=np.float32)
+    ids_QK = np.full(shape, -1, dtype=np.int64)
+    scores_QK[queries_P[keep], ranks_P[keep]] = scores_P[order][keep]
+    ids_QK[queries_P[keep], ranks_P[keep]] = ids_P[order][keep]
+    return scores_QK, ids_QK

@@ -1,0 +1,1 @@
+"""Characters, words, sentences and edits of a text."""

@@ -1,0 +1,163 @@
+"""Sentence spans by rules: no model, no state, the same on every machine. C characters of a text, S sentences."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from rag_hpc.algo.jit import jit
+from rag_hpc.algo.text.chartable import CharTable, characters
+from rag_hpc.algo.types import I32, I64, U32
+
+_SPACE, _NEWLINE, _BLANK, _STOP, _WIDE, _CLOSER, _LOWER, _SOFT = (1 << bit for bit in range(8))
+_SETS = {_NEWLINE: "\n", _BLANK: " \t\u00a0", _STOP: ".!?…؟।", _WIDE: "。！？｡", _CLOSER: "\"'”’»)]」』）"}
+_SOFT_MARKS = ",-–—)]\"'’`"  # with letters and digits: how a line ends that goes on in the next one
+_LAST_WORD = re.compile(r"[^\W\d_](?:[\w.]*)\Z")
+_ABBREVIATION = re.compile(
+    r"e\.g|i\.e|cf|vs|viz|al|approx|resp|ca|figs?|eqs?|sec|no|vol|ed|mrs?|ms|dr|prof|st|jr|sr|inc|ltd|co", re.IGNORECASE
+)
+_MIN_WRAPPED = 40  # characters; shorter lines that end without a stop are code, table cells, addresses
+_SURE = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sentences:
+    """Where sentences start and end, ascending, and the line breaks before each (since the end of the one before)."""
+
+    starts_S: I64
+    ends_S: I64
+    newlines_S: I64
+
+
+def sentence_spans(text: str) -> list[tuple[int, int]]:
+    """Return the (start, end) of the sentences in order: trimmed, not overlapping, covering all that is not space.
+
+    A blank line always ends a sentence. A single line break ends one too (lists, headings, code), unless the text is
+    plainly wrapped there: the line is long, ends in a word or comma, and the next one starts in lower case at the
+    same indent. A full stop ends one before a space, unless a lower-case letter follows or the word before is an
+    initial or a common abbreviation. CJK stops need no space.
+    """
+    sentences = find_sentences(text)
+    return list(zip(sentences.starts_S.tolist(), sentences.ends_S.tolist(), strict=True))
+
+
+def find_sentences(text: str) -> Sentences:
+    """Return the sentences of `sentence_spans` as arrays."""
+    chars_C = characters(text)
+    flags = _TABLE.codes(chars_C)
+    cuts, stops = _find_cuts(chars_C, flags)
+    for at in np.flatnonzero(stops != _SURE):
+        if not _ends_sentence(text, int(stops[at])):
+            cuts[at] = _SURE
+    starts_S, ends_S, newlines_S = _trim(chars_C, flags, cuts[cuts != _SURE])
+    return Sentences(starts_S=starts_S, ends_S=ends_S, newlines_S=newlines_S)
+
+
+def _flags(char: str) -> int:
+    found = sum(bit for bit, members in _SETS.items() if char in members)
+    found |= _SPACE if char.isspace() else 0
+    found |= _LOWER if char.islower() else 0
+    return found | (_SOFT if char.isalnum() or char in _SOFT_MARKS else 0)
+
+
+_TABLE = CharTable(_flags)
+
+
+@jit
+def _find_cuts(chars: U32, flags: I32) -> tuple[I64, I64]:
+    """Return (cuts, stops): where sentences may end, the space behind them included, and the place of a lone full stop
+    that a look at the word before has to confirm (_SURE: nothing to confirm)."""
+    most = 0
+    for char in chars:
+        most += (flags[char] & (_NEWLINE | _STOP | _WIDE)) != 0
+    cuts, stops = np.empty(most, dtype=np.int64), np.empty(most, dtype=np.int64)
+    num, at, line_begin = 0, 0, 0
+    while at < len(chars):
+        kind = flags[chars[at]]
+        end, stop = at + 1, _SURE
+        is_cut = False
+        if kind & _NEWLINE:
+            end = _run(chars, flags, at, _SPACE)
+            is_cut = not _is_wrapped(chars, flags, (line_begin, at, end))
+            line_begin = end
+            while chars[line_begin - 1] != 10:
+                line_begin -= 1
+        elif kind & _STOP:
+            closed = _run(chars, flags, _run(chars, flags, at, _STOP), _CLOSER)
+            stop = at if closed == at + 1 and chars[at] == 46 else _SURE
+            end = _run(chars, flags, closed, _BLANK)
+            is_cut = end > closed and not (end < len(chars) and flags[chars[end]] & _LOWER)
+        elif kind & _WIDE:
+            end = _run(chars, flags, _run(chars, flags, at, _WIDE), _CLOSER)
+            is_cut = True
+        at = end
+        if is_cut:
+            cuts[num], stops[num] = end, stop
+            num += 1
+    return cuts[:num].copy(), stops[:num].copy()
+
+
+@jit
+def _run(chars: U32, flags: I32, at: int, kind: int) -> int:
+    """Return where the run of characters of this kind ends that begins at a place."""
+    while at < len(chars) and flags[chars[at]] & kind:
+        at += 1
+    return at
+
+
+@jit
+def _is_wrapped(chars: U32, flags: I32, places: tuple[int, int, int]) -> bool:
+    """Return whether the white space [at, after) behind the line is a wrap inside a sentence."""
+    line_begin, at, after = places
+    if after >= len(chars) or not flags[chars[after]] & _LOWER:
+        return False
+    indent = after - at - 1  # of the next line, when this is the only line break
+    for place in range(at + 1, after):
+        if chars[place] == 10:
+            return False
+    line_end = at
+    while line_end > line_begin and flags[chars[line_end - 1]] & _SPACE:
+        line_end -= 1
+    if line_end - line_begin < _MIN_WRAPPED or not flags[chars[line_end - 1]] & _SOFT:
+        return False
+    return _run(chars, flags, line_begin, _SPACE) - line_begin == indent
+
+
+@jit
+def _trim(chars: U32, flags: I32, cuts: I64) -> tuple[I64, I64, I64]:
+    """Return (starts_S, ends_S, newlines_S) of the pieces between cuts that are not only space."""
+    starts, ends = np.empty(len(cuts) + 1, dtype=np.int64), np.empty(len(cuts) + 1, dtype=np.int64)
+    newlines = np.zeros(len(cuts) + 1, dtype=np.int64)
+    num, begin = 0, 0
+    for at in range(len(cuts) + 1):
+        cut = cuts[at] if at < len(cuts) else len(chars)
+        while begin < cut and flags[chars[begin]] & _SPACE:
+            newlines[num] += chars[begin] == 10
+            begin += 1
+        end = cut
+        while end > begin and flags[chars[end - 1]] & _SPACE:
+            end -= 1
+        if begin < end:
+            starts[num], ends[num] = begin, end
+            num += 1
+            if num < len(newlines):
+                for place in range(end, cut):
+                    newlines[num] += chars[place] == 10
+        begin = cut
+    return starts[:num].copy(), ends[:num].copy(), newlines[:num].copy()
+
+
+def _ends_sentence(text: str, stop: int) -> bool:
+    """Return whether the full stop at a place ends a sentence, by the word before it."""
+    word = _LAST_WORD.search(text, max(0, stop - 12), stop)
+    if word is None:
+        return not _is_list_number(text, stop)
+    return len(word[0]) > 1 and _ABBREVIATION.fullmatch(word[0]) is None
+
+
+def _is_list_number(text: str, stop: int) -> bool:
+    """Return whether the digits before the stop stand alone at the start of a line, as in `12. Install`."""
+    head = text[text.rfind("\n", max(0, stop - 8), stop) + 1 : stop] if stop > 8 else text[:stop].split("\n")[-1]
+    return len(head) <= 7 and head.strip().isdigit()

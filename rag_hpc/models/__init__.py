@@ -1,0 +1,1 @@
+"""Models: their folders, and the encoder, reranker and tokenizer that load from them."""

@@ -1,0 +1,1 @@
+"""Finding passages in a finished run, and answering from them."""

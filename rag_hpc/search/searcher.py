@@ -1,0 +1,199 @@
+"""Scatter-gather search over the shards that a rank holds: BM25, exact vectors, inverted lists, and their fusion.
+
+Q queries, K hits. Every method's hits are ordered by (score, ordinal), and no score depends on which rank holds which
+shard; missing hits are (-inf, -1). With one rank it is the baseline's search.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from rag_hpc.algo.rank import bm25
+from rag_hpc.algo.rank.fusion import dense_weight, weighted
+from rag_hpc.algo.rank.topk import Hits, canonical_scores, exact_topk, merge_topk
+from rag_hpc.algo.types import F32, I64, Array
+from rag_hpc.core.comm import Comm
+from rag_hpc.core.manifest import Manifest
+from rag_hpc.errors import ConfigError
+from rag_hpc.search import lucene
+from rag_hpc.stores.questions import FOUND_AGAIN
+from rag_hpc.stores.shards import LEXICAL, load_shards
+from rag_hpc.stores.vectors import VectorStore
+
+
+@dataclass(kw_only=True)
+class SearchSettings:
+    """How a search ranks: the defaults of every search."""
+
+    depth: int = 100  # hits kept of each method, and given to the fusion
+    k1: float = 0.9
+    b: float = 0.4
+    dense_weight: float | None = None  # in the fused ranking, BM25 has the rest; null = by query and encoder
+    num_probes: int = 0  # of the inverted lists; 0 = as the vector index was checked with
+
+    def __post_init__(self) -> None:
+        if self.depth < 1 or self.k1 < 0 or not 0 <= self.b <= 1:
+            raise ConfigError("stage.retrieve: depth >= 1, k1 >= 0 and 0 <= b <= 1 are needed")
+        if self.num_probes < 0:
+            raise ConfigError("stage.retrieve: num_probes >= 0 is needed; try num_probes=0")
+        if self.dense_weight is not None and not 0 <= self.dense_weight <= 1:
+            raise ConfigError(f"stage.retrieve.dense_weight={self.dense_weight}: between 0 and 1; try null, or 0.7")
+
+
+@dataclass
+class Found:
+    """Hits by method on rank 0 (empty elsewhere), and the seconds that each method took."""
+
+    hits: dict[str, Hits] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def knowledge(inputs: Mapping[str, Manifest]) -> float | None:
+    """Return how well the encoder finds the corpus's passages again (search/trial.py), None where it was not tried."""
+    return inputs["retrieve.queries"].extra().get(FOUND_AGAIN) if "retrieve.queries" in inputs else None
+
+
+class Searcher:
+    """The shards of one rank. Every rank must make the same calls, since shards exchange statistics and hits."""
+
+    def __init__(
+        self,
+        lexical: Manifest,
+        encoded: Manifest,
+        vectors: Manifest | None,
+        settings: SearchSettings,
+        comm: Comm,
+        scratch: Path,
+        found_again: float | None = None,
+    ) -> None:
+        """`found_again`: as `knowledge` returns it."""
+        self._settings, self._comm, self._found_again = settings, comm, found_again
+        self._lexical = [self._open(lexical, position, scratch) for position in self._mine(len(lexical.units))]
+        sizes = np.array([[s.num_docs, s.total_terms] for _, s in self._lexical], dtype=np.int64).reshape(-1, 2).sum(0)
+        self._num_docs, self._total_terms = (int(n) for n in comm.sum(sizes))
+        store = VectorStore(encoded)
+        edges = np.linspace(0, len(store), comm.world_size + 1).astype(np.int64)
+        self._first = int(edges[comm.rank])
+        self._rows = store.rows(self._first, int(edges[comm.rank + 1]))
+        self._store = store
+        self._inverted = load_shards(vectors, self._mine(len(vectors.units))) if vectors else None
+        for index in self._inverted or []:
+            index.nprobe = settings.num_probes
+
+    def search(self, texts: Sequence[str], vectors_QD: Array) -> Found:
+        """Return the hits of all methods for the queries (same on every rank)."""
+        results = Found()
+        vectors_QD = np.ascontiguousarray(vectors_QD, dtype=np.float32)
+        begun = time.monotonic()
+        queries = self._queries(texts)
+        results.seconds["bm25"] = time.monotonic() - begun
+        steps: dict[str, Callable[[], Hits]] = {
+            "bm25": lambda: self._bm25(queries, vectors_QD),
+            "dense": lambda: self._dense(vectors_QD),
+        }
+        if self._inverted is not None:
+            steps["ann"] = lambda: self._ann(vectors_QD)
+        for method, step in steps.items():
+            begun = time.monotonic()
+            merged = self._merge(step())
+            results.seconds[method] = results.seconds.get(method, 0.0) + time.monotonic() - begun
+            if merged is not None:
+                results.hits[method] = merged
+        if self._comm.rank == 0:
+            results.hits["fused"] = self._fuse(queries, results.hits["bm25"], results.hits["dense"])
+        return results
+
+    def _mine(self, num_shards: int) -> list[int]:
+        return [s for s in range(num_shards) if s % self._comm.world_size == self._comm.rank]
+
+    def _open(self, lexical: Manifest, position: int, scratch: Path) -> tuple[int | None, lucene.ShardSearcher]:
+        """Unpack a shard onto node-local scratch; return its first ordinal (None: whole documents) and its searcher."""
+        packed = lexical.checked(position, LEXICAL)
+        searcher = lucene.ShardSearcher(lucene.unpack(packed, scratch / f"lexical-{position}"))
+        first = searcher.ids([0])[0] if searcher.max_doc else "0"
+        return None if "-" in first else int(first), searcher
+
+    def _queries(self, texts: Sequence[str]) -> list[bm25.Query]:
+        analyzed = [lucene.analyze(text) for text in texts]
+        terms = sorted({term for words in analyzed for term in words})
+        local = np.zeros(len(terms), dtype=np.int64)
+        for _, shard in self._lexical:
+            counts = shard.df(terms)
+            local += np.array([counts[term] for term in terms], dtype=np.int64)
+        df = dict(zip(terms, (int(n) for n in self._comm.sum(local)), strict=True))
+        whole = bm25.Collection(num_docs=self._num_docs, total_terms=self._total_terms, df=df)
+        return [bm25.make_query(words, whole, self._settings.k1, self._settings.b) for words in analyzed]
+
+    def _bm25(self, queries: Sequence[bm25.Query], vectors_QD: F32) -> Hits:
+        parts = [self._shard_hits(first, shard, queries, vectors_QD) for first, shard in self._lexical]
+        return merge_topk(parts, self._settings.depth) if parts else self._nothing(len(queries))
+
+    def _shard_hits(
+        self, first: int | None, shard: lucene.ShardSearcher, queries: Sequence[bm25.Query], vectors_QD: F32
+    ) -> Hits:
+        scores, ids = self._nothing(len(queries))
+        for row, query in enumerate(queries):
+            docs_K, scores_K = shard.top(query, self._settings.depth)
+            found = docs_K + first if first is not None else self._best_passages(shard.ids(docs_K), vectors_QD[row])
+            scores[row, : len(docs_K)], ids[row, : len(docs_K)] = scores_K, found
+        return scores, ids
+
+    def _best_passages(self, documents: Sequence[str], vector_D: F32) -> I64:
+        """Return the passage of each document, "FIRST-STOP", that is nearest to the query; the first of equal ones."""
+        spans = [tuple(map(int, name.split("-"))) for name in documents]
+        best = np.array([first for first, _ in spans], dtype=np.int64)
+        for place, (first, stop) in enumerate(spans):
+            if stop - first > 1:
+                rows = self._store.take(np.arange(first, stop)).astype(np.float32)
+                best[place] += int(np.argmax(canonical_scores(np.repeat(vector_D[None], stop - first, axis=0), rows)))
+        return best
+
+    def _dense(self, vectors_QD: Array) -> Hits:
+        if not len(self._rows):
+            return self._nothing(len(vectors_QD))
+        return exact_topk(vectors_QD, self._rows, self._settings.depth, first_id=self._first)
+
+    def _ann(self, vectors_QD: Array) -> Hits:
+        """Return the inverted lists' hits under canonical scores, so that shards merge to what one index gives."""
+        parts = [self._nothing(len(vectors_QD))]
+        for index in self._inverted or []:
+            _, ids = index.search(vectors_QD, self._settings.depth)
+            scores = np.full(ids.shape, -np.inf, dtype=np.float32)
+            for row, found in enumerate(ids):
+                kept = np.sort(found[found >= 0])
+                rows = self._store.take(kept).astype(np.float32)
+                ids[row] = -1
+                ids[row, : len(kept)] = kept
+                scores[row, : len(kept)] = canonical_scores(np.repeat(vectors_QD[row][None], len(kept), axis=0), rows)
+            parts.append((scores, ids))
+        return merge_topk(parts, self._settings.depth)
+
+    def _merge(self, local: Hits) -> Hits | None:
+        """Return the ranks' hits merged on rank 0, None elsewhere."""
+        scores, ids = self._comm.gather_rows(local[0]), self._comm.gather_rows(local[1])
+        if scores is None or ids is None:
+            return None
+        shape = (self._comm.world_size, -1, scores.shape[1])
+        parts = zip(scores.reshape(shape), ids.reshape(shape), strict=True)
+        return merge_topk(list(parts), self._settings.depth)
+
+    def _fuse(self, queries: Sequence[bm25.Query], lexical: Hits, dense: Hits) -> Hits:
+        scores, ids = self._nothing(len(queries))
+        for row, query in enumerate(queries):
+            rankings = [(hits[1][row][hits[1][row] >= 0], hits[0][row][hits[1][row] >= 0]) for hits in (lexical, dense)]
+            weight = self._settings.dense_weight
+            if weight is None:
+                best, possible = float(rankings[0][1].max(initial=0.0)), float(query.weights_T.sum())
+                weight = dense_weight(best / possible if possible else 0.0, self._found_again)
+            fused_ids, fused_scores = weighted(rankings, (1 - weight, weight), self._settings.depth)
+            ids[row, : len(fused_ids)], scores[row, : len(fused_ids)] = fused_ids, fused_scores
+        return scores, ids
+
+    def _nothing(self, num_queries: int) -> tuple[F32, I64]:
+        shape = (num_queries, self._settings.depth)
+        return np.full(shape, -np.inf, dtype=np.float32), np.full(shape, -1, dtype=np.int64)

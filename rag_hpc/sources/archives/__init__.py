@@ -1,0 +1,1 @@
+"""Web archives, local and of Common Crawl."""

@@ -1,0 +1,126 @@
+"""K-means gives the same bytes for every number of ranks, and every centroid ends with rows of its own."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rag_hpc.algo.rank import kmeans
+from rag_hpc.algo.rank.kmeans import KMeansConfig
+from rag_hpc.algo.types import F32, F64, Array
+from rag_hpc.errors import ConfigError, InputError
+
+
+class FakeComm:
+    """Ordered sums over ranks that are threads of this process."""
+
+    def __init__(self, num_ranks: int) -> None:
+        self._barrier = threading.Barrier(num_ranks, timeout=100)
+        self._parts: list[dict[int, F64]] = [{} for _ in range(num_ranks)]
+
+    def reduce(self, rank: int, mine: dict[int, F64]) -> F64:
+        self._parts[rank] = mine
+        self._barrier.wait()
+        everything = {b: a for part in self._parts for b, a in part.items()}
+        total = everything[0].copy()
+        for block in range(1, len(everything)):
+            total += everything[block]
+        self._barrier.wait()
+        return total
+
+
+def sample(num: int = 900, dims: int = 12, seed: int = 5) -> list[Array]:
+    """Return float16 rows around 20 centres, cut into 8 uneven blocks, one of them empty."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((20, dims)) * 4
+    rows = (centres[rng.integers(0, 20, num)] + rng.standard_normal((num, dims))).astype(np.float16)
+    return np.split(rows, [10, 10, 100, 333, 400, 600, 850])
+
+
+def train_on(num_ranks: int, blocks: list[Array], config: KMeansConfig) -> list[F32]:
+    comm = FakeComm(num_ranks)
+    results: list[Any] = [None] * num_ranks
+
+    def work(rank: int) -> None:
+        own = {b: rows for b, rows in enumerate(blocks) if b % num_ranks == rank}
+        results[rank] = kmeans.train(own, len(blocks), config, lambda mine: comm.reduce(rank, mine))
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(num_ranks)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    return results
+
+
+@pytest.mark.parametrize("spherical", [False, True])
+def test_one_two_three_and_seven_ranks_give_equal_bytes(spherical: bool) -> None:
+    config = KMeansConfig(num_centroids=25, num_iters=6, seed=1, spherical=spherical)
+    outcomes = {c.tobytes() for p in (1, 2, 3, 7) for c in train_on(p, sample(), config)}
+    assert len(outcomes) == 1
+
+
+def test_more_ranks_than_blocks_is_no_error() -> None:
+    blocks = sample()[:1]
+    config = KMeansConfig(num_centroids=3, num_iters=2)
+    assert len({c.tobytes() for c in [*train_on(1, blocks, config), *train_on(4, blocks, config)]}) == 1
+
+
+def test_another_seed_gives_other_centroids() -> None:
+    first, second = (train_on(1, sample(), KMeansConfig(num_centroids=9, num_iters=1, seed=s))[0] for s in (0, 1))
+    assert first.tobytes() != second.tobytes()
+
+
+def test_training_lowers_the_distance_to_the_nearest_centroid() -> None:
+    rows = np.concatenate(sample()).astype(np.float32)
+
+    def inertia(num_iters: int) -> float:
+        centroids = train_on(1, sample(), KMeansConfig(num_centroids=20, num_iters=num_iters))[0]
+        return float(np.square(rows - centroids[kmeans.assign(rows, centroids)]).sum())
+
+    steps = [inertia(n) for n in (1, 3, 10)]
+    assert steps[0] > steps[1] >= steps[2]
+
+
+def test_identical_rows_leave_no_cluster_without_a_finite_centroid() -> None:
+    blocks = [np.ones((30, 4), dtype=np.float32), np.full((2, 4), 9, dtype=np.float32)]
+    centroids = train_on(1, blocks, KMeansConfig(num_centroids=6, num_iters=8))[0]
+    assert np.isfinite(centroids).all() and len(np.unique(centroids, axis=0)) == 6
+
+
+def test_empty_cluster_takes_half_of_the_largest() -> None:
+    means = np.array([[1.0, 1.0], [5.0, 5.0], [0.0, 0.0]])
+    got = kmeans._split_for_empty(means, np.array([2.0, 8.0, 0.0]))
+    assert got[0].tolist() == [1.0, 1.0]
+    assert np.allclose((got[1] + got[2]) / 2, 5.0) and not np.array_equal(got[1], got[2])
+
+
+def test_second_empty_cluster_takes_from_the_one_that_is_largest_by_then() -> None:
+    got = kmeans._split_for_empty(np.array([[1.0], [5.0], [0.0], [0.0]]), np.array([5.0, 8.0, 0.0, 0.0]))
+    np.testing.assert_allclose(got[:, 0], [1, 5, 5, 1], rtol=0.01)
+
+
+def test_spherical_centroids_have_length_one() -> None:
+    centroids = train_on(1, sample(), KMeansConfig(num_centroids=7, num_iters=3, spherical=True))[0]
+    np.testing.assert_allclose(np.linalg.norm(centroids, axis=1), 1, rtol=1e-6)
+
+
+def test_assign_is_the_brute_force_nearest() -> None:
+    rows = np.concatenate(sample()).astype(np.float32)
+    centroids = train_on(1, sample(), KMeansConfig(num_centroids=11))[0]
+    distances = np.square(rows[:, None] - centroids[None]).sum(-1)
+    assert kmeans.assign(rows, centroids).tolist() == distances.argmin(1).tolist()
+
+
+def test_bad_samples_and_settings_are_refused() -> None:
+    with pytest.raises(InputError, match="5 rows for 6 centroids"):
+        kmeans.train({0: np.ones((5, 2))}, 1, KMeansConfig(num_centroids=6), lambda m: m[0])
+    with pytest.raises(InputError, match="block 0 holds NaN"):
+        kmeans.train({0: np.full((5, 2), np.nan)}, 1, KMeansConfig(num_centroids=2), lambda m: m[0])
+    with pytest.raises(InputError, match="block 3"):
+        kmeans.train({3: np.ones((5, 2))}, 1, KMeansConfig(num_centroids=2), lambda m: m[3])
+    with pytest.raises(ConfigError, match="num_centroids=0"):
+        KMeansConfig(num_centroids=0)

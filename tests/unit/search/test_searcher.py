@@ -1,0 +1,104 @@
+"""The searcher: every rank's shards together give what one index gives, whatever the ranks hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import stagerun
+
+from rag_hpc.algo.rank import bm25
+from rag_hpc.core.comm import Comm, SerialComm
+from rag_hpc.search import lucene
+from rag_hpc.search.searcher import Found, Searcher, SearchSettings
+from rag_hpc.stores.chunks import ChunkStore
+
+TEXTS = [
+    "Which argument of a deque drops older items?",
+    "the the of a",
+    "sha256 sha256 digest block",
+    "a stable sort keeps equal items",
+    "zyxwv",
+]
+
+
+@pytest.fixture(scope="module")
+def chain() -> stagerun.Chain:
+    return stagerun.chain_or_skip()
+
+
+@pytest.fixture(scope="module")
+def queries(chain: stagerun.Chain) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((len(TEXTS), 384)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def _search(chain: stagerun.Chain, folder: Path, queries: np.ndarray, comm: Comm, depth: int = 15) -> Found:
+    scratch = folder / f"{comm.world_size}-{comm.rank}"
+    scratch.mkdir()
+    settings = SearchSettings(depth=depth, num_probes=4)
+    out = chain.out
+    return Searcher(out["lexical"], out["encode"], out["vectors.build"], settings, comm, scratch).search(TEXTS, queries)
+
+
+def test_ranks_find_the_same_bytes(chain: stagerun.Chain, queries: np.ndarray, tmp_path: Path) -> None:
+    alone = _search(chain, tmp_path, queries, SerialComm())
+    for world_size in (2, 3, 5):
+        first, *others = stagerun.on_ranks(world_size, lambda comm: _search(chain, tmp_path, queries, comm))
+        assert set(first.hits) == set(alone.hits) == {"bm25", "dense", "ann", "fused"}
+        for method, (scores, ids) in alone.hits.items():
+            assert scores.tobytes() == first.hits[method][0].tobytes(), method
+            assert ids.tobytes() == first.hits[method][1].tobytes(), method
+        assert all(other.hits == {} for other in others)
+        assert all(set(found.seconds) == {"bm25", "dense", "ann"} for found in (first, *others))
+
+
+def test_lexical_hits_are_those_of_one_index(chain: stagerun.Chain, queries: np.ndarray, tmp_path: Path) -> None:
+    chunks = ChunkStore(chain.out["chunk"])
+    texts = chunks.indexed_texts(0, len(chunks))
+    lucene.build_index(((str(i), text) for i, text in enumerate(texts)), tmp_path / "one")
+    whole = lucene.ShardSearcher(tmp_path / "one")
+    scores, ids = _search(chain, tmp_path, queries, SerialComm()).hits["bm25"]
+    for row, text in enumerate(TEXTS):
+        words = lucene.analyze(text)
+        docs, best = whole.search({w: float(words.count(w)) for w in set(words)}, len(texts), 0.9, 0.4)
+        found = ids[row][ids[row] >= 0]
+        assert len(found) == min(15, len(docs))
+        lucenes = dict(zip(docs.tolist(), best.tolist(), strict=True))
+        np.testing.assert_allclose(scores[row][: len(found)], [lucenes[i] for i in found.tolist()], rtol=1e-5)
+        assert min(lucenes[i] for i in found.tolist()) >= best[: len(found)].min() - 1e-5 if len(found) else True
+        query = bm25.make_query(words, whole.collection(words), 0.9, 0.4)
+        ours, exact = whole.top(query, 15)
+        assert found.tolist() == ours.tolist() and scores[row][: len(found)].tobytes() == exact.tobytes()
+    whole.close()
+
+
+def test_stop_words_and_unknown_words_find_nothing(chain: stagerun.Chain, queries: np.ndarray, tmp_path: Path) -> None:
+    scores, ids = _search(chain, tmp_path, queries, SerialComm()).hits["bm25"]
+    for row in (1, 4):
+        assert (ids[row] == -1).all() and np.isneginf(scores[row]).all()
+    assert (ids[[0, 2, 3], 0] >= 0).all()
+
+
+def test_missing_hits_are_marked_where_depth_exceeds_the_collection(
+    chain: stagerun.Chain, queries: np.ndarray, tmp_path: Path
+) -> None:
+    num_chunks = len(ChunkStore(chain.out["chunk"]))
+    found = _search(chain, tmp_path, queries, SerialComm(), depth=num_chunks + 10)
+    for method in ("dense", "ann"):
+        scores, ids = found.hits[method]
+        assert (ids[:, :num_chunks] >= 0).all() and (ids[:, num_chunks:] == -1).all()
+        assert np.isneginf(scores[:, num_chunks:]).all()
+        assert (np.sort(ids[:, :num_chunks]) == np.arange(num_chunks)).all()
+    np.testing.assert_array_equal(found.hits["ann"][1], found.hits["dense"][1])  # with all lists probed
+    assert found.hits["ann"][0].tobytes() == found.hits["dense"][0].tobytes()
+
+
+def test_without_a_vector_index_there_are_no_approximate_hits(
+    chain: stagerun.Chain, queries: np.ndarray, tmp_path: Path
+) -> None:
+    settings = SearchSettings(depth=3)
+    searcher = Searcher(chain.out["lexical"], chain.out["encode"], None, settings, SerialComm(), tmp_path)
+    assert set(searcher.search(TEXTS, queries).hits) == {"bm25", "dense", "fused"}
