@@ -40,8 +40,17 @@ def trial(say: Callable[[str], None] = print) -> None:
         env = {"PATH": SYSTEM_PATH, "LANG": "C.UTF-8", **cluster.env(), "MPI4PY_LIBMPI": LIBMPI}
         say(f"srun -n1: ran on {run(['srun', '-n1', '--chdir=/', 'hostname'], env=env).strip()}")
         size = str(len(cluster.nodes))
-        hello = ["srun", "--mpi=pmix", "-N", size, "-n", size, "--chdir=/", sys.executable, "-c", _HELLO]
-        said = sorted(run(hello, env=env, timeout_s=120).splitlines())
+        hello = ["srun", "--kill-on-bad-exit=1", "--mpi=pmix", "-N", size, "-n", size, "--chdir=/"]
+        hello += [sys.executable, "-c", _HELLO]
+        try:
+            said = sorted(run(hello, env=env, timeout_s=120).splitlines())
+        except ClusterError as err:
+            if "Segmentation fault" not in str(err):
+                raise
+            # Open MPI 4.1 over TCP, in about 1 of 100 jobs of four ranks on a busy machine: a rank that leaves MPI_Init
+            # early sends to one whose receivers are not set yet. A cluster that cannot run MPI fails twice.
+            say("MPI: a rank crashed in MPI_Init; once more")
+            said = sorted(run(hello, env=env, timeout_s=120).splitlines())
         total = sum(range(1, len(cluster.nodes) + 1))
         if said != [f"{node} {total}" for node in cluster.nodes]:
             raise ClusterError(f"devcluster: ranks of an MPI job over {size} nodes did not meet; they said: {said}")
