@@ -25,7 +25,8 @@ Snapshot = Callable[[], dict[str, object]]
 DEBIAN_MPI = Path("/usr/lib/x86_64-linux-gnu/libmpi.so.40")
 MPI_PROGRAM = """
 from mpi4py import MPI
-import numpy, socket
+import numpy, socket, time
+time.sleep(0.5)  # core/comm.py says why
 world = MPI.COMM_WORLD
 total = numpy.empty(1, "i8")
 world.Allreduce(numpy.array([world.rank], "i8"), total)
@@ -128,12 +129,7 @@ def test_srun_pmix_joins_four_ranks_on_four_hosts(
             pytest.skip(f"{DEBIAN_MPI} is absent: apt-get install openmpi-bin")
         monkeypatch.setenv("MPI4PY_LIBMPI", library)
     (shared_tmp / "ranks.py").write_text(MPI_PROGRAM)
-    ranks = ["srun", "--kill-on-bad-exit=1", "--mpi=pmix", "-N4", "-n4", sys.executable, str(shared_tmp / "ranks.py")]
-    try:
-        out = sh(*ranks)
-    except AssertionError as err:  # MPI_Init over TCP crashes now and then on a busy machine; Slurm's part has no luck
-        assert "Segmentation fault" in str(err)
-        out = sh(*ranks)
+    out = sh("srun", "-K", "--mpi=pmix", "-N4", "-n4", sys.executable, str(shared_tmp / "ranks.py"))
     assert out.split() == ["4", "6", "n1", "n2", "n3", "n4"]
 
 
@@ -283,7 +279,6 @@ def test_down_leaves_nothing_and_up_takes_less_than_20_s(
         monkeypatch.setenv("RAG_HPC_DEVCLUSTER", str(devcluster.state))
         assert cli.main(["devcluster", "check"]) == 0
         said = capsys.readouterr().out
-        said = said.replace("MPI: a rank crashed in MPI_Init; once more\n", "")  # about 1 job of 100
         assert "ran on n1\nMPI: 4 ranks met on n1, n2, n3, n4\ndown: nothing is left\n" in said
     finally:
         took = [timed_up(devcluster.state, tmp_path_factory.getbasetemp())]
