@@ -19,8 +19,6 @@ from rag_hpc.stores.trained import Pair, pack_model, read_pairs, write_pairs, wr
 from rag_hpc.train.config import Labels, TrainConfig
 from rag_hpc.train.pairs import hard_negatives, hits_of, judged_pairs, mined_pairs, run_outputs, with_negatives
 
-HITS_PER_NEGATIVE = 4  # so many hits are looked through for each hard negative
-
 
 class Pairs(Stage):
     """Writes the training set, once for all ranks."""
@@ -51,8 +49,7 @@ class Pairs(Stage):
                 "train: nothing to learn from; set train.data=FOLDER (BEIR, or SQuAD's JSON) or train.run=NAME"
             )
         outputs = run_outputs(Path(config.run)) if config.run else {}
-        depth = HITS_PER_NEGATIVE * max(config.negatives, 1)
-        hits = hits_of(outputs, depth) if config.negatives or config.labels is Labels.judged else {}
+        hits = hits_of(outputs) if config.negatives or config.labels is Labels.judged else {}
         answers: dict[str, list[str]] = {}
         found: Iterable[Pair | tuple[str, str]]
         if config.data:
@@ -69,9 +66,14 @@ class Pairs(Stage):
                 pairs.append(one)
             else:
                 rejects.add(*one)
+        if not pairs and not config.data and config.labels is Labels.mined:
+            raise InputError(
+                f"train.pairs: no title or heading of {config.run} has two words or more and is of one document alone; "
+                "set train.data, or train.labels=judged"
+            )
         if not pairs:
             raise InputError(
-                f"train: no question of {config.data or config.run} has a passage that answers it "
+                f"train.pairs: no question of {config.data or config.run} has a passage that answers it "
                 f"({len(rejects.rows)} questions looked at): a BEIR folder needs grades above 0 in "
                 f"qrels/{config.split}.tsv, a run judged questions, or train.labels=mined"
             )

@@ -21,6 +21,7 @@ from rag_hpc.stores.passages import ranked
 from rag_hpc.stores.questions import read_questions
 from rag_hpc.stores.trained import Pair
 
+_ALL = 1 << 20  # hits of a question: as many as the run has
 _USED = ("chunk", "retrieve.queries", "retrieve.search", "rerank")
 
 
@@ -70,11 +71,11 @@ def judged_pairs(outputs: dict[str, Manifest], hits: dict[str, list[int]]) -> It
             yield Pair(question["query_id"], question["text"], doc_id, text)
 
 
-def hits_of(outputs: dict[str, Manifest], depth: int) -> dict[str, list[int]]:
+def hits_of(outputs: dict[str, Manifest]) -> dict[str, list[int]]:
     """Return the ordinals of each question's hits, best first; empty where the run has not searched."""
     if not {"retrieve.queries", "retrieve.search"} <= outputs.keys():
         return {}
-    asked = (one for at in range(len(outputs["retrieve.search"].units)) for one in ranked(outputs, at, depth))
+    asked = (one for at in range(len(outputs["retrieve.search"].units)) for one in ranked(outputs, at, _ALL))
     return {one.query_id: one.ordinals for one in asked}
 
 
@@ -88,13 +89,16 @@ def with_negatives(
     """
     own: dict[str, set[str]] = {}
     for pair in pairs:
-        own.setdefault(pair.query_id, set()).add(pair.positive)
-    texts, made, counts = sorted({pair.positive for pair in pairs}), [], Counter[str]()
+        own.setdefault(pair.query_id, set()).add(pair.positive_id)
+    texts = sorted({(pair.positive_id, pair.positive) for pair in pairs})
+    per_id, made, counts = Counter(name for name, _ in texts), [], Counter[str]()
     for pair in pairs:
-        mined = [text for text in hard.get(pair.query_id, []) if text not in own[pair.query_id]][:num]
+        relevant = own[pair.query_id]
+        mined = hard.get(pair.query_id, [])[:num]
         draw = random.Random(seed_of(str(seed), pair.query_id, pair.positive_id))
-        others = draw.sample(texts, min(len(texts), 2 * num + len(own[pair.query_id]))) if num else []
-        drawn = [text for text in others if text not in own[pair.query_id] and text not in mined][: num - len(mined)]
+        enough = 2 * num + sum(per_id[name] for name in relevant)
+        others = draw.sample(texts, min(len(texts), enough)) if len(mined) < num else []
+        drawn = [text for name, text in others if name not in relevant and text not in mined][: num - len(mined)]
         if len(mined) + len(drawn) < num:
             raise ConfigError(
                 f"train.negatives={num}: question {pair.query_id} has {len(mined) + len(drawn)}, since the set has "
