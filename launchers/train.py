@@ -13,8 +13,9 @@ from rag_hpc.core.plan import read_plan
 from rag_hpc.core.trust import private_files
 from rag_hpc.errors import ConfigError
 from rag_hpc.launchers import run as runs
-from rag_hpc.launchers.request import make_request
+from rag_hpc.launchers.request import sweep_points, sweep_requests
 from rag_hpc.stores.trained import unpack_model
+from rag_hpc.train.config import check_batch
 
 if TYPE_CHECKING:
     from rag_hpc.arguments import Arguments
@@ -30,13 +31,16 @@ def train(arguments: Arguments) -> int:
     if any(override.split("=")[0] == "pipeline" for override in arguments.overrides):
         raise ConfigError(f"pipeline=: rag-hpc train {kind} has one of its own; for another: rag-hpc run")
     arguments.overrides.insert(0, f"pipeline=train-{kind}")
+    if "--cfg" in arguments.values:
+        return runs.run(arguments)
+    configs = [compose(overrides, arguments.config_dir) for overrides in sweep_points(arguments.overrides)]
+    for config in configs:
+        check_batch(config.train, config.num_workers)
     code = runs.run(arguments)
-    if code or "--cfg" in arguments.values:
+    if code or runs.is_dry(configs[0], arguments):
         return code
-    config = compose(arguments.overrides, arguments.config_dir)
-    if not runs.is_dry(config, arguments):
-        ledger = runs.ledger_of(config, make_request(config))
-        folder = write_model(ledger, f"train.{kind}")
+    for config, request in zip(configs, sweep_requests(configs), strict=True):
+        folder = write_model(runs.ledger_of(config, request), f"train.{kind}")
         if folder:
             print(f"the model: {SETTING[kind]}={folder}")
         else:

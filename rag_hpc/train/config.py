@@ -77,3 +77,12 @@ class TrainConfig:
             )
         if any(dims < 1 for dims in self.matryoshka):
             raise ConfigError(f"train.matryoshka={self.matryoshka}: dimensions are 1 or more; try [128,64]")
+
+
+def check_batch(config: TrainConfig, num_ranks: int) -> None:
+    """Raise ConfigError for a batch that ranks cannot share evenly."""
+    if config.batch_size % num_ranks:
+        raise ConfigError(
+            f"train.batch_size={config.batch_size}: {num_ranks} ranks cannot share it evenly; set "
+            f"train.batch_size={num_ranks * max(1, config.batch_size // num_ranks)}, or other workers"
+        )

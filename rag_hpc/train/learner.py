@@ -39,10 +39,11 @@ class Learner:
         if config.max_tokens > limit:
             raise ConfigError(f"train.max_tokens={config.max_tokens}: {config.model} takes {limit}; lower it")
         try:
-            self._load(folder, config.max_tokens or limit)
+            self._load(folder)
         except (OSError, ValueError, TypeError) as error:
             raise InputError(f"train: {folder} cannot be loaded ({error}); save it again, or take another") from error
         self.network.forward = self._counting(self.network.forward, precision)
+        self._limit, self.network.max_seq_length = limit, config.max_tokens or limit
         self.loss.train()
 
     def inputs(self, pairs: Sequence[Pair]) -> tuple[Any, Any]:
@@ -51,9 +52,10 @@ class Learner:
 
     def save(self, folder: Path) -> None:
         """Write the model's folder: safetensors, configuration, tokenizer."""
+        self.network.max_seq_length = self._limit  # what training cut is no limit of the model's
         self.network.save_pretrained(str(folder), create_model_card=False)
 
-    def _load(self, folder: Path, max_tokens: int) -> None:
+    def _load(self, folder: Path) -> None:
         raise NotImplementedError
 
     def _counting(self, forward: Any, precision: Precision) -> Any:
@@ -79,14 +81,13 @@ class EncoderLearner(Learner):
         self._world_size = world_size
         super().__init__(config, device, precision)
 
-    def _load(self, folder: Path, max_tokens: int) -> None:
+    def _load(self, folder: Path) -> None:
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer import losses
 
         self.network = SentenceTransformer(
             str(folder), device=self.device, local_files_only=True, model_kwargs={"use_safetensors": True}
         )
-        self.network.max_seq_length = max_tokens
         config = self.config
         shared: dict[str, Any] = {"scale": config.scale, "gather_across_devices": self._world_size > 1}
         if config.mini_batch:
@@ -113,14 +114,13 @@ class EncoderLearner(Learner):
 class RerankerLearner(Learner):
     """The passage that answers above those that do not."""
 
-    def _load(self, folder: Path, max_tokens: int) -> None:
+    def _load(self, folder: Path) -> None:
         from sentence_transformers.cross_encoder import CrossEncoder, losses
 
         self.network = CrossEncoder(
             str(folder),
             device=self.device,
             num_labels=1,
-            max_length=max_tokens,
             local_files_only=True,
             model_kwargs={"use_safetensors": True},
         )

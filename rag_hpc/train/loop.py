@@ -17,11 +17,11 @@ from pathlib import Path
 from rag_hpc.core.hashing import seed_of
 from rag_hpc.core.record import peak_rss_bytes
 from rag_hpc.core.stage import Context
-from rag_hpc.errors import ConfigError, InputError, Interrupted, MissingDependency
+from rag_hpc.errors import InputError, Interrupted, MissingDependency
 from rag_hpc.models.device import Precision, num_threads, resolve_device, resolve_precision
 from rag_hpc.stores.trained import Pair, Step
 from rag_hpc.train.checkpoint import newest_checkpoint, write_checkpoint
-from rag_hpc.train.config import Strategy, TrainConfig
+from rag_hpc.train.config import Strategy, TrainConfig, check_batch
 from rag_hpc.train.learner import EncoderLearner, RerankerLearner
 from rag_hpc.train.order import batches_of, order_hash, share_of
 from rag_hpc.train.strategy import Group, share_work
@@ -45,11 +45,7 @@ class Training:
         """Open the process group and load the model. Raises ConfigError for a batch that ranks cannot share."""
         import torch
 
-        if config.batch_size % ctx.world_size:
-            raise ConfigError(
-                f"train.batch_size={config.batch_size}: {ctx.world_size} ranks cannot share it evenly; set "
-                f"train.batch_size={ctx.world_size * max(1, config.batch_size // ctx.world_size)}, or other workers"
-            )
+        check_batch(config, ctx.world_size)
         self.config = config
         self._torch = torch
         device = resolve_device(config.device)

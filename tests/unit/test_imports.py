@@ -46,6 +46,7 @@ MAY_IMPORT = {  # package -> what of ours it may import, besides itself; stages 
         "rag_hpc.slurm",
         "rag_hpc.stages.registry",
         "rag_hpc.stores",
+        "rag_hpc.train.config",
         "rag_hpc.worker",
     },
 }

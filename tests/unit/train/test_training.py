@@ -18,6 +18,7 @@ from rag_hpc.core.stage import Context
 from rag_hpc.errors import ConfigError, CorruptOutput, InputError, Interrupted, MissingDependency
 from rag_hpc.inline import make_stage, run_stage
 from rag_hpc.models.encoder import Encoder, Reranker
+from rag_hpc.models.folder import model_limit
 from rag_hpc.stores.tables import read_table
 from rag_hpc.stores.trained import Pair, read_pairs, unpack_model
 from rag_hpc.train import loop
@@ -40,7 +41,7 @@ def losses(output: Manifest) -> list[float]:
 def test_an_encoder_learns_and_its_folder_is_read_by_the_encode_stage(settings: dict[str, Any], tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
-    more = {"epochs": 6, "learning_rate": 1e-3, "matryoshka": [8], "mini_batch": 4, "negatives": 1}
+    more = {"epochs": 6, "learning_rate": 1e-3, "matryoshka": [8], "mini_batch": 4, "negatives": 1, "max_tokens": 12}
     output = trained("encoder", {**settings, **more}, tmp_path)
     curve = losses(output)
     assert len(curve) == 30 and np.mean(curve[-5:]) < 0.8 * np.mean(curve[:5])
@@ -49,6 +50,7 @@ def test_an_encoder_learns_and_its_folder_is_read_by_the_encode_stage(settings: 
     ours = Encoder(str(tmp_path / "model"), threads=1).encode(["cat dog"])
     theirs = SentenceTransformer(str(tmp_path / "model"), device="cpu").encode(["cat dog"])
     assert np.allclose(ours, theirs, atol=1e-5)
+    assert model_limit(str(tmp_path / "model")) == model_limit(settings["model"]) == 64
 
 
 @pytest.mark.parametrize("loss", ["binary", "listwise"])
