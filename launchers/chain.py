@@ -28,7 +28,7 @@ from rag_hpc.launchers.local import stopping_on_signals
 from rag_hpc.slurm import scripts
 from rag_hpc.slurm.client import FORGOTTEN, NoPlaces, Slurm, connect
 from rag_hpc.slurm.scripts import StageJob
-from rag_hpc.slurm.states import UNKNOWN, Outlook, State, of_job, outlook
+from rag_hpc.slurm.states import UNKNOWN, Outlook, State, num_gpus, of_job, outlook
 from rag_hpc.stages.registry import stage_class
 
 if TYPE_CHECKING:
@@ -393,7 +393,8 @@ def _stage_job(
         world = min(world, num_nodes)
     if launch is not Launch.array and (num_nodes is None or world <= num_nodes):
         nodes = world
-    if world == 1:
+    gpus = num_gpus(cluster.of(stage).gres) if launch is Launch.torchrun and cls.collective else 1
+    if world == 1 and (launch is not Launch.torchrun or gpus < 2):
         launch = Launch.array  # a lone process needs no rendezvous
     return StageJob(
         run=submission.ledger.name,

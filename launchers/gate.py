@@ -24,7 +24,7 @@ from rag_hpc.core.failures import failures
 from rag_hpc.core.fs import drop_dir, publish_file
 from rag_hpc.core.ledger import Submission, open_run
 from rag_hpc.core.log import configure
-from rag_hpc.core.plan import Plan, read_plan, run_dir_of
+from rag_hpc.core.plan import Plan, plan_path, read_plan, run_dir_of
 from rag_hpc.core.stage import Launch
 from rag_hpc.core.stored import sealed_json
 from rag_hpc.core.trust import umask_of
@@ -247,8 +247,15 @@ def exclude_broken(verdict: Verdict, states: list[State], exclude: str | None, s
 
 
 def made_progress(run_dir: Path, plan: Plan) -> bool:
-    """Return whether this submission committed a unit of the stage."""
+    """Return whether this submission committed a unit of the stage, or, where all ranks work on one, carried it on:
+    a training longer than a walltime comes to its end by checkpoints.
+    """
     units_dir = run_dir / plan.folder / commit.UNITS
+    if stage_class(plan.stage).collective:
+        begun = plan_path(run_dir, plan.submission, plan.stage).stat().st_mtime
+        carried = [p for unit in plan.units for p in commit.carry_dir(run_dir / plan.folder, unit).glob("[!.]*")]
+        if any(path.stat().st_mtime > begun for path in carried):
+            return True
     return any(
         commit.read_record(units_dir / plan.units[index].name)["submission"] == plan.submission
         for index in sorted(commit.committed(units_dir), reverse=True)

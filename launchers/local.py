@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rag_hpc.core import commit
@@ -115,6 +115,7 @@ def run_stage(submission: Submission, plan: Plan, on_poll: Watcher) -> list[int]
     """Run the stage's workers and return their exit codes; their log is the submission's STAGE.log."""
     request, launch = submission.request, stage_class(plan.stage).launch
     workers = num_workers(launch, request.workers, plan)
+    together = launch is Launch.torchrun and workers > 1 and stage_class(plan.stage).collective
     commands = worker_commands(launch, submission.plan_path(plan.stage), workers)
     log_path = submission.folder / f"{plan.stage}.log"
     env = environment(launch, workers, request)
@@ -122,12 +123,17 @@ def run_stage(submission: Submission, plan: Plan, on_poll: Watcher) -> list[int]
     with log_path.open("ab") as stream, session_folder() as places:
         try:
             with signals_kept_back():  # one that came between a start and its note would leave that worker behind
-                for command in commands:
-                    children.append(start(command, stream.fileno(), env | places, submission.run_dir))
+                for rank, command in enumerate(commands):
+                    own = rank_variables(rank, workers, request.environment, places) if together else places
+                    children.append(start(command, stream.fileno(), env | own, submission.run_dir))
             submission.add_job(stage=plan.stage, kind="workers", pids=[child.pid for child in children])
             settled = Settled(plan, submission.run_dir / plan.folder)
             while any(child.poll() is None for child in children):
                 on_poll(plan)
+                if together and any(child.poll() for child in children):
+                    log.warning("%s: a rank ended with an error; the others are stopped", plan.stage)
+                    stop(children)
+                    break
                 if settled.for_s() >= GRACE_S:
                     log.warning("%s: no unit is left; workers that do not end are stopped", plan.stage)
                     stop(children)
@@ -175,14 +181,16 @@ def session_folder() -> Iterator[dict[str, str]]:
 
 def num_workers(launch: Launch, workers: int, plan: Plan | None) -> int:
     """Return how many workers of a stage are started: no more than there are units, unless all work on each."""
-    return workers if launch is Launch.mpi or plan is None else max(1, min(workers, len(plan.units)))
+    if plan is None or launch is Launch.mpi or stage_class(plan.stage).collective:
+        return workers
+    return max(1, min(workers, len(plan.units)))
 
 
 def worker_commands(launch: Launch, path: Path, workers: int) -> list[list[str]]:
     """Return the commands that start the workers of a stage on this machine.
 
     torchrun's ranks take units of their own, as an array's workers do: on one machine they are started as those, since
-    torchrun would listen on every interface.
+    torchrun would listen on every interface. Those of a collective stage are told of each other by `rank_variables`.
     """
     entry = [sys.executable, "-P", "-m", "rag_hpc.worker", str(path)]  # no module comes from the folder it starts in
     if launch is not Launch.mpi:
@@ -218,6 +226,18 @@ def environment(launch: Launch, workers: int, request: Request) -> dict[str, str
     told = JobEnv(num_workers=num_alone) if alone else JobEnv(launch=launch.value, world_size=workers)
     set_here = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
     return {**kept, **settable(request.environment), **told.to_env(), **set_here, **SAFE_PATH}
+
+
+def rank_variables(rank: int, world_size: int, given: Mapping[str, str], places: Mapping[str, str]) -> dict[str, str]:
+    """Return what a rank of a collective stage is told in place of torchrun: who it is, and the file to meet in.
+
+    Ranks speak over the loopback alone. `given`: the run's own variables, which win. `places`: of `session_folder`.
+    """
+    store = str(Path(places["PRTE_MCA_prte_tmpdir_base"]) / "store")
+    told = JobEnv(launch=Launch.torchrun.value, world_size=world_size, store=store).to_env()
+    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
+    own = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", **given}
+    return {**places, **told, **own, **{name: str(number) for name, number in ranks.items()}}
 
 
 def start(command: Sequence[str], log_fd: int, env: dict[str, str], folder: Path) -> subprocess.Popen[bytes]:

@@ -59,7 +59,8 @@ def make_request(config: RunConfig) -> Request:
 
 def default_name(config: RunConfig, settings: dict[str, dict[str, Any]]) -> str:
     """Return a run's name from what was asked, never from the clock: the same command resumes."""
-    return f"{config.corpus.name}-{config.pipeline.name}-{hash_value(settings)[:8]}"
+    corpus = [config.corpus.name] if "crawl" in settings else []
+    return "-".join([*corpus, config.pipeline.name, hash_value(settings)[:8]])
 
 
 def sweep_points(overrides: list[str]) -> list[list[str]]:

@@ -32,6 +32,7 @@ from rag_hpc.stages.evaluate import check_measures
 from rag_hpc.stages.queries import load_questions
 from rag_hpc.stages.registry import STAGES, stage_class
 from rag_hpc.stages.retrieve import check_method
+from rag_hpc.train.config import TrainConfig
 
 
 def section(stage: str) -> str:
@@ -41,7 +42,8 @@ def section(stage: str) -> str:
 
 def stage_configs() -> type:
     """Return the dataclass of the settings of all stages: a new row of the registry brings its own."""
-    configs = {section(name): stage_class(name).Config for name in STAGES if name != "crawl"}  # crawl's are `corpus`
+    apart = ("crawl", "train")  # their settings are `corpus` and `train`
+    configs = {section(name): stage_class(name).Config for name in STAGES if section(name) not in apart}
     fields = [(name, config, field(default_factory=config)) for name, config in configs.items()]
     return dataclasses.make_dataclass("StageConfigs", fields, kw_only=True)
 
@@ -83,6 +85,7 @@ class RunConfig(Policy):
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
     milestones: MilestoneConfig = field(default_factory=MilestoneConfig)
 
     def __post_init__(self) -> None:
@@ -113,6 +116,8 @@ class RunConfig(Policy):
         """Return the config of a stage by its full name; steps of a stage share one."""
         if stage.split(".")[0] == "crawl":
             return self.corpus
+        if stage.split(".")[0] == "train":
+            return self.train
         if stage == "generate":
             return dataclasses.replace(self.stage.generate, generator=self.generator)
         return getattr(self.stage, section(stage))

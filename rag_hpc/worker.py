@@ -34,7 +34,7 @@ from rag_hpc.core.take import Taker, claim, release
 from rag_hpc.core.trust import check_run, umask_of
 from rag_hpc.core.unit import Unit
 from rag_hpc.errors import ConfigError, DiskError, Interrupted, RagHpcError
-from rag_hpc.stages.registry import make_stage
+from rag_hpc.stages.registry import make_stage, stage_class
 
 log = logging.getLogger(__name__)
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
@@ -203,7 +203,7 @@ def main(argv: list[str] | None = None) -> int:
         check_run(run_dir)
         os.umask(umask_of(run_dir))
         plan = read_plan(path)
-        comm = make_comm(told.launch)
+        comm = make_comm(told.launch, together=stage_class(plan.stage).collective)
         agree_on_plan(plan, comm)
         number = comm.rank if index is None else index
         configure(prefix=f"{number}@{os.uname().nodename}")

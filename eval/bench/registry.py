@@ -24,6 +24,7 @@ BENCHES = {
     "encode": "rag_hpc.eval.bench.encode.encode:run",
     "rerank": "rag_hpc.eval.bench.encode.rerank:run",
     "answers": "rag_hpc.eval.bench.answers.answers:run",
+    "train": "rag_hpc.eval.bench.train.train:run",
     "dedup_scale": "rag_hpc.eval.bench.dedup.scale:run",
 }
 

@@ -21,6 +21,7 @@ from rag_hpc.errors import ClusterError, MissingDependency
 
 MESSAGE_BYTES = 1 << 30
 LONGEST_WAIT = timedelta(days=7)  # ranks may wait for one that is at work; torchrun itself ends them when one dies
+MEETING_WAIT_S = 300.0  # for ranks that start together; nodes of one job do within seconds
 HEADER_WORDS = 10
 # In a job step a rank may leave MPI_Init before another one, and what it sends at once crashes that one (in Open MPI's
 # TCP transport the receiver is not set yet). Four ranks on four hosts of a busy machine: 6 of about 200 steps with Open
@@ -210,17 +211,37 @@ class StoreComm:
     """Ranks under torchrun that work on their own, and agree on little: through the store that torchrun keeps anyway.
 
     They open no port and no process group. Whoever reaches the store's port can make the job fail with what it writes
-    there, and no more: values are read as numbers of the expected size, never unpickled.
+    there, and no more: values are read as numbers of the expected size, never unpickled. Ranks that a launcher started
+    on one machine without torchrun have a file for a store, and then nothing listens.
     """
 
     def __init__(self) -> None:
         dist: Any = import_module("torch.distributed")  # it does not tell mypy what it exports
         self.rank, self.world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         check_world_size(self.world_size)
-        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = dist.TCPStore(address, port, is_master=False, timeout=LONGEST_WAIT)
-        self._store = dist.PrefixStore("rag_hpc", store)
+        file = JobEnv.from_env().store
+        if file:
+            self.store = dist.FileStore(file, self.world_size)
+            self.store.set_timeout(LONGEST_WAIT)
+        else:
+            address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+            self.store = dist.TCPStore(address, port, is_master=False, timeout=LONGEST_WAIT)
+        self._store = dist.PrefixStore("rag_hpc", self.store)
         self._num_calls = 0
+
+    def meet(self, wait_s: float = MEETING_WAIT_S) -> None:
+        """Return once every rank is there. Raises ClusterError that names those that are not after `wait_s` seconds."""
+        self._store.set(f"here/{self.rank}", os.uname().nodename)
+        end, missing = time.monotonic() + wait_s, list(range(self.world_size))
+        while missing := [rank for rank in missing if not self._store.check([f"here/{rank}"])]:
+            if time.monotonic() >= end:
+                names = ", ".join(map(str, missing))
+                raise ClusterError(
+                    f"rank {self.rank} of {self.world_size} ({os.uname().nodename}) waited {wait_s:.0f} s for rank "
+                    f"{names}, which did not come: its node may be down or blocked by a firewall, or "
+                    "cluster.interface is not the one between nodes; see: rag-hpc logs"
+                )
+            time.sleep(0.1)
 
     def broadcast(self, array: Array | None) -> Array:
         """Return rank 0's array on every rank."""
@@ -294,8 +315,14 @@ def check_world_size(world_size: int) -> None:
         )
 
 
-def make_comm(kind: str) -> Comm:
-    """Return the communicator for a launch kind: 'mpi', 'torchrun' or 'array' (a lone process)."""
-    if kind == "mpi":
-        return MpiComm()
-    return StoreComm() if kind == "torchrun" else SerialComm()
+def make_comm(kind: str, *, together: bool = False) -> Comm:
+    """Return the communicator for a launch kind: 'mpi', 'torchrun' or 'array' (a lone process).
+
+    together: the stage is collective, so that ranks under torchrun wait for each other, but not for ever.
+    """
+    if kind != "torchrun":
+        return MpiComm() if kind == "mpi" else SerialComm()
+    comm = StoreComm()
+    if together:
+        comm.meet()
+    return comm

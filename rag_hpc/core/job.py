@@ -40,6 +40,7 @@ class JobEnv:
     walltime_margin_s: float | None = None
     submitted_unix: float | None = None
     scratch: str | None = None
+    store: str | None = None  # file that ranks on one machine meet in, where torchrun keeps no store for them
 
     def to_env(self) -> dict[str, str]:
         """Return the variables to set."""

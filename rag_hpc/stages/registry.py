@@ -27,6 +27,9 @@ STAGES = {
     "rerank": "rag_hpc.stages.rerank:Rerank",
     "generate": "rag_hpc.stages.generate:Generate",
     "evaluate": "rag_hpc.stages.evaluate:Evaluate",
+    "train.pairs": "rag_hpc.stages.train:Pairs",
+    "train.encoder": "rag_hpc.stages.train:TrainEncoder",
+    "train.reranker": "rag_hpc.stages.train:TrainReranker",
 }
 ROUND = "rag_hpc.stages.crawl:Round"  # every further round of a crawl; corpus.rounds adds them
 

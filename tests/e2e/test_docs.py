@@ -16,7 +16,7 @@ from rag_hpc import cli
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-NOT_HERE = ("bench", "devcluster")  # they take minutes, or change the machine; their own tests run them
+NOT_HERE = ("bench", "devcluster", "train")  # they take minutes, or change the machine; their own tests run them
 VERDICTS = ("milestones",)  # whose exit code 1 says that a prediction was missed
 SCREEN = 40  # lines
 

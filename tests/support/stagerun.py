@@ -30,7 +30,8 @@ from rag_hpc.stages import registry
 from rag_hpc.stages.registry import make_stage
 
 T = TypeVar("T")
-STAGES = tuple(name for name in registry.STAGES if name != "rerank")  # which needs a model that must be made first
+APART = ("rerank", "train.pairs", "train.encoder", "train.reranker")  # they need models that must be made first
+STAGES = tuple(name for name in registry.STAGES if name not in APART)
 TO_CHUNK = STAGES[: STAGES.index("chunk") + 1]
 
 

@@ -29,7 +29,8 @@ MAY_IMPORT = {  # package -> what of ours it may import, besides itself; stages 
     "rag_hpc.sources": TABLES,
     "rag_hpc.demo": TABLES | {"rag_hpc.sources"},
     "rag_hpc.serve": FINDING | {"rag_hpc.arguments", "rag_hpc.schema"},
-    "rag_hpc.stages": WORK,
+    "rag_hpc.train": FINDING,
+    "rag_hpc.stages": WORK | {"rag_hpc.train"},
     "rag_hpc.stages.registry": LOW | {"rag_hpc.schema", "rag_hpc.sources.base", "rag_hpc.sources.registry"},
     "rag_hpc.inline": LOW | {"rag_hpc.schema", "rag_hpc.stages.registry"},
     "rag_hpc.arguments": LOW,
@@ -45,6 +46,7 @@ MAY_IMPORT = {  # package -> what of ours it may import, besides itself; stages 
         "rag_hpc.slurm",
         "rag_hpc.stages.registry",
         "rag_hpc.stores",
+        "rag_hpc.train.config",
         "rag_hpc.worker",
     },
 }

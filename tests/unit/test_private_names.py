@@ -22,7 +22,19 @@ LIBRARY = {
     "launchers/array.py": "submitit",
     "rag_hpc/algo/text/charset.py": "Python",
     "rag_hpc/models/forward.py": "torch",
+    "rag_hpc/train/strategy.py": "deepspeed",
 }
+
+
+def _moments_of_zero_can_be_linked_again() -> None:
+    import importlib.util
+
+    spec = importlib.util.find_spec("deepspeed")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("deepspeed is not installed")
+    source = Path(spec.submodule_search_locations[0], "runtime/zero/stage_1_and_2.py").read_text()
+    assert "if not self._hp_optimizer_states_linked:" in source
+    assert "def _lazy_init_hp_params_optimizer_state(self):" in source
 
 
 def _kernels_are_stamped_and_count_no_references() -> None:
@@ -92,6 +104,7 @@ def _onednn_takes_an_activation_or_a_sum_behind_its_product() -> None:
         ("launchers/array.py", _scripts_run_submitit_s_own_module),
         ("rag_hpc/algo/text/charset.py", _codecs_say_whether_they_are_of_text),
         ("rag_hpc/models/forward.py", _onednn_takes_an_activation_or_a_sum_behind_its_product),
+        ("rag_hpc/train/strategy.py", _moments_of_zero_can_be_linked_again),
     ],
 )
 def test_the_private_names_still_do_what_they_did(file: str, use: Callable[[], None]) -> None:

@@ -5,7 +5,7 @@ Format: https://github.com/beir-cellar/beir (Thakur et al. 2021).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,16 @@ def load_beir_questions(folder: Path, split: str = "test") -> list[Question]:
     if missing:
         raise InputError(f"{path}: {len(missing)} judged queries are not there, first {missing[0]!r}")
     return questions
+
+
+def load_beir_texts(folder: Path, ids: Container[str]) -> dict[str, str]:
+    """Return the texts of the documents with these ids, each under its title, in the order of corpus.jsonl."""
+    texts: dict[str, str] = {}
+    for _, record in iter_records(_member(folder, "corpus.jsonl", "the documents")):
+        doc_id, text = str(record.get("_id")), str(record.get("text") or "")
+        if doc_id in ids and text.strip():
+            texts[doc_id] = f"{record['title']}\n{text}" if record.get("title") else text
+    return texts
 
 
 def _as_files(corpus: BeirConfig) -> FilesConfig:

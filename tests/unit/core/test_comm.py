@@ -140,3 +140,11 @@ def test_mpirun_is_found_beside_the_interpreter_or_not_at_all(monkeypatch: pytes
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert find_mpirun() is None
+
+
+def test_ranks_that_do_not_come_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    for name, value in {"RANK": "1", "WORLD_SIZE": "3", "RAG_HPC_STORE": str(tmp_path / "store")}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ClusterError, match=r"rank 1 of 3 .* waited 0 s for rank 0, 2, which did not come"):
+        comm.StoreComm().meet(wait_s=0.1)

@@ -156,7 +156,7 @@ def test_every_stage_of_the_registry_has_a_class_with_its_name_and_a_version() -
         found = stage_class(name)
         assert found.name == name and found.version >= 1
         assert set(found.needs) | set(found.wants) <= {*STAGES, *ROUNDS}
-    assert set(RUN) | {"rerank"} == set(STAGES)
+    assert {*RUN, *stagerun.APART} == set(STAGES)
 
 
 def test_a_round_of_a_crawl_knows_its_number_and_needs_all_before_it() -> None:

@@ -1,0 +1,1 @@
+"""Training of encoders and rerankers: data, order, strategies, checkpoints, the loop."""
