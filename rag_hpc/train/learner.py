@@ -14,6 +14,7 @@ from typing import Any
 from rag_hpc.errors import ConfigError, InputError
 from rag_hpc.models.device import Precision
 from rag_hpc.models.folder import model_folder, model_limit, weight_files
+from rag_hpc.models.recipe import read_recipe
 from rag_hpc.stores.trained import Pair
 from rag_hpc.train.config import RerankLoss, TrainConfig
 
@@ -85,6 +86,7 @@ class EncoderLearner(Learner):
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer import losses
 
+        read_recipe(folder)  # what encoding would refuse afterwards is refused now, before the library imports it
         self.network = SentenceTransformer(
             str(folder), device=self.device, local_files_only=True, model_kwargs={"use_safetensors": True}
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from workers import kill_workers
 
 from rag_hpc.core.commit import UNITS, committed
 from rag_hpc.slurm import devcluster as dc
@@ -207,18 +207,3 @@ def test_three_faults_and_other_workers_change_no_byte(
     site.wait("hurt", finished)
     assert site.hashes("hurt") == site.hashes("golden")
     assert "differs" not in site.cli("verify", "base", "hurt")
-
-
-def kill_workers(run_dir: Path) -> int:
-    """SIGKILL every worker process of the run, on whichever node; return how many there were."""
-    killed = 0
-    for entry in Path("/proc").iterdir():
-        try:
-            line = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
-        except OSError:
-            continue
-        is_worker = b"submitit.core._submit" in line or b"rag_hpc.worker" in line
-        if is_worker and str(run_dir).encode() in line:
-            os.kill(int(entry.name), signal.SIGKILL)
-            killed += 1
-    return killed
