@@ -194,6 +194,8 @@ class ZeRO:
         }
         optimizer = torch.optim.AdamW(decayed(self._weights, config.weight_decay), lr=config.learning_rate)
         self._deepspeed: Any = import_module("deepspeed")  # without types
+        # an exchange through shared memory that training has no use for, and that takes a compiler to build
+        self._deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self._engine = self._deepspeed.initialize(model=self._learner.loss, optimizer=optimizer, config=settings)[0]
 
     def backward(self, inputs: tuple[Any, Any]) -> float:

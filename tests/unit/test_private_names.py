@@ -35,6 +35,9 @@ def _moments_of_zero_can_be_linked_again() -> None:
     source = Path(spec.submodule_search_locations[0], "runtime/zero/stage_1_and_2.py").read_text()
     assert "if not self._hp_optimizer_states_linked:" in source
     assert "def _lazy_init_hp_params_optimizer_state(self):" in source
+    places = Path(spec.submodule_search_locations[0])
+    assert "deepspeed.ops.__compatible_ops__.get(builder.NAME" in (places / "comm/torch.py").read_text()
+    assert 'NAME = "deepspeed_shm_comm"' in (places / "ops/op_builder/cpu/comm.py").read_text()
 
 
 def _kernels_are_stamped_and_count_no_references() -> None:
