@@ -33,7 +33,7 @@ from rag_hpc.models.encoder import Encoder
 from rag_hpc.search.answer import Answered, Answerer, Asker, reading
 
 DEFAULTS = {"data": "", "work": "", "questions": "400", "languages": "", "half": "judged"}
-K = 6  # passages that an answer is made from, as in conf/stage
+K = 12  # passages that an answer is made from, as in conf/stage
 PAGE_BAR, GOLD_BAR, REFUSED_BAR, LOST_BAR, RATE_BAR, ASK_BAR = 1.4, 0.75, 0.7, 0.1, 2.0, 1.0
 # Share of first citations that were a right page with the scorer of words alone, from the 5 best of the fused ranking:
 # commit 65d3f56, `rag-hpc run pipeline=baseline corpus.max_pages=1000`, citations of generate against relevant pages.
@@ -122,7 +122,8 @@ class Bench:
 
     def answers(self, corpus: Corpus, asked: Sequence[Asked]) -> list[Answered]:
         """Return the answers from each question's K best passages."""
-        answerer = Answerer(corpus.results.manifests["chunk"], GeneratorConfig(), lambda: self._encode)
+        manifests = corpus.results.manifests
+        answerer = Answerer(manifests["chunk"], manifests["encode"], GeneratorConfig(), lambda: self._encode)
         return [answerer.answer(one.text, one.ordinals[:K]) for one in asked]
 
     def sample(self, asked: Sequence[Asked]) -> list[Asked]:
@@ -180,8 +181,8 @@ def share(values: Sequence[bool]) -> tuple[float, tuple[float, float]]:
 
 def speed_rows(corpus: Corpus, encoder: Encoder, work: Path) -> list[Row]:
     """Return answers a CPU second from ready rankings, and the wall time of a question to a loaded `ask`."""
-    asked = random.Random(0).sample(corpus.asked, 60)
-    answerer = Answerer(corpus.results.manifests["chunk"], GeneratorConfig(), lambda: reading(encoder, ""))
+    asked, manifests = random.Random(0).sample(corpus.asked, 60), corpus.results.manifests
+    answerer = Answerer(manifests["chunk"], manifests["encode"], GeneratorConfig(), lambda: reading(encoder, ""))
     answerer.answer(asked[0].text, asked[0].ordinals[:K])
     rates = [1.0 / _cpu_s(partial(answerer.answer, one.text, one.ordinals[:K])) for one in asked]
     settings = corpus.results.submission["settings"] | {"generate": {"k": K}}
