@@ -7,13 +7,17 @@ are of the other.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import importlib.resources
+import json
 import os
 import random
+import re
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +38,7 @@ from rag_hpc.search.answer import Answered, Answerer, Asker, reading
 
 DEFAULTS = {"data": "", "work": "", "questions": "400", "languages": "", "half": "judged"}
 K = 12  # passages that an answer is made from, as in conf/stage
+USEFUL_BAR, WRONG_BAR = 0.80, 0.18
 PAGE_BAR, GOLD_BAR, REFUSED_BAR, LOST_BAR, RATE_BAR, ASK_BAR = 1.4, 0.75, 0.7, 0.1, 2.0, 1.0
 # Share of first citations that were a right page with the scorer of words alone, from the 5 best of the fused ranking:
 # commit 65d3f56, `rag-hpc run pipeline=baseline corpus.max_pages=1000`, citations of generate against relevant pages.
@@ -57,11 +62,13 @@ def run(options: dict[str, str]) -> list[Row]:
         bench = Bench(remembering(reading(encoder, "")), most, given["half"])
         pydoc = make(work, "pydoc", "corpus.max_pages=1000")
         squad = make(work, "squad", *written(work, folder, "qa_squad2", most))
-        rows = [*bench.pydoc_rows(pydoc), *bench.squad_rows(squad, articles_of(folder))]
+        with open_asker(pydoc, work) as asker:
+            rows = [*bench.pydoc_rows(pydoc), *ordinary_rows(asker, given["half"]), *speed_rows(pydoc, encoder, asker)]
+        rows += bench.squad_rows(squad, articles_of(folder))
         for lang in filter(None, given["languages"].split(",")):
             settings = written(work, folder, "qa_xquad", most, lang)
             rows += bench.language_rows(lang, make(work, f"xquad-{lang}", *settings, method="bm25"))
-        return rows + speed_rows(pydoc, encoder, work)
+        return rows
 
 
 class Bench:
@@ -179,21 +186,42 @@ def share(values: Sequence[bool]) -> tuple[float, tuple[float, float]]:
     return sum(values) / len(values), (float(low), float(high))
 
 
-def speed_rows(corpus: Corpus, encoder: Encoder, work: Path) -> list[Row]:
+@contextlib.contextmanager
+def open_asker(corpus: Corpus, work: Path) -> Iterator[Asker]:
+    """Give what `rag-hpc ask` answers with."""
+    settings = corpus.results.submission["settings"] | {"generate": {"k": K}}
+    with tempfile.TemporaryDirectory(dir=work) as scratch:
+        yield Asker(corpus.results.manifests, settings, GeneratorConfig(), Path(scratch))
+
+
+def ordinary_rows(asker: Asker, half: str) -> list[Row]:
+    """Return rows of a newcomer's questions about the demo's corpus: does an answer name what does it?
+
+    ordinary.jsonl has the questions, each with a pattern of right names, or "" where the corpus has no answer.
+    """
+    lines = importlib.resources.files(__package__).joinpath("ordinary.jsonl").read_text(encoding="utf-8").splitlines()
+    asked = [one for one in map(json.loads, lines) if one["half"] == half]
+    answers = [(one["names"], asker.answer(one["text"]).answer) for one in asked]
+    named = [(answer.found, bool(re.search(names, answer.text))) for names, answer in answers if names]
+    return [
+        _share_row("ordinary.useful", [found and right for found, right in named], "share", bar=USEFUL_BAR),
+        _share_row("ordinary.wrong", [found and not right for found, right in named], "share", WRONG_BAR, less=True),
+        _share_row("absent.refused", [not answer.found for names, answer in answers if not names], "share"),
+    ]
+
+
+def speed_rows(corpus: Corpus, encoder: Encoder, asker: Asker) -> list[Row]:
     """Return answers a CPU second from ready rankings, and the wall time of a question to a loaded `ask`."""
     asked, manifests = random.Random(0).sample(corpus.asked, 60), corpus.results.manifests
     answerer = Answerer(manifests["chunk"], manifests["encode"], GeneratorConfig(), lambda: reading(encoder, ""))
     answerer.answer(asked[0].text, asked[0].ordinals[:K])
     rates = [1.0 / _cpu_s(partial(answerer.answer, one.text, one.ordinals[:K])) for one in asked]
-    settings = corpus.results.submission["settings"] | {"generate": {"k": K}}
-    with tempfile.TemporaryDirectory(dir=work) as scratch:
-        asker = Asker(corpus.results.manifests, settings, GeneratorConfig(), Path(scratch))
-        asker.answer(asked[0].text)
-        waits = []
-        for one in asked:
-            begun = time.monotonic()
-            asker.answer(one.text)
-            waits.append(time.monotonic() - begun)
+    asker.answer(asked[0].text)
+    waits = []
+    for one in asked:
+        begun = time.monotonic()
+        asker.answer(one.text)
+        waits.append(time.monotonic() - begun)
     rate = len(rates) / sum(1.0 / value for value in rates)
     return [
         Row(name="speed.answers", ours=rate, unit="answers/CPU second", bar=RATE_BAR, contention=pressure_cpu()),
