@@ -81,6 +81,7 @@ setup(
         "click>=8.2,<9",
         "rich>=13",
         "numpy>=1.26",
+        "scipy>=1.11,<2",
         "pyarrow>=15",
         "zstandard>=0.22",
         "httptools>=0.6,<1",

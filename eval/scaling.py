@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from rag_hpc.core.fs import publish_file
 from rag_hpc.core.ledger import run_handle
 from rag_hpc.errors import ConfigError, MissingDependency
 from rag_hpc.eval import verify
+from rag_hpc.eval.laws import Chosen, Fit, fit, karp_flatt
 from rag_hpc.eval.report.plots import line_chart
 from rag_hpc.eval.results import Results, named, stage_of
 from rag_hpc.eval.text import aligned, duration, percent, share
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 STYLE = "text { font: 12px sans-serif; fill: #888 } .grid { stroke: #8884 } polyline { fill: none; stroke-width: 2 }"
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")  # Okabe and Ito's, stage by stage
 REFERENCE = "#888888"  # of S = p
-HEADER = ("stage", "p", "T", "S", "E", "items/s", "output", "hosts", "queue", "setup", "CPU busy", "CPU pressure")
+HEADER = ("stage", "p", "T", "S", "E", "e", "items/s", "output", "hosts", "queue", "setup", "CPU busy", "CPU pressure")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,7 @@ class Point:
     wall_s: float
     speedup: float
     efficiency: float
+    karp_flatt: float | None  # the serial share that S alone would tell; None for p = 1
     items: int  # taken in
     same_output: bool
     num_hosts: int
@@ -63,6 +65,7 @@ def scaling(arguments: Arguments) -> int:
     if twice := [run.name for run in runs if places.count(run.run_dir.resolve()) > 1]:
         raise ConfigError(f"{twice[0]} is named twice; name each run of the sweep once")
     points = compare(runs)
+    laws = fits(points)
     if out:
         publish_file(out, WRITERS[out.suffix](points), overwrite=True)
     unfinished = {run.name: run.unfinished for run in runs if run.unfinished}
@@ -73,11 +76,12 @@ def scaling(arguments: Arguments) -> int:
                     "baseline": runs[0].name,
                     "unfinished": unfinished,
                     "points": [dataclasses.asdict(point) for point in points],
+                    "laws": {stage: dataclasses.asdict(chosen) for stage, chosen in laws.items()},
                 }
             )
         )
     else:
-        print(f"baseline  {runs[0].name}\n\n{table(points)}")
+        print(f"baseline  {runs[0].name}\n\n{table(points)}\n\n{law_lines(laws)}")
         if note := shared_note(points):
             print(f"\n{note}")
         print(
@@ -100,6 +104,35 @@ def compare(runs: Sequence[Results]) -> list[Point]:
     ]
     stages = list(dict.fromkeys(point.stage for point in found))
     return sorted(found, key=lambda point: stages.index(point.stage))
+
+
+def fits(points: Sequence[Point]) -> dict[str, Chosen]:
+    """Return stage -> the law that its T follows; runs of one p are repeats, those on a shared machine do not count."""
+    times: dict[str, dict[int, list[float]]] = {}
+    for point in points:
+        if point.judged and point.same_output and point.wall_s > 0:
+            times.setdefault(point.stage, {}).setdefault(point.p, []).append(point.wall_s)
+    return {stage: fit(by_p) for stage, by_p in times.items()}
+
+
+def law_lines(laws: Mapping[str, Chosen]) -> str:
+    """Return a line for each stage whose T follows a law, and one for each reason why others have none."""
+    lines = [f"{stage}: {said(chosen.fit)}" for stage, chosen in laws.items() if chosen.fit]
+    reasons: dict[str, list[str]] = {}
+    for stage, chosen in laws.items():
+        if chosen.fit is None:
+            reasons.setdefault(chosen.refused or "no law fits: T falls faster than 1 / p", []).append(stage)
+    return "\n".join([*lines, *(f"no law fitted ({why}): {', '.join(stages)}" for why, stages in reasons.items())])
+
+
+def said(fitted: Fit) -> str:
+    """Return a law with its shares, their intervals, and the limit of S."""
+    parts = [f"{fitted.law}'s law" if fitted.law == "Amdahl" else fitted.law]
+    for name, part in (("serial share", fitted.serial), ("crosstalk", fitted.crosstalk)):
+        parts += [f"{name} {part.value:.3g} [{max(0.0, part.low):.3g}, {part.high:.3g}]"] if part else []
+    if fitted.law == "Amdahl" and fitted.serial and fitted.serial.value > 0:
+        parts.append(f"S stays below {1 / fitted.serial.value:.3g}")
+    return ", ".join([*parts, f"noise {100 * fitted.noise:.1f} %"])
 
 
 def table(points: Sequence[Point]) -> str:
@@ -225,6 +258,7 @@ def _point(run: Results, found: Speedup, differing: set[str]) -> Point:
         wall_s=time.wall_s,
         speedup=found.speedup,
         efficiency=found.efficiency,
+        karp_flatt=karp_flatt(found.speedup, time.p / found.baseline.p) if found.speedup > 0 else None,
         items=time.items_in,
         same_output=found.stage not in differing,
         num_hosts=len(time.hosts),
@@ -251,6 +285,7 @@ def _cells(point: Point, first: bool) -> tuple[str, ...]:
         duration(point.wall_s),
         f"{point.speedup:.2f}",
         share(point.efficiency),
+        "–" if point.karp_flatt is None else f"{point.karp_flatt:.3f}",
         f"{point.items / point.wall_s:.4g}" if point.wall_s else "–",
         "same" if point.same_output else "DIFFERS",
         str(point.num_hosts),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,17 @@ def whole_number(name: str, given: str | None, default: int, *, least: int) -> i
     if not given.isdecimal() or int(given) < least:
         raise ConfigError(f"{name}={given}: a whole number is needed, at least {least}")
     return int(given)
+
+
+def number_between(name: str, given: str | None, low: float, high: float) -> float:
+    """Return the number given. Raises ConfigError where there is none, or it lies outside."""
+    try:
+        value = float(given or "")
+    except ValueError:
+        value = math.nan
+    if not low <= value <= high:
+        raise ConfigError(f"{name}={given or ''}: a number from {low:g} to {high:g} is needed")
+    return value
 
 
 def root_of(arguments: Arguments) -> Path:
