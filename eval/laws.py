@@ -126,7 +126,7 @@ def fit(times: Mapping[int, Sequence[float]]) -> Chosen:
 
 def student(freedom: int, confidence: float = CONFIDENCE) -> float:
     """Return the two-sided quantile of Student's t distribution."""
-    from scipy.special import stdtrit
+    from scipy.special import stdtrit  # type: ignore[import-untyped]
 
     return float(stdtrit(freedom, (1 + confidence) / 2))
 

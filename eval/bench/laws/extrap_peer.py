@@ -7,14 +7,14 @@ import json
 import sys
 import warnings
 
-from extrap.entities.callpath import Callpath
-from extrap.entities.coordinate import Coordinate
-from extrap.entities.experiment import Experiment
-from extrap.entities.measurement import Measurement
-from extrap.entities.metric import Metric
-from extrap.entities.parameter import Parameter
-from extrap.modelers.model_generator import ModelGenerator
-from extrap.modelers.single_parameter.basic import SingleParameterModeler
+from extrap.entities.callpath import Callpath  # type: ignore[import-not-found]
+from extrap.entities.coordinate import Coordinate  # type: ignore[import-not-found]
+from extrap.entities.experiment import Experiment  # type: ignore[import-not-found]
+from extrap.entities.measurement import Measurement  # type: ignore[import-not-found]
+from extrap.entities.metric import Metric  # type: ignore[import-not-found]
+from extrap.entities.parameter import Parameter  # type: ignore[import-not-found]
+from extrap.modelers.model_generator import ModelGenerator  # type: ignore[import-not-found]
+from extrap.modelers.single_parameter.basic import SingleParameterModeler  # type: ignore[import-not-found]
 
 
 def forecast(times: dict[str, list[float]], at: float) -> float:
