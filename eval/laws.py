@@ -62,12 +62,12 @@ class Fit:
         low = self.serial.low if self.serial else 0.0
         return 1 / low if low > 0 else math.inf
 
-    def seconds(self, p: float) -> Share:
+    def seconds(self, p: float, confidence: float = CONFIDENCE) -> Share:
         """Return T(p) with the interval of one more measurement."""
         terms = _terms([p], len(self.weights))[0]
         value = float(terms @ np.array(self.weights))
         variance = float(terms @ np.array(self.covariance) @ terms) + (self.noise * value) ** 2
-        half = student(self.num_times - len(self.weights)) * math.sqrt(variance)
+        half = student(self.num_times - len(self.weights), confidence) * math.sqrt(variance)
         return Share(value=value, low=max(0.0, value - half), high=value + half)
 
 

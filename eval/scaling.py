@@ -81,7 +81,9 @@ def scaling(arguments: Arguments) -> int:
             )
         )
     else:
-        print(f"baseline  {runs[0].name}\n\n{table(points)}\n\n{law_lines(laws)}")
+        print(f"baseline  {runs[0].name}\n\n{table(points)}")
+        if lines := law_lines(laws):
+            print(f"\n{lines}")
         if note := shared_note(points):
             print(f"\n{note}")
         print(

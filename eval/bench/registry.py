@@ -26,6 +26,7 @@ BENCHES = {
     "answers": "rag_hpc.eval.bench.answers.answers:run",
     "train": "rag_hpc.eval.bench.train.train:run",
     "laws": "rag_hpc.eval.bench.laws.laws:run",
+    "forecast": "rag_hpc.eval.bench.laws.forecast:run",
     "dedup_scale": "rag_hpc.eval.bench.dedup.scale:run",
 }
 

@@ -13,6 +13,7 @@ import pytest
 from rag_hpc import cli
 from rag_hpc.config import compose
 from rag_hpc.errors import ConfigError
+from rag_hpc.eval.bench.registry import BENCHES
 
 
 def test_overrides_words_flags_and_values_are_told_apart() -> None:
@@ -49,8 +50,7 @@ def test_the_last_of_equal_overrides_wins() -> None:
         (["report", "--out="], "--out needs a value"),
         (
             ["bench", "crwal"],
-            "bench takes crawl|extract|dedup|chunk|checks|rank|encode|rerank|answers|train|dedup_scale, not 'crwal'; "
-            "did you mean crawl?",
+            f"bench takes {'|'.join(BENCHES)}, not 'crwal'; did you mean crawl?",
         ),
         (["devcluster"], "devcluster takes up|down|status|check, not ''; see: rag-hpc devcluster --help"),
         (["completion", "fish"], "completion takes bash|zsh [LINE], not 'fish'"),
