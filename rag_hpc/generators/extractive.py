@@ -9,12 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-import numpy as np
-
 from rag_hpc.algo.answer import score
 from rag_hpc.algo.answer.prompt import Passage
 from rag_hpc.algo.answer.sentences import LONGEST, Sentence, sentences_of, words_of
-from rag_hpc.algo.types import Array
 from rag_hpc.generators.base import Answer, Encode, Quote, not_found
 
 NUM_READ = 24  # sentences that the encoder reads for a question, chosen by their words and their place
@@ -44,19 +41,16 @@ class ExtractiveGenerator:
         read = score.shortlist(evidence, NUM_READ).tolist()
         texts = [_in_context(sentences[at], passages[sentences[at].number - 1]) for at in read]
         vectors_RD = self._encode(question, texts)
-        cosines_R = score.cosines(vectors_RD[1:], vectors_RD[0])
-        likely_R = score.likelihoods(evidence[read], cosines_R)
-        if (highest := float(likely_R.max())) < self._min_score:
-            return not_found(highest)
-        of_passages = [_cosine(passages[sentences[at].number - 1], vectors_RD[0]) for at in read]
-        preferred_R = score.preferences(evidence[read], cosines_R, np.array(of_passages))
-        order = np.lexsort((np.arange(len(read)), -preferred_R, likely_R < self._min_score))
-        chosen = _chosen([(sentences[read[at]], float(likely_R[at])) for at in order])
+        likely = score.likelihoods(evidence[read], vectors_RD[1:], vectors_RD[0]).tolist()
+        best = sorted(zip(likely, read, strict=True), key=lambda pair: (-pair[0], pair[1]))
+        if best[0][0] < self._min_score:
+            return not_found(best[0][0])
+        chosen = _chosen([(sentences[at], likelihood) for likelihood, at in best])
         quotes = [_quote(sentence, passages[sentence.number - 1], likelihood) for sentence, likelihood in chosen]
         text = " ".join(_said(sentence, quote, passages) for (sentence, _), quote in zip(chosen, quotes, strict=True))
         citations = list(dict.fromkeys(quote.number for quote in quotes))
         short = _short(question, chosen[0][0])
-        return Answer(text=text, citations=citations, found=True, short=short, quotes=quotes, score=highest)
+        return Answer(text=text, citations=citations, found=True, short=short, quotes=quotes, score=best[0][0])
 
 
 def _chosen(best: Sequence[tuple[Sentence, float]]) -> list[tuple[Sentence, float]]:
@@ -65,11 +59,6 @@ def _chosen(best: Sequence[tuple[Sentence, float]]) -> list[tuple[Sentence, floa
     said = words_of(first.text)
     others = [pair for pair in best[1:] if pair[1] >= SECOND * likelihood and not words_of(pair[0].text) <= said]
     return [best[0], *others[: NUM_QUOTED - 1]]
-
-
-def _cosine(passage: Passage, question_D: Array) -> float:
-    """Return the cosine of the passage as it is indexed with the question, 0 where no vector came with it."""
-    return 0.0 if passage.vector is None else float(score.cosines(passage.vector[None], question_D)[0])
 
 
 def _in_context(sentence: Sentence, passage: Passage) -> str:

@@ -22,7 +22,6 @@ from rag_hpc.generators.base import Answer, Encode
 from rag_hpc.generators.config import GeneratorConfig
 from rag_hpc.stores.chunks import ChunkStore
 from rag_hpc.stores.passages import read_passages
-from rag_hpc.stores.vectors import VectorStore, check_same_space
 
 if TYPE_CHECKING:
     from rag_hpc.models.encoder import Encoder
@@ -45,19 +44,17 @@ class Answerer:
     def __init__(
         self,
         chunks: Manifest,
-        encoded: Manifest,
         generator: GeneratorConfig,
         load: Callable[[], Encode],
         check_stop: Callable[[], None] = lambda: None,
     ) -> None:
         """load: gives the encoder, if the generator wants it. `check_stop` raises when the process is to end; a
         generator that waits calls it now and then."""
-        self._chunks, self._vectors = ChunkStore(chunks), VectorStore(encoded)
-        self._generator = registry.get_generator(generator, load, check_stop)
+        self._chunks, self._generator = ChunkStore(chunks), registry.get_generator(generator, load, check_stop)
 
     def answer(self, question: str, ordinals: Sequence[int]) -> Answered:
         """Return the answer from the chunks with these ordinals, best first."""
-        passages = read_passages(self._chunks, self._vectors, ordinals)
+        passages = read_passages(self._chunks, ordinals)
         answer = self._generator.generate(question, passages)
         checked = check_quotes(answer.text, answer.quotes, passages) or verify_citations(answer.text, passages)
         return Answered(answer=answer, passages=passages, checks=checked)
@@ -86,11 +83,10 @@ class Asker:
         )
         self._k, self._prefix = settings["generate"]["k"], asked["prefix"]
         self._encoder = encoder = Encoder(asked["model"], threads=1, dims=asked.get("dims", 0))
-        check_same_space(encoder.facts(), inputs["encode"])
         self._method = retrieve.get("method", "fused").replace("ann", "dense")  # one question is searched exactly
         parts = inputs["lexical"], inputs["encode"], None
         self._searcher = Searcher(*parts, search, SerialComm(), scratch, knowledge(inputs))
-        self._answerer = Answerer(inputs["chunk"], inputs["encode"], generator, lambda: reading(encoder, self._prefix))
+        self._answerer = Answerer(inputs["chunk"], generator, lambda: reading(encoder, self._prefix))
 
     def answer(self, question: str) -> Answered:
         """Return the answer to one question."""

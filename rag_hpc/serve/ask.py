@@ -167,7 +167,7 @@ def plain(run: str, question: str, answered: Answered, page_of: PageOf = lambda 
         citations.append({**asdict(check), **offsets, "score": scores.get((check.citation, check.start))})
     found, firsts = verdicts(citations), {check.citation: check.start for check in reversed(answered.checks)}
     passages = [
-        {**passage.plain(), "number": n, "cited": n in found, "verdict": found.get(n)}
+        {**asdict(passage), "number": n, "cited": n in found, "verdict": found.get(n)}
         | {"page": page_of(passage, firsts[n]) if n in found else None}
         for n, passage in enumerate(answered.passages, 1)
     ]

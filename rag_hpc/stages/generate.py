@@ -17,7 +17,6 @@ from rag_hpc.generators.config import GeneratorConfig
 from rag_hpc.stores.answers import open_answers
 from rag_hpc.stores.hits import handed_on
 from rag_hpc.stores.passages import Asked, ranked
-from rag_hpc.stores.vectors import check_same_space
 
 
 @dataclass(kw_only=True)
@@ -26,7 +25,6 @@ class GenerateConfig:
 
     k: int = 12  # passages that an answer is made from
     model: str = path_field("minilm", only="folder")  # of the encoder, for generators that read sentences with it
-    dims: int = 0  # of its vectors, as of stage.encode
     prefix: str = ""  # text put before each question, as in retrieve.queries
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
 
@@ -40,8 +38,8 @@ class Generate(Stage):
 
     Config: ClassVar[type] = GenerateConfig
     name = "generate"
-    version = 3
-    needs = ("chunk", "encode", "retrieve.queries", "retrieve.search")
+    version = 2
+    needs = ("chunk", "retrieve.queries", "retrieve.search")
     wants = ("rerank",)
     counts_from = "retrieve.search"
 
@@ -57,12 +55,9 @@ class Generate(Stage):
         def load() -> Encode:
             from rag_hpc.models.encoder import Encoder
 
-            encoder = Encoder(self.config.model, threads=1, dims=self.config.dims)
-            check_same_space(encoder.facts(), ctx.inputs["encode"])
-            return reading(encoder, self.config.prefix)
+            return reading(Encoder(self.config.model, threads=1), self.config.prefix)
 
-        inputs = ctx.inputs
-        self._answerer = Answerer(inputs["chunk"], inputs["encode"], self.config.generator, load, ctx.check_stop)
+        self._answerer = Answerer(ctx.inputs["chunk"], self.config.generator, load, ctx.check_stop)
 
     def run(self, unit: Unit, out: Path, ctx: Context) -> Counts:
         """Write answers.parquet, one row a question; citations are JSON with a verdict each."""

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-import numpy as np
-
-from rag_hpc.algo.answer.prompt import STORED, Passage
+from rag_hpc.algo.answer.prompt import Passage
 from rag_hpc.core.stage import Inputs
 from rag_hpc.stores.chunks import ChunkStore
 from rag_hpc.stores.hits import HITS, RERANKED, handed_on
 from rag_hpc.stores.questions import read_questions
 from rag_hpc.stores.tables import read_column, read_table
-from rag_hpc.stores.vectors import VectorStore
 
 
 @dataclass(frozen=True)
@@ -50,9 +47,6 @@ def ranked(inputs: Inputs, position: int, k: int) -> list[Asked]:
     ]
 
 
-def read_passages(chunks: ChunkStore, vectors: VectorStore, ordinals: Sequence[int]) -> list[Passage]:
+def read_passages(chunks: ChunkStore, ordinals: Sequence[int]) -> list[Passage]:
     """Return the chunks with these ordinals as passages, in the same order."""
-    rows, at = np.unique(np.asarray(ordinals, dtype=np.int64), return_inverse=True)
-    vectors_PD = vectors.take(rows).astype(np.float32)[at]
-    stored = chunks.rows(ordinals, STORED)
-    return [Passage(**row, vector=vector_D) for row, vector_D in zip(stored, vectors_PD, strict=True)]
+    return [Passage(**row) for row in chunks.rows(ordinals, [field.name for field in fields(Passage)])]

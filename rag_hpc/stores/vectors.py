@@ -39,8 +39,8 @@ def check_same_space(facts: dict[str, Any], encoded: Manifest) -> None:
     if other:
         was, now = ({name: found[name] for name in other} for found in (theirs, facts))
         raise ConfigError(
-            f"this stage's encoder differs from that of the passages in {', '.join(other)}: {now} instead of {was}; "
-            f"the model's folder has changed, or the stage's model and dims are not those of stage.encode; encode "
+            f"the queries' encoder differs from that of the passages in {', '.join(other)}: {now} instead of {was}; "
+            f"the model's folder has changed, or stage.queries.model and dims are not those of stage.encode; encode "
             "again, or set them alike"
         )
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 
 from rag_hpc.algo.answer.answers import NOT_FOUND
-from rag_hpc.algo.types import Array
 
 SYSTEM = (
     "Answer the question from the numbered passages only, in at most three sentences. After each sentence name the "
@@ -31,14 +30,6 @@ class Passage:
     heading: str = ""  # the title and headings that it stands under, as indexed before its text
     url: str = ""
     start: int = 0  # where its text begins in its document's
-    vector: Array | None = field(default=None, compare=False, repr=False)  # [D] of length 1, the index's
-
-    def plain(self) -> dict[str, str | int]:
-        """Return all but the vector by name."""
-        return {name: getattr(self, name) for name in STORED}
-
-
-STORED = tuple(field.name for field in fields(Passage) if field.name != "vector")
 
 
 def build_prompt(question: str, passages: Sequence[Passage]) -> list[dict[str, str]]:

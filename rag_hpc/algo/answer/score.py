@@ -21,7 +21,6 @@ from rag_hpc.algo.types import F64, I64, Array
 DIGITS = 4  # of a cosine; what lies behind them may depend on the machine
 COSINE, BIAS = 8.0, -5.85
 WEIGHTS = np.array([2.5, 1.0, 1.0, 1.0, 0.5, -2.0])  # of the features of `by_words`, in their order
-WORDS = 0.2  # what all words of the question count beside the two cosines, in a choice among likely sentences
 SHORT, LONG = 4, 30  # words of a sentence: fewer are no prose, more count no further
 
 _NAME = re.compile(r"(?<!^)(?<![.?!] )\b[A-Z][\w-]*")  # not at the start of a sentence
@@ -56,27 +55,12 @@ def shortlist(features_SF: F64, num: int) -> I64:
     return np.sort(order[:num]).astype(np.int64)
 
 
-def cosines(vectors_SD: Array, question_D: Array) -> F64:
-    """Return the cosines of vectors of length 1 with the question's, [S], rounded."""
-    cosines_S: F64 = np.round((vectors_SD.astype(np.float64) * question_D).sum(axis=1), DIGITS)
-    return cosines_S
-
-
-def likelihoods(features_SF: F64, cosines_S: F64) -> F64:
-    """Return how likely each sentence answers, 0 to 1, rounded; it decides whether there is an answer."""
+def likelihoods(features_SF: F64, vectors_SD: Array, question_D: Array) -> F64:
+    """Return how likely each sentence answers, 0 to 1, rounded; vectors have length 1."""
+    cosines_S = np.round((vectors_SD.astype(np.float64) * question_D).sum(axis=1), DIGITS)
     logits_S = COSINE * cosines_S + features_SF @ WEIGHTS + BIAS
     likely_S: F64 = np.round(1.0 / (1.0 + np.exp(-logits_S)), DIGITS)
     return likely_S
-
-
-def preferences(features_SF: F64, cosines_S: F64, of_passages_S: F64) -> F64:
-    """Return by how much each sentence is preferred to the others that are likely enough, rounded.
-
-    The cosine of its passage counts as much as its own: a sentence that is near to the question by chance stands among
-    others that are not. Words count less than for the likelihood, since many a question is asked in other words.
-    """
-    preferred_S: F64 = np.round(cosines_S + of_passages_S + WORDS * features_SF[:, 0], DIGITS)
-    return preferred_S
 
 
 def _unknown_names(question: str, passages: Sequence[Passage]) -> float:

@@ -13,7 +13,6 @@ import traceback
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -100,22 +99,6 @@ class TestExtractive:
         text = "北京是中国的首都。鱼生活在水里。"
         answer = blind.generate("鱼生活在哪里？", [passage(text)])
         assert answer.text.startswith(text.split("。")[1])
-
-    def test_of_two_likely_sentences_that_of_the_nearer_passage_is_quoted(self) -> None:
-        question = "Where do fish live?"
-        sea, lake = (passage(f"Fish live in the {place}. They have gills.", "fish") for place in ("sea", "lake"))
-        asked = by_words(question, [])[0]
-        for near in (sea, lake):
-            far = lake if near is sea else sea
-            found = [replace(near, vector=asked), replace(far, vector=np.zeros_like(asked))]
-            for passages in (found, found[::-1]):
-                answer = self.generator.generate(question, passages)
-                assert answer.text.startswith(near.text.split(".")[0])
-
-    def test_a_near_passage_makes_no_unlikely_sentence_an_answer(self) -> None:
-        question = "Who painted Guernica?"
-        answer = self.generator.generate(question, [replace(FISH, vector=by_words(question, [])[0])])
-        assert not answer.found
 
     def test_the_second_sentence_says_something_else(self) -> None:
         answer = self.generator.generate("Where do fish live?", [FISH, FISH])
