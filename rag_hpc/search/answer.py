@@ -6,9 +6,9 @@ The generate stage, `rag-hpc ask` and whatever serves later differ in where the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 BATCH = 512  # tokens; of all sizes tried the fastest for sentences on a core
 
 
+class Place(NamedTuple):
+    """Where a ranking has a passage: from 1, and by which score."""
+
+    rank: int
+    score: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Answered:
     """An answer, the passages it was made from (numbered from 1), and a verdict on each of its citations."""
@@ -36,6 +43,7 @@ class Answered:
     answer: Answer
     passages: list[Passage]
     checks: list[CitationCheck]
+    ranks: list[dict[str, Place]] = field(default_factory=list)  # of each passage, by the rankings that have it
 
 
 class Answerer:
@@ -92,8 +100,14 @@ class Asker:
         """Return the answer to one question."""
         searcher = self._searcher
         vector = self._encoder.encode([self._prefix + question], out=np.float16, allow_truncate=True)
-        _, ids = searcher.search([question], vector).hits[self._method]
-        return self._answerer.answer(question, [int(i) for i in ids[0] if i >= 0][: self._k])
+        hits = searcher.search([question], vector).hits
+        places = {
+            method: {int(one): Place(n, float(score)) for n, (score, one) in enumerate(zip(*row, strict=True), 1)}
+            for method, row in ((method, (scores[0], ids[0])) for method, (scores, ids) in hits.items())
+        }
+        chosen = [one for one in places[self._method] if one >= 0][: self._k]
+        ranks = [{method: found[one] for method, found in places.items() if one in found} for one in chosen]
+        return replace(self._answerer.answer(question, chosen), ranks=ranks)
 
 
 def reading(encoder: Encoder, prefix: str) -> Encode:

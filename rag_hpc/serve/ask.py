@@ -19,6 +19,7 @@ from rag_hpc.core.ledger import Ledger, Request, run_handle
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.core.plan import read_plans
 from rag_hpc.errors import ConfigError, IncompleteError, InputError
+from rag_hpc.eval.text import aligned
 from rag_hpc.generators.config import GeneratorConfig, GeneratorName
 
 if TYPE_CHECKING:
@@ -56,12 +57,16 @@ def ask(arguments: Arguments) -> int:
             "run the same corpus with pipeline=cluster, and ask that run"
         )
     generator = generator_of(arguments, request.settings["generate"].get("generator", {}))
+
+    def show(found: dict[str, Any]) -> str:
+        return "\n\n".join([as_text(found), *([explained(found)] if "--explain" in arguments.flags else [])])
+
     with opened(ledger.run_dir, request, generator) as asker:
         page_of = pages_of(ledger)
         if question:
             found = plain(ledger.name, question, asker.answer(question), page_of)
             hint = f"\na whole page, as it is stored: rag-hpc page ID run={ledger.name}" if found["citations"] else ""
-            print(as_json(found) if batch else as_text(found) + hint)
+            print(as_json(found) if batch else show(found) + hint)
             return 0
         if not asked and generator.name is GeneratorName.extractive:
             asker.answer("What is this?")  # so that the first question does not wait for what is compiled and read once
@@ -70,7 +75,7 @@ def ask(arguments: Arguments) -> int:
             if file or batch:
                 print(json.dumps(found, sort_keys=True).replace("\x7f", "\\u007f"), flush=True)
             else:
-                print(f"{'' if not asked else 'Q: ' + row['question']}\n{as_text(found)}\n".lstrip("\n"), flush=True)
+                print(f"{'' if not asked else 'Q: ' + row['question']}\n{show(found)}\n".lstrip("\n"), flush=True)
     return 0
 
 
@@ -167,7 +172,7 @@ def plain(run: str, question: str, answered: Answered, page_of: PageOf = lambda 
         citations.append({**asdict(check), **offsets, "score": scores.get((check.citation, check.start))})
     found, firsts = verdicts(citations), {check.citation: check.start for check in reversed(answered.checks)}
     passages = [
-        {**asdict(passage), "number": n, "cited": n in found, "verdict": found.get(n)}
+        {**asdict(passage), "number": n, "cited": n in found, "verdict": found.get(n), "ranks": ranks_of(answered, n)}
         | {"page": page_of(passage, firsts[n]) if n in found else None}
         for n, passage in enumerate(answered.passages, 1)
     ]
@@ -181,6 +186,26 @@ def plain(run: str, question: str, answered: Answered, page_of: PageOf = lambda 
         "citations": citations,
         "passages": passages,
     }
+
+
+def ranks_of(answered: Answered, number: int) -> dict[str, dict[str, float]]:
+    """Return ranking -> {rank, score} of a passage."""
+    places = answered.ranks[number - 1] if answered.ranks else {}
+    return {method: place._asdict() for method, place in places.items()}
+
+
+def explained(found: dict[str, Any]) -> str:
+    """Return a table of the passages that the answer was made from: each ranking's rank and score of each."""
+    methods = list(dict.fromkeys(method for passage in found["passages"] for method in passage["ranks"]))
+    rows = [
+        [f"[{passage['number']}]", *(_place(passage["ranks"].get(method)) for method in methods), passage["title"]]
+        for passage in found["passages"]
+    ]
+    return aligned(["", *(f"{method}: rank, score" for method in methods), "title"], rows)
+
+
+def _place(place: dict[str, float] | None) -> str:
+    return f"{place['rank']}, {place['score']:.3f}" if place else "–"
 
 
 def pages_of(ledger: Ledger) -> PageOf:

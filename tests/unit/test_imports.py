@@ -28,7 +28,7 @@ MAY_IMPORT = {  # package -> what of ours it may import, besides itself; stages 
     "rag_hpc.search": TABLES | {"rag_hpc.models", "rag_hpc.generators", "rag_hpc.schema"},
     "rag_hpc.sources": TABLES,
     "rag_hpc.demo": TABLES | {"rag_hpc.sources"},
-    "rag_hpc.serve": FINDING | {"rag_hpc.arguments", "rag_hpc.schema"},
+    "rag_hpc.serve": FINDING | {"rag_hpc.arguments", "rag_hpc.eval.text", "rag_hpc.schema"},
     "rag_hpc.train": FINDING,
     "rag_hpc.stages": WORK | {"rag_hpc.train"},
     "rag_hpc.stages.registry": LOW | {"rag_hpc.schema", "rag_hpc.sources.base", "rag_hpc.sources.registry"},

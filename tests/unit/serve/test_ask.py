@@ -141,6 +141,22 @@ def test_command_prints_the_answer_and_what_it_quotes(
     assert title == value["passages"][0]["title"] and not blank and value["passages"][0]["text"] in text
 
 
+def test_each_ranking_s_rank_and_score_of_a_passage_are_told(
+    run: Ledger, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run.run_dir.parents[2])
+    question = fixedcorpus.ASKED["caching"]
+    assert ask.ask(parse(["ask", question, "--json"])) == 0
+    passages = json.loads(capsys.readouterr().out)["passages"]
+    fused = [passage["ranks"]["fused"] for passage in passages]
+    assert [place["rank"] for place in fused] == list(range(1, len(passages) + 1))
+    assert [place["score"] for place in fused] == sorted((place["score"] for place in fused), reverse=True)
+    assert all({"bm25", "dense"} & set(passage["ranks"]) for passage in passages)
+    assert ask.ask(parse(["ask", question, "--explain"])) == 0
+    shown = capsys.readouterr().out
+    assert "fused: rank, score" in shown and f"1, {fused[0]['score']:.3f}" in shown
+
+
 def test_a_file_of_questions_gives_a_line_of_json_each(
     run: Ledger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
