@@ -70,6 +70,7 @@ setup(
     packages=all_packages(),
     package_data={
         "rag_hpc": ["py.typed"],
+        "rag_hpc.search": ["java/*"],
         "rag_hpc.conf": ["*.yaml", "**/*.yaml", "**/*.jsonl"],
         "rag_hpc.slurm": ["devcluster/*.conf*"],
         "rag_hpc.eval": ["*.html", "**/*.html"],

@@ -267,7 +267,7 @@ def check(config: RunConfig) -> None:
     if "chunk" in stages:
         check_limit(config.stage.chunk)
     if "lexical" in stages:
-        from rag_hpc.search.lucene import require_java
+        from rag_hpc.search.jvm import require_java
 
         require_java()
     if "retrieve.queries" in stages:

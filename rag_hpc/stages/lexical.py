@@ -25,11 +25,11 @@ class LexicalConfig:
 
     num_shards: int = 4
     whole_documents: bool = False  # are scored, and named by their best passages; else passages are
-    heap_mib: int = field(default=1024, metadata={"output": False})  # of the Java virtual machine
+    heap_mib: int = field(default=0, metadata={"output": False})  # of Java's; 0 = a quarter of the memory
 
     def __post_init__(self) -> None:
-        if self.num_shards < 1 or self.heap_mib < 64:
-            raise ConfigError("stage.lexical: num_shards >= 1 and heap_mib >= 64 are needed")
+        if self.num_shards < 1 or 0 != self.heap_mib < 64:
+            raise ConfigError("stage.lexical: num_shards >= 1 and heap_mib >= 64 (or 0, by the memory) are needed")
 
 
 class Lexical(Stage):
