@@ -44,6 +44,8 @@ EXTRAS = {
         "spacy>=3.8,<4",
         "semantic-text-splitter>=0.20,<1",
         "langchain-text-splitters>=1,<2",
+        "bm25s>=0.3,<0.4",
+        "PyStemmer>=3,<4",
     ],
 }
 DEV = [

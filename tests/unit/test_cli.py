@@ -49,8 +49,8 @@ def test_the_last_of_equal_overrides_wins() -> None:
         (["report", "--out="], "--out needs a value"),
         (
             ["bench", "crwal"],
-            "bench takes crawl|extract|dedup|chunk|checks|rank|encode|rerank|answers|train|dedup_scale, not 'crwal'; "
-            "did you mean crawl?",
+            "bench takes crawl|extract|dedup|chunk|checks|lexical|rank|encode|rerank|answers|train|dedup_scale, "
+            "not 'crwal'; did you mean crawl?",
         ),
         (["devcluster"], "devcluster takes up|down|status|check, not ''; see: rag-hpc devcluster --help"),
         (["completion", "fish"], "completion takes bash|zsh [LINE], not 'fish'"),
