@@ -248,23 +248,29 @@ def _bm25s(python: str, texts: list[str], asked: list[str], folder: Path) -> Ite
     given.write_text(json.dumps({"texts": texts, "questions": asked}), encoding="ascii")
     env = {**os.environ, "NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     command = [python, "-P", str(Path(bm25s_peer.__file__).resolve()), str(given)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as child:
-        assert child.stdin is not None and child.stdout is not None  # both are pipes
-        pipes = child.stdin, child.stdout
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+    assert child.stdin is not None and child.stdout is not None  # both are pipes
+    pipes = child.stdin, child.stdout
 
-        def peer(do: str, k: int = 0, first: int = 0, last: int = 0) -> dict[str, float]:
-            with contextlib.suppress(BrokenPipeError):
-                pipes[0].write(json.dumps({"do": do, "k": k, "first": first, "last": last}) + "\n")
-                pipes[0].flush()
-            answer = pipes[1].readline()
-            if not answer:
-                raise MissingDependency(
-                    f"bm25s does not run in {python}; give bm25s_python=PYTHON of an environment with: "
-                    "pip install bm25s numba PyStemmer; or bm25s_python=none"
-                )
-            told: dict[str, float] = json.loads(answer)
-            return told
+    def peer(do: str, k: int = 0, first: int = 0, last: int = 0) -> dict[str, float]:
+        with contextlib.suppress(BrokenPipeError):
+            pipes[0].write(json.dumps({"do": do, "k": k, "first": first, "last": last}) + "\n")
+            pipes[0].flush()
+        answer = pipes[1].readline()
+        if not answer:
+            raise MissingDependency(
+                f"bm25s does not run in {python}; give bm25s_python=PYTHON of an environment with: "
+                "pip install bm25s numba PyStemmer; or bm25s_python=none"
+            )
+        told: dict[str, float] = json.loads(answer)
+        return told
 
+    try:
         peer("index")
         yield peer
-        child.stdin.close()
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
+        with contextlib.suppress(BrokenPipeError):  # the question that a child that is gone did not read
+            child.stdin.close()
