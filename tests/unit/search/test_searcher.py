@@ -100,3 +100,22 @@ def test_without_a_vector_index_there_are_no_approximate_hits(
     settings = SearchSettings(depth=3)
     searcher = Searcher(chain.out["lexical"], chain.out["encode"], None, settings, SerialComm(), tmp_path)
     assert set(searcher.search(TEXTS, queries).hits) == {"bm25", "dense", "fused"}
+
+
+def test_questions_are_taken_apart_as_the_passages_were(
+    chain: stagerun.Chain, queries: np.ndarray, tmp_path: Path
+) -> None:
+    german = chain.again("lexical", tmp_path / "run", analyzer="de", num_shards=2)
+    settings = SearchSettings(depth=15)
+    scores, ids = (
+        Searcher(german, chain.out["encode"], None, settings, SerialComm(), tmp_path)
+        .search(TEXTS, queries)
+        .hits["bm25"]
+    )
+    own = Shards([tmp_path / "lexical-0", tmp_path / "lexical-1"])
+    words = analyze(TEXTS, "de")
+    whole = own.collection({word for row in words for word in row})
+    best = own.top([bm25.make_query(row, whole) for row in words], 15)
+    assert words != analyze(TEXTS) and (ids[1] >= 0).any()  # "the" is no stop word of German
+    assert scores.tobytes() == best[0].tobytes() and ids.tobytes() == best[1].tobytes()
+    own.close()
