@@ -10,11 +10,13 @@ import contextlib
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from rag_hpc.algo.rank import bm25
 from rag_hpc.algo.rank.topk import Hits
 from rag_hpc.errors import InputError, MissingDependency
 from rag_hpc.eval.bench.lexical import bm25s_peer, corpora
-from rag_hpc.eval.bench.pairs import take_turns
+from rag_hpc.eval.bench.pairs import ratio_of_medians, take_turns
 from rag_hpc.eval.bench.registry import Options, known
 from rag_hpc.eval.bench.rows import Row, cpu_class
 from rag_hpc.search import jvm, lucene
@@ -46,11 +48,22 @@ SLOWER = 1.15  # than Lucene is allowed
 WARM_UP = 30  # calls of each side, until Java has compiled them
 CHECKED = 64  # questions whose every document is scored in numpy
 DEPTHS = (10, 100)
-Side = Callable[[], float]
+CALLS = 4  # of a side in a turn
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Questions a second, and a CPU second of all threads."""
+
+    wall: float
+    cpu: float
+
+
+Side = Callable[[], Rate]
 
 
 def run(options: Options) -> list[Row]:
-    """Return rows of questions a second, indexed texts a CPU second, and equal hits.
+    """Return rows of questions a second and a CPU second, indexed texts a CPU second, and equal hits.
 
     Options: data, the folder of the corpora (RAG_HPC_DATA); corpora; texts, at most; questions; shards; threads; pairs;
     bm25s_python, a Python that has bm25s, numba and PyStemmer (this one; `none` leaves bm25s out).
@@ -105,17 +118,18 @@ def _rows(name: str, texts: list[str], asked: list[str], given: Options, folder:
             "lucene": _halves(asked, partial(search, one, k=k, own=False)),
             "anserini": _anserini(folder / "one", asked, k, threads),
         }
-        rows.append(_compared(f"lexical.{name}.top{k}", sides, pairs, f"{threads} threads, {about}"))
+        rows += _compared(f"lexical.{name}.top{k}", sides, pairs, f"{threads} threads, {about}")
         rows.append(_equal(f"lexical.{name}.same{k}", many, one, asked[:CHECKED], k))
     if given["bm25s_python"] != "none":
         with _bm25s(given["bm25s_python"] or sys.executable, texts, asked, folder) as peer:
             half = len(asked) // 2
             for k in DEPTHS:
+                turn = _forever((0, half), (half, 2 * half))
                 sides = {
                     "ours": _halves(asked, partial(search, single, k=k)),
-                    "bm25s": partial(_asked, peer, k, half, _forever((0, half), (half, 2 * half))),
+                    "bm25s": partial(_asked, peer, k, half, turn),
                 }
-                rows.append(_compared(f"lexical.{name}.bm25s{k}", sides, pairs, f"1 thread, {about}", bar=None))
+                rows += _compared(f"lexical.{name}.bm25s{k}", sides, pairs, f"1 thread, {about}", bar=None)
             if name == "pages":
                 sides = {
                     "ours": lambda: len(texts) / _index_cpu_s(texts),
@@ -140,25 +154,41 @@ def _rows(name: str, texts: list[str], asked: list[str], given: Options, folder:
     return rows
 
 
-def _compared(name: str, sides: dict[str, Side], pairs: int, note: str, bar: float | None = 1 / SLOWER) -> Row:
-    """Return the row of sides, all warmed up, in turns."""
+def _compared(
+    name: str, sides: dict[str, Side], pairs: int, note: str, bar: float | None = round(1 / SLOWER, 3)
+) -> list[Row]:
+    """Return the rows of sides, all warmed up, in turns: by the clock, and by the CPU time of all threads."""
     for side in sides.values():
-        for _ in range(WARM_UP):
+        for _ in range(WARM_UP // CALLS):
             side()
-    timed = take_turns(sides, pairs)
-    peers = {side: timed.median(side) for side in sides if side != "ours"}
-    ratio, interval = timed.ratio(max(peers, key=lambda side: peers[side]))
-    return Row(
-        name=name,
-        ours=timed.median("ours"),
-        unit="questions/s",
-        peers=peers,
-        ratio=ratio,
-        interval=interval,
-        bar=None if bar is None else round(bar, 3),
-        contention=timed.contention,
-        note=note,
-    )
+    cpu: dict[str, list[float]] = {side: [] for side in sides}
+
+    def turn(side: str) -> float:
+        rate = sides[side]()
+        cpu[side].append(rate.cpu)
+        return rate.wall
+
+    timed = take_turns({side: partial(turn, side) for side in sides}, pairs)
+    rows = []
+    for label, unit, values in ((name, "questions/s", timed.values), (f"{name}.cpu", "questions/CPU s", cpu)):
+        medians = {side: statistics.median(values[side]) for side in sides}
+        ours = medians.pop("ours")
+        best = max(medians, key=lambda side: medians[side])
+        ratio, interval = ratio_of_medians(values["ours"], values[best])
+        rows.append(
+            Row(
+                name=label,
+                ours=ours,
+                unit=unit,
+                peers=medians,
+                ratio=ratio,
+                interval=interval,
+                bar=bar,
+                contention=timed.contention,
+                note=note,
+            )
+        )
+    return rows
 
 
 def _equal(name: str, many: Shards, one: Shards, asked: list[str], k: int) -> Row:
@@ -183,12 +213,18 @@ def _halves(asked: list[str], answer: Callable[[list[str]], Hits]) -> Side:
     half = len(asked) // 2
     turn = _forever(asked[:half], asked[half : 2 * half])
 
-    def rate() -> float:
-        part, begun = next(turn), time.perf_counter()
-        answer(part)
-        return half / (time.perf_counter() - begun)
+    def rate() -> Rate:
+        return _rate(half, lambda: answer(next(turn)))
 
     return rate
+
+
+def _rate(questions: int, call: Callable[[], object]) -> Rate:
+    wall_s, cpu_s = time.perf_counter(), time.process_time()
+    for _ in range(CALLS):
+        call()
+    asked = CALLS * questions
+    return Rate(wall=asked / (time.perf_counter() - wall_s), cpu=asked / (time.process_time() - cpu_s))
 
 
 def _anserini(index: Path, asked: list[str], k: int, threads: int) -> Side:
@@ -206,17 +242,14 @@ def _anserini(index: Path, asked: list[str], k: int, threads: int) -> Side:
         halves.append((texts, ids))
     turn = _forever(*halves)
 
-    def rate() -> float:
-        (texts, ids), begun = next(turn), time.perf_counter()
-        searcher.batch_search(texts, ids, k, threads)
-        return half / (time.perf_counter() - begun)
-
-    return rate
+    return lambda: _rate(half, lambda: searcher.batch_search(*next(turn), k, threads))
 
 
-def _asked(peer: Callable[..., dict[str, float]], k: int, half: int, turn: Iterator[tuple[int, int]]) -> float:
-    """Return bm25s's questions a second."""
-    return half / peer("search", k, *next(turn))["wall_s"]
+def _asked(peer: Callable[..., dict[str, float]], k: int, half: int, turn: Iterator[tuple[int, int]]) -> Rate:
+    """Return bm25s's rate."""
+    told = [peer("search", k, *next(turn)) for _ in range(CALLS)]
+    wall_s, cpu_s = (sum(one[what] for one in told) for what in ("wall_s", "cpu_s"))
+    return Rate(wall=CALLS * half / wall_s, cpu=CALLS * half / cpu_s)
 
 
 def _forever(*values: Any) -> Iterator[Any]:
