@@ -131,24 +131,7 @@ def _rows(name: str, texts: list[str], asked: list[str], given: Options, folder:
                 }
                 rows += _compared(f"lexical.{name}.bm25s{k}", sides, pairs, f"1 thread, {about}", bar=None)
             if name == "pages":
-                sides = {
-                    "ours": lambda: len(texts) / _index_cpu_s(texts),
-                    "bm25s": lambda: len(texts) / peer("index")["cpu_s"],
-                }
-                timed = take_turns(sides, pairs)
-                ratio, interval = timed.ratio("bm25s")
-                rows.append(
-                    Row(
-                        name=f"lexical.{name}.index",
-                        ours=timed.median("ours"),
-                        unit="texts/CPU s",
-                        peers={"bm25s": timed.median("bm25s")},
-                        ratio=ratio,
-                        interval=interval,
-                        contention=timed.contention,
-                        note=f"with the start of Python and Java on our side, and the index on disk; {about}",
-                    )
-                )
+                rows.append(_indexed(name, texts, peer, pairs, about))
     for opened in (many, one, single):
         opened.close()
     return rows
@@ -189,6 +172,24 @@ def _compared(
             )
         )
     return rows
+
+
+def _indexed(name: str, texts: list[str], peer: Callable[..., dict[str, float]], pairs: int, about: str) -> Row:
+    """Return the row of texts indexed in a CPU second."""
+    timed = take_turns(
+        {"ours": lambda: len(texts) / _index_cpu_s(texts), "bm25s": lambda: len(texts) / peer("index")["cpu_s"]}, pairs
+    )
+    ratio, interval = timed.ratio("bm25s")
+    return Row(
+        name=f"lexical.{name}.index",
+        ours=timed.median("ours"),
+        unit="texts/CPU s",
+        peers={"bm25s": timed.median("bm25s")},
+        ratio=ratio,
+        interval=interval,
+        contention=timed.contention,
+        note=f"with the start of Python and Java on our side, and the index on disk; {about}",
+    )
 
 
 def _equal(name: str, many: Shards, one: Shards, asked: list[str], k: int) -> Row:

@@ -53,11 +53,12 @@ def test_all_shards_hits_are_those_of_every_document_s_score(data: Path, monkeyp
     monkeypatch.setattr(lexical, "WARM_UP", 1)
     options = {"data": str(data), "corpora": "passages", "questions": "12", "pairs": "7", "shards": "2"}
     rows = {row.name: row for row in lexical.run({**options, "bm25s_python": "none"})}
-    assert list(rows) == [f"lexical.passages.{what}{k}" for k in (10, 100) for what in ("top", "same")]
+    names = [name for k in (10, 100) for name in (f"top{k}", f"top{k}.cpu", f"same{k}")]
+    assert list(rows) == [f"lexical.passages.{name}" for name in names]
     assert rows["lexical.passages.same10"].met and rows["lexical.passages.same100"].met
-    fast = rows["lexical.passages.top10"]
-    assert set(fast.peers) == {"lucene", "anserini"} and fast.bar == 0.87 and fast.ours > 0
-    assert fast.ratio == pytest.approx(fast.ours / max(fast.peers.values()))
+    for fast in (rows["lexical.passages.top10"], rows["lexical.passages.top10.cpu"]):
+        assert set(fast.peers) == {"lucene", "anserini"} and fast.bar == 0.87 and fast.ours > 0
+        assert fast.ratio == pytest.approx(fast.ours / max(fast.peers.values()))
 
 
 def test_a_python_without_bm25s_is_told_how_to_get_it(tmp_path: Path) -> None:
