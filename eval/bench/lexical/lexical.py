@@ -45,7 +45,7 @@ DEFAULTS = {
     "bm25s_python": "",
 }
 SLOWER = 1.15  # than Lucene is allowed
-WARM_UP = 30  # calls of each side, until Java has compiled them
+WARM_UP = 40  # calls of each side, until Java has compiled them
 CHECKED = 64  # questions whose every document is scored in numpy
 DEPTHS = (10, 100)
 CALLS = 4  # of a side in a turn

@@ -52,6 +52,7 @@ import org.apache.lucene.util.LongHeap;
 public final class Shards implements Closeable {
   private static final int WINDOW = 4096; // documents whose sums are held at a time
   private static final int FEW = 512; // postings that are read to bound them; of more, blocks have their bounds written
+  private static final int SLOTS = 64; // postings that a thread keeps of a leaf
   private final String field;
   private final int threads;
   private final IndexReader reader;
@@ -191,7 +192,7 @@ public final class Shards implements Closeable {
       }
       Scan scan = new Scan(takeDoubles(little(norms), 256));
       Best[] hits = new Best[rows.length];
-      inThreads(terms.length, (t, sums) -> scan.bound(t));
+      inThreads(terms.length, scan::bound);
       inThreads(rows.length, (q, sums) -> {
         hits[q] = new Best(Math.max(1, Math.min(k, reader.maxDoc())), slack * (rows[q].length + 2));
         for (LeafReaderContext leaf : leaves) {
@@ -228,7 +229,7 @@ public final class Shards implements Closeable {
       int[][] rows = takeRows(in);
       int[][] docs = takeRows(in);
       int[][] found = new int[rows.length][];
-      inThreads(rows.length, (q, sums) -> found[q] = frequencies(docs[q], rows[q]));
+      inThreads(rows.length, (q, sums) -> found[q] = frequencies(docs[q], rows[q], sums));
       int size = 0;
       for (int q = 0; q < rows.length; q++) {
         size += docs[q].length + Integer.BYTES * found[q].length;
@@ -306,13 +307,25 @@ public final class Shards implements Closeable {
       return out.array();
     }
 
-    private TermsEnum cursor(LeafReaderContext leaf, int term) throws IOException {
-      TermsEnum cursor = leaf.reader().terms(field).iterator();
-      cursor.seekExact(terms[term].bytes(), states[term][leaf.ord]);
-      return cursor;
+    private TermsEnum cursor(LeafReaderContext leaf, int term, Sums sums) throws IOException {
+      if (sums.cursors[leaf.ord] == null) {
+        sums.cursors[leaf.ord] = leaf.reader().terms(field).iterator();
+      }
+      sums.cursors[leaf.ord].seekExact(terms[term].bytes(), states[term][leaf.ord]);
+      return sums.cursors[leaf.ord];
     }
 
-    private int[] frequencies(int[] docs, int[] row) throws IOException {
+    /** Return a term's postings in the place of those that the slot held before. */
+    private PostingsEnum postings(LeafReaderContext leaf, int term, int slot, Sums sums) throws IOException {
+      if (slot >= SLOTS) {
+        return cursor(leaf, term, sums).postings(null, PostingsEnum.FREQS);
+      }
+      PostingsEnum[] held = sums.postings[leaf.ord];
+      held[slot] = cursor(leaf, term, sums).postings(held[slot], PostingsEnum.FREQS);
+      return held[slot];
+    }
+
+    private int[] frequencies(int[] docs, int[] row, Sums sums) throws IOException {
       int[] found = new int[docs.length * row.length];
       for (int from = 0, to; from < docs.length; from = to) {
         LeafReaderContext leaf = leaves.get(ReaderUtil.subIndex(docs[from], leaves));
@@ -322,7 +335,7 @@ public final class Shards implements Closeable {
         }
         for (int i = 0; i < row.length; i++) {
           if (states[row[i]][leaf.ord] != null) {
-            PostingsEnum postings = cursor(leaf, row[i]).postings(null, PostingsEnum.FREQS);
+            PostingsEnum postings = postings(leaf, row[i], 0, sums);
             for (int at = from; at < to; at++) {
               int doc = docs[at] - leaf.docBase;
               if (postings.docID() < doc) {
@@ -349,15 +362,14 @@ public final class Shards implements Closeable {
         this.norms = norms;
       }
 
-      void bound(int term) throws IOException {
+      void bound(int term, Sums sums) throws IOException {
         for (LeafReaderContext leaf : leaves) {
           if (states[term][leaf.ord] != null) {
             float[] most = new float[(leaf.reader().maxDoc() + WINDOW - 1) / WINDOW];
-            TermsEnum cursor = cursor(leaf, term);
-            if (cursor.docFreq() <= FEW) {
-              read(cursor.postings(null, PostingsEnum.FREQS), codes[leaf.ord], most);
+            if (cursor(leaf, term, sums).docFreq() <= FEW) {
+              read(postings(leaf, term, 0, sums), codes[leaf.ord], most);
             } else {
-              readImpacts(cursor.impacts(PostingsEnum.FREQS), leaf.reader().maxDoc(), most);
+              readImpacts(cursor(leaf, term, sums).impacts(PostingsEnum.FREQS), leaf.reader().maxDoc(), most);
             }
             bounds[term][leaf.ord] = most;
           }
@@ -397,7 +409,7 @@ public final class Shards implements Closeable {
         int count = 0;
         for (int i = 0; i < row.length; i++) {
           if (states[row[i]][leaf.ord] != null) {
-            PostingsEnum postings = cursor(leaf, row[i]).postings(null, PostingsEnum.FREQS);
+            PostingsEnum postings = postings(leaf, row[i], count, sums);
             present[count++] = new Postings(postings, weights[i], norms, codes[leaf.ord], bounds[row[i]][leaf.ord]);
           }
         }
@@ -482,10 +494,17 @@ public final class Shards implements Closeable {
     }
   }
 
-  /** A thread's scores of one window, and which documents have one. */
+  /** What a thread works with: its scores of one window, which documents have one, and postings to read anew. */
   private static final class Sums {
+    private final TermsEnum[] cursors; // by leaf
+    private final PostingsEnum[][] postings; // by leaf and slot
     private final double[] scores = new double[WINDOW];
     private final long[] seen = new long[WINDOW / Long.SIZE];
+
+    Sums(int leaves) {
+      cursors = new TermsEnum[leaves];
+      postings = new PostingsEnum[leaves][SLOTS];
+    }
 
     void add(int at, double part) {
       scores[at] += part;
@@ -584,7 +603,7 @@ public final class Shards implements Closeable {
     AtomicInteger next = new AtomicInteger();
     AtomicReference<Throwable> failed = new AtomicReference<>();
     Runnable work = () -> {
-      Sums sums = new Sums();
+      Sums sums = new Sums(leaves.size());
       try {
         for (int n = next.getAndIncrement(); n < steps && failed.get() == null; n = next.getAndIncrement()) {
           step.run(n, sums);
