@@ -44,6 +44,8 @@ EXTRAS = {
         "spacy>=3.8,<4",
         "semantic-text-splitter>=0.20,<1",
         "langchain-text-splitters>=1,<2",
+        "bm25s>=0.3,<0.4",
+        "PyStemmer>=3,<4",
     ],
 }
 DEV = [
@@ -70,6 +72,7 @@ setup(
     packages=all_packages(),
     package_data={
         "rag_hpc": ["py.typed"],
+        "rag_hpc.search": ["java/*"],
         "rag_hpc.conf": ["*.yaml", "**/*.yaml", "**/*.jsonl"],
         "rag_hpc.slurm": ["devcluster/*.conf*"],
         "rag_hpc.eval": ["*.html", "**/*.html", "bench/answers/*.jsonl"],

@@ -128,8 +128,8 @@ VERBS = {
         ("", "demo-cluster --baseline demo-baseline --out report.html"), options=("--json", "--out", "--baseline")),
     "bench": Verb("rag_hpc.eval.bench.registry", "measure beside the peers; a wrong key lists the known ones",
         ("chunk", "crawl hosts=3 --json"),
-        "crawl|extract|dedup|chunk|checks|rank|encode|rerank|answers|train|laws|forecast|dedup_scale", ("*",),
-        ("--json",)),
+        "crawl|extract|dedup|chunk|checks|lexical|"
+        "rank|encode|rerank|answers|train|laws|forecast|dedup_scale", ("*",), ("--json",)),
     "ask": Verb("rag_hpc.serve.ask", "answer questions from a finished run; without one, ask for them",
         ('"How do I copy a folder?"', "run=demo-cluster", "--file questions.txt",
          '"What does maxlen=3 mean?" run=demo-cluster --json',

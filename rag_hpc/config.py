@@ -267,9 +267,10 @@ def check(config: RunConfig) -> None:
     if "chunk" in stages:
         check_limit(config.stage.chunk)
     if "lexical" in stages:
-        from rag_hpc.search.lucene import require_java
+        from rag_hpc.search.jvm import require_java
 
         require_java()
+        check_heap(config.stage.lexical.heap_mib, config.cluster.of("lexical").mem_gib)
     if "retrieve.queries" in stages:
         asked = config.stage.queries
         load_questions(asked.source, asked.path, asked.questions, asked.num_hosts)
@@ -279,6 +280,15 @@ def check(config: RunConfig) -> None:
         check_measures(config.stage.evaluate.measures)
     if "rerank" in stages and not config.stage.rerank.model:
         raise ConfigError("pipeline=rerank: set stage.rerank.model to the folder of a cross-encoder")
+
+
+def check_heap(heap_mib: int, mem_gib: float | None) -> None:
+    """Raise ConfigError for a Java heap that a job of that memory could not hold; None and 0 tell no limit."""
+    if mem_gib and heap_mib > mem_gib * 1024:
+        raise ConfigError(
+            f"stage.lexical.heap_mib={heap_mib} is more than its job's cluster.mem_gib={mem_gib:g}; "
+            "raise cluster.mem_gib, or try stage.lexical.heap_mib=0, which takes a quarter of the memory"
+        )
 
 
 def stage_names() -> list[str]:

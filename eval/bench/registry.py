@@ -20,6 +20,7 @@ BENCHES = {
     "dedup": "rag_hpc.eval.bench.dedup.dedup:run",
     "chunk": "rag_hpc.eval.bench.chunk.chunk:run",
     "checks": "rag_hpc.eval.bench.trust.checks:run",
+    "lexical": "rag_hpc.eval.bench.lexical.lexical:run",
     "rank": "rag_hpc.eval.bench.rank.rank:run",
     "encode": "rag_hpc.eval.bench.encode.encode:run",
     "rerank": "rag_hpc.eval.bench.encode.rerank:run",

@@ -21,6 +21,8 @@ from rag_hpc.core.comm import Comm
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.errors import ConfigError
 from rag_hpc.search import lucene
+from rag_hpc.search.jvm import Analyzer
+from rag_hpc.search.shards import Shards, analyze, num_threads
 from rag_hpc.stores.questions import FOUND_AGAIN
 from rag_hpc.stores.shards import LEXICAL, load_shards
 from rag_hpc.stores.vectors import VectorStore
@@ -73,8 +75,9 @@ class Searcher:
     ) -> None:
         """`found_again`: as `knowledge` returns it."""
         self._settings, self._comm, self._found_again = settings, comm, found_again
-        self._lexical = [self._open(lexical, position, scratch) for position in self._mine(len(lexical.units))]
-        sizes = np.array([[s.num_docs, s.total_terms] for _, s in self._lexical], dtype=np.int64).reshape(-1, 2).sum(0)
+        self._lexical, self._ordinals = self._open(lexical, scratch)
+        self._analyzer = lexical.config.get("analyzer", Analyzer.en.value)  # runs of before have no other
+        sizes = np.array([self._lexical.num_docs, self._lexical.total_terms], dtype=np.int64)
         self._num_docs, self._total_terms = (int(n) for n in comm.sum(sizes))
         store = VectorStore(encoded)
         edges = np.linspace(0, len(store), comm.world_size + 1).astype(np.int64)
@@ -111,46 +114,49 @@ class Searcher:
     def _mine(self, num_shards: int) -> list[int]:
         return [s for s in range(num_shards) if s % self._comm.world_size == self._comm.rank]
 
-    def _open(self, lexical: Manifest, position: int, scratch: Path) -> tuple[int | None, lucene.ShardSearcher]:
-        """Unpack a shard onto node-local scratch; return its first ordinal (None: whole documents) and its searcher."""
-        packed = lexical.checked(position, LEXICAL)
-        searcher = lucene.ShardSearcher(lucene.unpack(packed, scratch / f"lexical-{position}"))
-        first = searcher.ids([0])[0] if searcher.max_doc else "0"
-        return None if "-" in first else int(first), searcher
+    def _open(self, lexical: Manifest, scratch: Path) -> tuple[Shards, I64 | None]:
+        """Unpack this rank's shards onto node-local scratch; return them, and of each the ordinal of its first document
+        (None: they hold whole documents)."""
+        mine = self._mine(len(lexical.units))
+        packed = [lexical.checked(position, LEXICAL) for position in mine]
+        folders = [scratch / f"lexical-{position}" for position in mine]
+        shards = Shards([lucene.unpack(*pair) for pair in zip(packed, folders, strict=True)], threads=num_threads())
+        held = np.diff(shards.starts) > 0
+        names, ordinals = shards.ids(shards.starts[:-1][held]), np.zeros(len(mine), dtype=np.int64)
+        if any("-" in name for name in names):
+            return shards, None
+        ordinals[held] = [int(name) for name in names]
+        return shards, ordinals
 
     def _queries(self, texts: Sequence[str]) -> list[bm25.Query]:
-        analyzed = [lucene.analyze(text) for text in texts]
+        analyzed = analyze(texts, self._analyzer)
         terms = sorted({term for words in analyzed for term in words})
-        local = np.zeros(len(terms), dtype=np.int64)
-        for _, shard in self._lexical:
-            counts = shard.df(terms)
-            local += np.array([counts[term] for term in terms], dtype=np.int64)
-        df = dict(zip(terms, (int(n) for n in self._comm.sum(local)), strict=True))
+        counts = self._lexical.df(terms)
+        summed = self._comm.sum(np.array([counts[term] for term in terms], dtype=np.int64))
+        df = dict(zip(terms, (int(n) for n in summed), strict=True))
         whole = bm25.Collection(num_docs=self._num_docs, total_terms=self._total_terms, df=df)
         return [bm25.make_query(words, whole, self._settings.k1, self._settings.b) for words in analyzed]
 
     def _bm25(self, queries: Sequence[bm25.Query], vectors_QD: F32) -> Hits:
-        parts = [self._shard_hits(first, shard, queries, vectors_QD) for first, shard in self._lexical]
-        return merge_topk(parts, self._settings.depth) if parts else self._nothing(len(queries))
+        scores, docs = self._lexical.top(queries, self._settings.depth)
+        rows, columns = np.nonzero(docs >= 0)
+        found = docs[rows, columns]
+        if self._ordinals is None:
+            docs[rows, columns] = self._best_passages(self._lexical.ids(found), vectors_QD[rows])
+        else:
+            shard = np.searchsorted(self._lexical.starts, found, side="right") - 1
+            docs[rows, columns] = found - self._lexical.starts[shard] + self._ordinals[shard]
+        return scores, docs
 
-    def _shard_hits(
-        self, first: int | None, shard: lucene.ShardSearcher, queries: Sequence[bm25.Query], vectors_QD: F32
-    ) -> Hits:
-        scores, ids = self._nothing(len(queries))
-        for row, query in enumerate(queries):
-            docs_K, scores_K = shard.top(query, self._settings.depth)
-            found = docs_K + first if first is not None else self._best_passages(shard.ids(docs_K), vectors_QD[row])
-            scores[row, : len(docs_K)], ids[row, : len(docs_K)] = scores_K, found
-        return scores, ids
-
-    def _best_passages(self, documents: Sequence[str], vector_D: F32) -> I64:
-        """Return the passage of each document, "FIRST-STOP", that is nearest to the query; the first of equal ones."""
+    def _best_passages(self, documents: Sequence[str], vectors_PD: F32) -> I64:
+        """Return the passage of each document, "FIRST-STOP", that is nearest to its query; the first of equal ones."""
         spans = [tuple(map(int, name.split("-"))) for name in documents]
         best = np.array([first for first, _ in spans], dtype=np.int64)
         for place, (first, stop) in enumerate(spans):
             if stop - first > 1:
                 rows = self._store.take(np.arange(first, stop)).astype(np.float32)
-                best[place] += int(np.argmax(canonical_scores(np.repeat(vector_D[None], stop - first, axis=0), rows)))
+                asked = np.repeat(vectors_PD[place][None], stop - first, axis=0)
+                best[place] += int(np.argmax(canonical_scores(asked, rows)))
         return best
 
     def _dense(self, vectors_QD: Array) -> Hits:

@@ -11,6 +11,7 @@ from typing import ClassVar
 from rag_hpc.core.stage import Context, Inputs, Stage
 from rag_hpc.core.unit import Counts, Unit
 from rag_hpc.errors import ConfigError
+from rag_hpc.search.jvm import Analyzer
 from rag_hpc.stores.chunks import ChunkStore, split_evenly
 from rag_hpc.stores.documents import DOCUMENTS, document_batches
 from rag_hpc.stores.shards import LEXICAL
@@ -21,15 +22,16 @@ TEXTS = ("doc_id", "title", "text")
 
 @dataclass(kw_only=True)
 class LexicalConfig:
-    """Settings of the Lucene shards (English analyser, Porter stemmer, as Anserini's default)."""
+    """Settings of the Lucene shards."""
 
     num_shards: int = 4
+    analyzer: Analyzer = Analyzer.en  # the language of passages and questions
     whole_documents: bool = False  # are scored, and named by their best passages; else passages are
-    heap_mib: int = field(default=1024, metadata={"output": False})  # of the Java virtual machine
+    heap_mib: int = field(default=0, metadata={"output": False})  # of Java's; 0 = a quarter of the memory
 
     def __post_init__(self) -> None:
-        if self.num_shards < 1 or self.heap_mib < 64:
-            raise ConfigError("stage.lexical: num_shards >= 1 and heap_mib >= 64 are needed")
+        if self.num_shards < 1 or 0 != self.heap_mib < 64:
+            raise ConfigError("stage.lexical: num_shards >= 1 and heap_mib >= 64 (or 0, by the memory) are needed")
 
 
 class Lexical(Stage):
@@ -63,7 +65,8 @@ class Lexical(Stage):
         else:
             texts = ChunkStore(ctx.inputs["chunk"]).indexed_texts(start, stop)
             documents = ((str(ordinal), text) for ordinal, text in enumerate(texts, start=start))
-        stats = lucene.build_index(documents, folder, heap_mib=self.config.heap_mib)
+        settings = {"heap_mib": self.config.heap_mib, "analyzer": self.config.analyzer.value}
+        stats = lucene.build_index(documents, folder, **settings)
         lucene.pack(folder, out / LEXICAL)
         return Counts(items_in=stop - start, items_out=stop - start, extra={"terms": stats["terms"]})
 

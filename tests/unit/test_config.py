@@ -167,6 +167,13 @@ def test_an_extractor_that_is_not_installed_is_refused_before_the_run(monkeypatc
         check(compose(["stage.clean.extractor=trafilatura"]))
 
 
+def test_a_heap_above_the_job_s_memory_is_refused_before_the_run() -> None:
+    heap = ["cluster=slurm", "stage.lexical.heap_mib=4097"]
+    with pytest.raises(ConfigError, match=r"heap_mib=4097.*cluster\.mem_gib=4;.*heap_mib=0"):
+        check(compose([*heap, "cluster.mem_gib=8", "cluster.stages.lexical.mem_gib=4"]))
+    check(compose([*heap, "cluster.mem_gib=8"]))
+
+
 def test_an_unknown_measure_is_refused_before_the_run() -> None:
     with pytest.raises(ConfigError, match="nDGC"):
         check(compose(["stage.evaluate.measures=[nDGC@10]"]))

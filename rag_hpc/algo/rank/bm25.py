@@ -1,4 +1,4 @@
-"""BM25 with the statistics of the whole collection, computed shard by shard without changing a rank.
+"""BM25 with the statistics of the whole collection, computed shard by shard without changing a rank or a bit.
 
 Shapes: K documents, T query terms. Scores follow Lucene 9 (no `k1 + 1` factor), with Lucene's one-byte document
 lengths. Source: Robertson and Zaragoza 2009, sec. 3; org.apache.lucene.search.similarities.BM25Similarity.
@@ -60,27 +60,6 @@ def idf(df: int, num_docs: int) -> float:
     return math.log(1 + (num_docs - df + 0.5) / (df + 0.5))
 
 
-def shard_parameters(k1: float, b: float, avgdl_shard: float, avgdl_global: float) -> tuple[float, float]:
-    """Return (k1', b') with which a shard that knows only its own mean length scores as the collection would.
-
-    From k1'(1-b') = k1(1-b) and k1'b'/avgdl_shard = k1 b/avgdl_global.
-    """
-    r = avgdl_shard / avgdl_global
-    k1_shard = k1 * (1 - b) + k1 * b * r
-    return k1_shard, (k1 * b * r / k1_shard if k1_shard > 0 else 0.0)
-
-
-def boost(idf_global: float, idf_shard: float) -> float:
-    """Return the factor that turns a shard's idf into the collection's."""
-    return idf_global / idf_shard
-
-
-def shard_boosts(query: Query, shard: Collection) -> dict[str, float]:
-    """Return each term's boost in a shard, terms the shard lacks left out; query occurrences are included."""
-    present = [(t, w) for t, w in zip(query.terms, query.weights_T.tolist(), strict=True) if shard.df.get(t, 0) > 0]
-    return {t: boost(w, idf(shard.df[t], shard.num_docs)) for t, w in present}
-
-
 def canonical_scores(tf_KT: Array, lengths_K: Array, query: Query) -> F32:
     """Return float32 scores, each summed in float64 over all of the query's terms in their order.
 
@@ -88,17 +67,22 @@ def canonical_scores(tf_KT: Array, lengths_K: Array, query: Query) -> F32:
     only, so that shards merge to what one index gives.
     """
     tf_KT = np.ascontiguousarray(tf_KT, dtype=np.float64)
-    norms_K = query.k1 * (1 - query.b + query.b * np.asarray(lengths_K, dtype=np.float64) / query.avgdl)
+    norms_K = norms(lengths_K, query)
     below_KT = np.where(tf_KT > 0, tf_KT + norms_K[:, None], 1.0)
     scores_K: F32 = (query.weights_T[None] * tf_KT / below_KT).sum(-1).astype(np.float32)
     return scores_K
 
 
-def error_bound(query: Query) -> float:
-    """Return how far Lucene's float32 score of a shard may lie from `canonical_scores`.
+def norms(lengths_K: Array, query: Query) -> F64:
+    """Return what each document's length adds to a term's frequency below the fraction."""
+    return np.asarray(query.k1 * (1 - query.b + query.b * np.asarray(lengths_K, dtype=np.float64) / query.avgdl))
 
-    Each term is `w - w / (1 + tf / norm)` in float32 with rounded k1', b', mean length and boost: under 16 roundings of
-    a number no larger than w.
+
+def error_bound(query: Query) -> float:
+    """Return how far Lucene's float32 score with the collection's statistics may lie from `canonical_scores`.
+
+    Each term is `w - w / (1 + tf / norm)` in float32 with rounded w, k1, b and mean length: under 16 roundings of a
+    number no larger than w.
     """
     return 16 * 2.0**-23 * float(query.weights_T.sum())
 
@@ -115,6 +99,10 @@ def _decode_length(code: int) -> int:
     shift, low = (code - _EXACT >> 3) - 1, (code - _EXACT) & 7
     return _EXACT + (low if shift < 0 else (low | 8) << shift)
 
+
+# Two float64 sums of T non-negative terms in different orders differ by less than 2 (T - 1) 2^-53 of themselves (Higham
+# 2002, sec. 4.2); this times T + 2 is twice that, which covers the roundings of the bounds made from them too.
+SLACK = 2.0**-51
 
 # 2^31 - 1 takes code 231 of Lucene's 4-bit float, so 24 of the 256 codes are free for exact small lengths
 _EXACT = 24

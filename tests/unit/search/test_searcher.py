@@ -12,6 +12,7 @@ from rag_hpc.algo.rank import bm25
 from rag_hpc.core.comm import Comm, SerialComm
 from rag_hpc.search import lucene
 from rag_hpc.search.searcher import Found, Searcher, SearchSettings
+from rag_hpc.search.shards import Shards, analyze
 from rag_hpc.stores.chunks import ChunkStore
 
 TEXTS = [
@@ -59,20 +60,17 @@ def test_lexical_hits_are_those_of_one_index(chain: stagerun.Chain, queries: np.
     chunks = ChunkStore(chain.out["chunk"])
     texts = chunks.indexed_texts(0, len(chunks))
     lucene.build_index(((str(i), text) for i, text in enumerate(texts)), tmp_path / "one")
-    whole = lucene.ShardSearcher(tmp_path / "one")
+    one = Shards([tmp_path / "one"])
     scores, ids = _search(chain, tmp_path, queries, SerialComm()).hits["bm25"]
-    for row, text in enumerate(TEXTS):
-        words = lucene.analyze(text)
-        docs, best = whole.search({w: float(words.count(w)) for w in set(words)}, len(texts), 0.9, 0.4)
-        found = ids[row][ids[row] >= 0]
-        assert len(found) == min(15, len(docs))
-        lucenes = dict(zip(docs.tolist(), best.tolist(), strict=True))
-        np.testing.assert_allclose(scores[row][: len(found)], [lucenes[i] for i in found.tolist()], rtol=1e-5)
-        assert min(lucenes[i] for i in found.tolist()) >= best[: len(found)].min() - 1e-5 if len(found) else True
-        query = bm25.make_query(words, whole.collection(words), 0.9, 0.4)
-        ours, exact = whole.top(query, 15)
-        assert found.tolist() == ours.tolist() and scores[row][: len(found)].tobytes() == exact.tobytes()
-    whole.close()
+    words = analyze(TEXTS)
+    whole = one.collection({word for row in words for word in row})
+    asked = [bm25.make_query(row, whole) for row in words]
+    ours = one.top(asked, 15)
+    assert ids.tobytes() == ours[1].tobytes() and scores.tobytes() == ours[0].tobytes()
+    theirs, _ = one.lucene(asked, whole, 15)
+    np.testing.assert_allclose(scores, theirs, rtol=1e-5)
+    assert (ids >= 0).any(axis=1).tolist() == [True, False, True, True, False]
+    one.close()
 
 
 def test_stop_words_and_unknown_words_find_nothing(chain: stagerun.Chain, queries: np.ndarray, tmp_path: Path) -> None:
@@ -102,3 +100,22 @@ def test_without_a_vector_index_there_are_no_approximate_hits(
     settings = SearchSettings(depth=3)
     searcher = Searcher(chain.out["lexical"], chain.out["encode"], None, settings, SerialComm(), tmp_path)
     assert set(searcher.search(TEXTS, queries).hits) == {"bm25", "dense", "fused"}
+
+
+def test_questions_are_taken_apart_as_the_passages_were(
+    chain: stagerun.Chain, queries: np.ndarray, tmp_path: Path
+) -> None:
+    german = chain.again("lexical", tmp_path / "run", analyzer="de", num_shards=2)
+    settings = SearchSettings(depth=15)
+    scores, ids = (
+        Searcher(german, chain.out["encode"], None, settings, SerialComm(), tmp_path)
+        .search(TEXTS, queries)
+        .hits["bm25"]
+    )
+    own = Shards([tmp_path / "lexical-0", tmp_path / "lexical-1"])
+    words = analyze(TEXTS, "de")
+    whole = own.collection({word for row in words for word in row})
+    best = own.top([bm25.make_query(row, whole) for row in words], 15)
+    assert words != analyze(TEXTS) and (ids[1] >= 0).any()  # "the" is no stop word of German
+    assert scores.tobytes() == best[0].tobytes() and ids.tobytes() == best[1].tobytes()
+    own.close()

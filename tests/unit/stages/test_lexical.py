@@ -8,6 +8,7 @@ from pathlib import Path
 import stagerun
 
 from rag_hpc.search import lucene
+from rag_hpc.search.shards import Shards
 from rag_hpc.stages.registry import make_stage
 from rag_hpc.stores.chunks import ChunkStore
 
@@ -34,7 +35,7 @@ def test_document_i_of_a_shard_is_the_chunk_with_its_ordinal(chain: stagerun.Cha
     first = 0
     for unit in chain.out["lexical"].units:
         tar = chain.out["lexical"].checked(unit["index"], "index.tar")
-        shard = lucene.ShardSearcher(lucene.unpack(tar, tmp_path / str(unit["index"])))
+        shard = Shards([lucene.unpack(tar, tmp_path / str(unit["index"]))])
         assert shard.ids(range(shard.max_doc)) == [str(first + i) for i in range(unit["items_out"])]
         first += shard.max_doc
         shard.close()
@@ -42,7 +43,7 @@ def test_document_i_of_a_shard_is_the_chunk_with_its_ordinal(chain: stagerun.Cha
 
 
 def test_heading_is_indexed_with_the_passage(chain: stagerun.Chain, tmp_path: Path) -> None:
-    shard = lucene.ShardSearcher(lucene.unpack(chain.out["lexical"].checked(0, "index.tar"), tmp_path / "0"))
+    shard = Shards([lucene.unpack(chain.out["lexical"].checked(0, "index.tar"), tmp_path / "0")])
     rows = chain.table("chunk", "chunks.parquet")[: shard.max_doc]
     in_text = sum("guide" in row["text"].lower() for row in rows)
     in_heading = sum("guide" in row["heading"].lower() for row in rows)

@@ -32,25 +32,6 @@ def test_idf_is_lucene_s() -> None:
         bm25.idf(4, 3)
 
 
-@settings(max_examples=100, deadline=None)
-@given(
-    k1=st.floats(0, 3),
-    b=st.floats(0, 1),
-    shard=st.floats(0.5, 5000),
-    whole=st.floats(0.5, 5000),
-    tf=st.integers(1, 500),
-    dl=st.integers(1, 10_000),
-)
-def test_shard_with_its_own_parameters_scores_as_the_collection(
-    k1: float, b: float, shard: float, whole: float, tf: int, dl: int
-) -> None:
-    k1_shard, b_shard = bm25.shard_parameters(k1, b, shard, whole)
-    factor = bm25.boost(7.0, 2.0)
-    theirs = score(tf, dl, 2.0 * factor, k1_shard, b_shard, shard)
-    assert 0 <= b_shard <= 1 + 1e-12
-    assert theirs == pytest.approx(score(tf, dl, 7.0, k1, b, whole), rel=1e-9)
-
-
 def test_mean_length_is_that_of_documents_with_terms() -> None:
     assert bm25.Collection(num_docs=5, total_terms=60).avgdl == 12.0
     assert bm25.Collection(num_docs=0, total_terms=0).avgdl == 1.0
@@ -63,13 +44,6 @@ def test_query_keeps_repeats_as_weight_and_drops_unknown_words() -> None:
     assert query.weights_T.tolist() == [bm25.idf(5, 10), 2 * bm25.idf(2, 10)]
     with pytest.raises(ConfigError, match="between 0 and 1"):
         bm25.make_query(["a"], whole, b=1.5)
-
-
-def test_boosts_leave_out_what_the_shard_lacks() -> None:
-    whole = bm25.Collection(num_docs=10, total_terms=100, df={"a": 5, "b": 2})
-    shard = bm25.Collection(num_docs=4, total_terms=30, df={"a": 1, "b": 0})
-    boosts = bm25.shard_boosts(bm25.make_query(["a", "b"], whole), shard)
-    assert boosts == {"a": pytest.approx(bm25.idf(5, 10) / bm25.idf(1, 4))}
 
 
 @settings(max_examples=30, deadline=None)
