@@ -30,8 +30,7 @@ def exact_topk(queries_QD: F32, vectors_ND: Array, k: int, *, first_id: int = 0,
     _check(queries_QD, vectors_ND, k, block)
     queries_QD = np.ascontiguousarray(queries_QD, dtype=np.float32)
     num_queries = len(queries_QD)
-    scores_QK = np.full((num_queries, k), -np.inf, dtype=np.float32)
-    ids_QK = np.full((num_queries, k), -1, dtype=np.int64)
+    scores_QK, ids_QK = nothing(num_queries, k)
     for low in range(0, len(vectors_ND), block):
         rows_BD = np.ascontiguousarray(vectors_ND[low : low + block], dtype=np.float32)
         longest = _longest(rows_BD, f"rows {low}..{low + len(rows_BD) - 1}")
@@ -42,6 +41,42 @@ def exact_topk(queries_QD: F32, vectors_ND: Array, k: int, *, first_id: int = 0,
             pairs = (*candidates, first_id + low)
             scores_QK[part], ids_QK[part] = _keep_best(scores_QK[part], ids_QK[part], pairs)
     return scores_QK, ids_QK
+
+
+def rescore(queries_QD: F32, rows_ND: Array, ids_QR: I64, k: int, first_id: int = 0) -> Hits:
+    """Return the k best by canonical score of each query's candidates; those that are none of these rows are left out.
+
+    rows_ND: row i has id `first_id + i`. ids_QR: -1 where there is no candidate. Single precision proposes, as in
+    `exact_topk`.
+    """
+    pairs: list[tuple[I64, I64]] = [(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))]
+    for query, ids_R in enumerate(ids_QR):
+        at = np.sort(ids_R[(ids_R >= first_id) & (ids_R < first_id + len(rows_ND))]) - first_id
+        if len(at) > k:
+            rows_RD = rows_ND[at].astype(np.float32)
+            approx_R = rows_RD @ queries_QD[query]
+            kth = np.partition(approx_R, len(at) - k)[len(at) - k]
+            error = error_bound(queries_QD[query : query + 1], rows_RD)[0]
+            at = at[approx_R >= np.float64(kth) - 2 * error]
+        pairs.append((np.full(len(at), query, dtype=np.int64), at))
+    queries_P, at_P = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    return _group_best(queries_P, _scores_of(queries_QD, queries_P, rows_ND, at_P), at_P + first_id, (len(ids_QR), k))
+
+
+def error_bound(left_QD: Array, right_ND: Array) -> F64:
+    """Return how far a float32 product of each row on the left with any on the right may lie from the exact one.
+
+    D roundings of terms no larger than |q||x| (Higham 2002, sec. 3.1).
+    """
+    norms_Q = np.sqrt(np.einsum("qd,qd->q", left_QD, left_QD, dtype=np.float64))
+    longest = _longest(right_ND, "rows")
+    bound_Q: F64 = (left_QD.shape[1] + 8) * (2.0**-23 * norms_Q * longest + 2.0**-125)
+    return bound_Q
+
+
+def nothing(num_queries: int, k: int) -> Hits:
+    """Return no hits."""
+    return np.full((num_queries, k), -np.inf, dtype=np.float32), np.full((num_queries, k), -1, dtype=np.int64)
 
 
 def canonical_scores(left_PD: Array, right_PD: Array) -> F32:
@@ -74,7 +109,7 @@ def _check(queries_QD: Array, vectors_ND: Array, k: int, block: int) -> None:
         raise InputError(f"top-k: vectors are {vectors_ND.dtype}; write them as float16 or float32")
 
 
-def _longest(rows_BD: F32, where: str) -> float:
+def _longest(rows_BD: Array, where: str) -> float:
     """Return the largest Euclidean norm of the rows."""
     squared = float(np.einsum("bd,bd->b", rows_BD, rows_BD, dtype=np.float64).max(initial=0.0))
     if not np.isfinite(squared) or squared > 1e37:
@@ -100,11 +135,15 @@ def _search_block(queries_QD: F32, rows_BD: F32, longest: float, best_QK: F32) -
         kth = np.partition(approx_QB[crowded], len(rows_BD) - k, axis=1)[:, len(rows_BD) - k]
         floor_Q[crowded] = np.maximum(floor_Q[crowded], kth.astype(np.float64) - 2 * error_Q[crowded])
     queries_P, rows_P = np.nonzero(approx_QB >= _below(floor_Q))
+    return queries_P, rows_P, _scores_of(queries_QD, queries_P, rows_BD, rows_P)
+
+
+def _scores_of(queries_QD: F32, queries_P: Indices, rows_BD: Array, rows_P: Indices) -> F32:
     scores_P = np.empty(len(rows_P), dtype=np.float32)
     for low in range(0, len(rows_P), _PAIRS):
         part = slice(low, low + _PAIRS)
         scores_P[part] = canonical_scores(queries_QD[queries_P[part]], rows_BD[rows_P[part]])
-    return queries_P, rows_P, scores_P
+    return scores_P
 
 
 def _below(floor_Q: F64) -> F32:
@@ -130,8 +169,7 @@ def _group_best(queries_P: Indices, scores_P: F32, ids_P: I64, shape: tuple[int,
     starts = np.searchsorted(queries_P, np.arange(shape[0]))
     ranks_P = np.arange(len(order)) - starts[queries_P]
     keep = ranks_P < shape[1]
-    scores_QK = np.full(shape, -np.inf, dtype=np.float32)
-    ids_QK = np.full(shape, -1, dtype=np.int64)
+    scores_QK, ids_QK = nothing(*shape)
     scores_QK[queries_P[keep], ranks_P[keep]] = scores_P[order][keep]
     ids_QK[queries_P[keep], ranks_P[keep]] = ids_P[order][keep]
     return scores_QK, ids_QK
