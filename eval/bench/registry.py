@@ -25,6 +25,7 @@ BENCHES = {
     "rerank": "rag_hpc.eval.bench.encode.rerank:run",
     "answers": "rag_hpc.eval.bench.answers.answers:run",
     "train": "rag_hpc.eval.bench.train.train:run",
+    "vectors": "rag_hpc.eval.bench.vectors.vectors:run",
     "dedup_scale": "rag_hpc.eval.bench.dedup.scale:run",
 }
 
