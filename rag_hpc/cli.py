@@ -120,7 +120,7 @@ VERBS = {
     "report": Verb("rag_hpc.eval.report.report", "write a run's report.html",
         ("", "demo-cluster --baseline demo-baseline --out report.html"), options=("--json", "--out", "--baseline")),
     "size": Verb("rag_hpc.eval.size", "how many shards a collection's vectors need, before any is made",
-        ("passages=1e9 dims=384 dtype=float32 mem_gb=64", "passages=2e9 dims=768 mem_gb=48 run=demo-cluster --json"), "",
+        ("passages=1e9 dims=384 dtype=float32 mem_gb=64", "passages=2e9 dims=768 mem_gb=48 run=NAME --json"), "",
         ("passages", "dims", "dtype", "mem_gb", *FIND), ("--json",)),
     "bench": Verb("rag_hpc.eval.bench.registry", "measure beside the peers; a wrong key lists the known ones",
         ("chunk", "crawl hosts=3 --json"),

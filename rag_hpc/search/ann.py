@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from rag_hpc.algo.rank.topk import Hits, merge_topk, rescore
+from rag_hpc.algo.rank.topk import Hits, longest, merge_topk, rescore
 from rag_hpc.algo.types import F32, Array
 from rag_hpc.core.comm import Comm
 from rag_hpc.core.manifest import Manifest
@@ -22,10 +22,11 @@ class Ann:
     """This rank's shards of a vector index. Every rank must make the same calls."""
 
     def __init__(self, built: Manifest, rows_ND: Array, first: int, comm: Comm, wanted: Effort | None = None) -> None:
-        """rows_ND: the rank's slice of all vectors, whose first ordinal is `first`; any division of them will do.
-        wanted: an effort whose numbers, where not 0, are taken instead of those that the index was checked with."""
+        """rows_ND: float16, the rank's slice of all vectors, whose first ordinal is `first`; any division will do. wanted: an
+        effort whose numbers, where not 0, are taken instead of those that the index was checked with."""
         self._rows_ND, self._first, self._comm = rows_ND, first, comm
         self.effort = _joined(effort_of(built) or Effort(), wanted)
+        self._longest = longest(rows_ND)
         mine = range(comm.rank, len(built.units), comm.world_size)
         self._shards = Shards(load_shards(built, mine), self.effort)
 
@@ -34,7 +35,7 @@ class Ann:
         merged."""
         num = max(depth, self.effort.shortlist)
         ids_QR = cut(self._shards.shortlist(queries_QD, num), self._comm)
-        return rescore(queries_QD, self._rows_ND, ids_QR, depth, self._first)
+        return rescore(queries_QD, self._rows_ND, ids_QR, depth, first_id=self._first, longest_row=self._longest)
 
 
 def cut(local: Hits, comm: Comm) -> Array:

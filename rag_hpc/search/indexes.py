@@ -1,7 +1,7 @@
 """Vector indexes of every kind: how they are made of what was trained once, filled, merged, and asked.
 
 Q queries, N rows, D dimensions, L lists, K hits. FAISS does the work. A row's code score depends on the query and the
-row alone, since lists are chosen here (by exact scores) and not by FAISS, whose products differ with the number of
+row alone, since lists are chosen here and not by FAISS, whose products differ with the number of
 queries; ties go to the lower id. So shortlists of shards merge to the shortlist of one index, bit for bit.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rag_hpc.algo.rank.topk import Hits, canonical_scores, error_bound, exact_topk, merge_topk, nothing
+from rag_hpc.algo.rank.topk import Hits, canonical_scores, error_bound, exact_topk, merge_topk, nearest_rows, nothing
 from rag_hpc.algo.types import F32, I64, U8, Array
 from rag_hpc.errors import ConfigError, MissingDependency
 from rag_hpc.stores.shards import Effort, Kind
@@ -28,7 +28,7 @@ def sub_dims(dims: int, most: int) -> int:
     return max(n for n in range(1, most + 1) if dims % n == 0)
 
 
-def template(kind: Kind, centroids_LD: F32, sample_ND: F32) -> U8 | None:
+def template(kind: Kind, centroids_LD: F32, sample_ND: Array) -> U8 | None:
     """Return the bytes of an empty index with its codebooks, trained on a sample; None for kinds without."""
     import faiss
 
@@ -44,7 +44,7 @@ def template(kind: Kind, centroids_LD: F32, sample_ND: F32) -> U8 | None:
     index.cp.min_points_per_centroid = 1  # or FAISS warns of small samples on stderr
     if hasattr(index, "pq"):
         index.pq.cp.min_points_per_centroid = 1
-    index.train(sample_ND)
+    index.train(np.ascontiguousarray(sample_ND, dtype=np.float32))
     made: U8 = faiss.serialize_index(index)
     return made
 
@@ -150,7 +150,7 @@ class Shards:
         probes: Hits | None = None
         if self._centroids_LD is not None:
             num_probes = min(max(1, self._effort.num_probes), len(self._centroids_LD))
-            probes = exact_topk(queries_QD, self._centroids_LD, num_probes)
+            probes = nearest_rows(queries_QD, self._centroids_LD, num_probes)
         for index in self._shards:
             if probes is not None:
                 parts.append(_probed(index, queries_QD, num, probes))

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rag_hpc.algo.rank.topk import exact_topk, merge_topk, rescore
+from rag_hpc.algo.rank.topk import exact_topk, longest, merge_topk, rescore
 from rag_hpc.algo.types import F32, F64, I64, U8, Array
 from rag_hpc.core.comm import Comm
 from rag_hpc.search import indexes
@@ -98,8 +98,9 @@ def noisy_copies(rows: Rows, seed: int, most: int = TUNING_QUERIES) -> F32:
     return rows_QD + noise * np.float32(NOISE / math.sqrt(rows_QD.shape[1]))
 
 
-def enough(wanted: Effort, centroids_LD: F32, coded: U8 | None, rows_ND: F32, recall: float) -> Effort:
-    """Return the effort with each number that is 0 made the least that gives the recall@10 on a sample.
+def enough(wanted: Effort, centroids_LD: F32, coded: U8 | None, rows_ND: Array, recall: float) -> Effort:
+    """Return the effort with each number that is 0 made the least that gives the recall@10 on a sample of
+    float16 rows.
 
     Lists first, by exact scores; then the shortlist at so many lists. What is never reached is the most that was tried.
     """
@@ -124,8 +125,8 @@ def enough(wanted: Effort, centroids_LD: F32, coded: U8 | None, rows_ND: F32, re
 class _Trial:
     """A sample that is searched by itself."""
 
-    def __init__(self, rows_ND: F32) -> None:
-        self._rows_ND = rows_ND
+    def __init__(self, rows_ND: Array) -> None:
+        self._rows_ND, self._longest = rows_ND, longest(rows_ND)
         self._queries_QD = noisy_copies(_Array(rows_ND), seed=0)
         self._k = min(10, len(rows_ND))
         self._truth = exact_topk(self._queries_QD, rows_ND, self._k)[0]
@@ -147,7 +148,7 @@ class _Trial:
 
     def _recall(self, index: Any, effort: Effort) -> float:
         ids_QR = indexes.Shards([index], effort).shortlist(self._queries_QD, max(self._k, effort.shortlist))[1]
-        scores = rescore(self._queries_QD, self._rows_ND, ids_QR, self._k)[0]
+        scores = rescore(self._queries_QD, self._rows_ND, ids_QR, self._k, longest_row=self._longest)[0]
         return float(share_found(scores, self._truth, self._k).mean())
 
 

@@ -113,7 +113,7 @@ class Train(Stage):
         )
         centroids = kmeans.train(store.take(sample[places]), places, settings, indexes.nearest, ctx.comm.sum)
         if ctx.rank == 0:
-            rows = store.take(sample).astype(np.float32)
+            rows = store.take(sample)
             template = indexes.template(kind, centroids, rows)
             wanted = Effort(
                 kind=kind,

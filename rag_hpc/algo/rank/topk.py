@@ -43,35 +43,58 @@ def exact_topk(queries_QD: F32, vectors_ND: Array, k: int, *, first_id: int = 0,
     return scores_QK, ids_QK
 
 
-def rescore(queries_QD: F32, rows_ND: Array, ids_QR: I64, k: int, first_id: int = 0) -> Hits:
+def rescore(queries_QD: F32, rows_ND: Array, ids_QR: I64, k: int, *, first_id: int = 0, longest_row: float) -> Hits:
     """Return the k best by canonical score of each query's candidates; those that are none of these rows are left out.
 
-    rows_ND: row i has id `first_id + i`. ids_QR: -1 where there is no candidate. Single precision proposes, as in
-    `exact_topk`.
+    rows_ND: float16, row i has id `first_id + i`. ids_QR: all different, -1 where there is no candidate. longest_row:
+    as `longest` returns it. Single precision proposes, as in `exact_topk`.
     """
-    pairs: list[tuple[I64, I64]] = [(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))]
-    for query, ids_R in enumerate(ids_QR):
-        at = np.sort(ids_R[(ids_R >= first_id) & (ids_R < first_id + len(rows_ND))]) - first_id
-        if len(at) > k:
-            rows_RD = rows_ND[at].astype(np.float32)
-            approx_R = rows_RD @ queries_QD[query]
-            kth = np.partition(approx_R, len(at) - k)[len(at) - k]
-            error = error_bound(queries_QD[query : query + 1], rows_RD)[0]
-            at = at[approx_R >= np.float64(kth) - 2 * error]
-        pairs.append((np.full(len(at), query, dtype=np.int64), at))
-    queries_P, at_P = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    from rag_hpc.algo.rank import pairs
+
+    queries_QD = np.ascontiguousarray(queries_QD, dtype=np.float32)
+    at_QR = np.where((ids_QR >= first_id) & (ids_QR < first_id + len(rows_ND)), ids_QR - first_id, -1)
+    kept_QR = at_QR >= 0
+    if at_QR.shape[1] > k:
+        approx_QR = np.empty(at_QR.shape, dtype=np.float32)
+        pairs.half_products(queries_QD, rows_ND.view(np.uint16), at_QR, approx_QR)
+        kth_Q = np.partition(approx_QR, at_QR.shape[1] - k, axis=1)[:, at_QR.shape[1] - k].astype(np.float64)
+        kept_QR &= approx_QR >= _below(kth_Q - 2 * _error(queries_QD, longest_row))
+    queries_P, places_P = np.nonzero(kept_QR)
+    at_P = at_QR[queries_P, places_P]
     return _group_best(queries_P, _scores_of(queries_QD, queries_P, rows_ND, at_P), at_P + first_id, (len(ids_QR), k))
 
 
-def error_bound(left_QD: Array, right_ND: Array) -> F64:
-    """Return how far a float32 product of each row on the left with any on the right may lie from the exact one.
+def nearest_rows(queries_QD: F32, rows_ND: F32, k: int) -> Hits:
+    """Return the k rows of largest product in single precision, by (product, row); it depends on the pair alone.
 
-    D roundings of terms no larger than |q||x| (Higham 2002, sec. 3.1).
+    A matrix product proposes: its sums differ with the number of queries.
     """
-    norms_Q = np.sqrt(np.einsum("qd,qd->q", left_QD, left_QD, dtype=np.float64))
-    longest = _longest(right_ND, "rows")
-    bound_Q: F64 = (left_QD.shape[1] + 8) * (2.0**-23 * norms_Q * longest + 2.0**-125)
-    return bound_Q
+    from rag_hpc.algo.rank import pairs
+
+    queries_QD = np.ascontiguousarray(queries_QD, dtype=np.float32)
+    approx_QN = queries_QD @ rows_ND.T
+    kth_Q = np.partition(approx_QN, len(rows_ND) - k, axis=1)[:, len(rows_ND) - k].astype(np.float64)
+    # either product is off by one error: the k-th by pairs is at least the k-th less two, and shows at two less again
+    floor_Q = _below(kth_Q - 4 * error_bound(queries_QD, rows_ND))
+    queries_P, rows_P = np.nonzero(approx_QN >= floor_Q)
+    starts = np.searchsorted(queries_P, np.arange(len(queries_QD) + 1))
+    at_QR = np.full((len(queries_QD), int(np.diff(starts).max(initial=0))), -1, dtype=np.int64)
+    at_QR[queries_P, np.arange(len(queries_P)) - starts[queries_P]] = rows_P
+    scores_QR = np.empty(at_QR.shape, dtype=np.float32)
+    pairs.products(queries_QD, rows_ND, at_QR, scores_QR)
+    return merge_topk([(scores_QR, at_QR)], k)
+
+
+def longest(rows_ND: Array) -> float:
+    """Return the largest norm of float16 rows, for `rescore`."""
+    from rag_hpc.algo.rank import pairs
+
+    return float(pairs.half_longest(np.ascontiguousarray(rows_ND).view(np.uint16)))
+
+
+def error_bound(left_QD: Array, right_ND: Array) -> F64:
+    """Return how far a float32 product of each row on the left with any on the right may lie from the exact one."""
+    return _error(left_QD, _longest(right_ND, "rows"))
 
 
 def nothing(num_queries: int, k: int) -> Hits:
@@ -117,17 +140,22 @@ def _longest(rows_BD: Array, where: str) -> float:
     return float(np.sqrt(squared))
 
 
+def _error(left_QD: Array, longest: float) -> F64:
+    """Return the bound of D roundings of terms no larger than |q||x| (Higham 2002, sec. 3.1)."""
+    norms_Q = np.sqrt(np.einsum("qd,qd->q", left_QD, left_QD, dtype=np.float64))
+    bound_Q: F64 = (left_QD.shape[1] + 8) * (2.0**-23 * norms_Q * longest + 2.0**-125)
+    return bound_Q
+
+
 def _search_block(queries_QD: F32, rows_BD: F32, longest: float, best_QK: F32) -> tuple[Indices, Indices, F32]:
     """Return (query, row, canonical score) of every pair that could be among the k best.
 
-    `error_Q` bounds |fp32 product - exact| (D roundings of terms no larger than |q||x|, Higham 2002, sec. 3.1). k rows
-    with approximate score >= t have an exact score >= t - error, so a better row shows at least t - 2 error.
+    `error_Q` bounds |fp32 product - exact|. k rows with approximate score >= t have an exact score >= t - error, so a
+    better row shows at least t - 2 error.
     """
     k = best_QK.shape[1]
-    dims = queries_QD.shape[1]
-    norms_Q = np.sqrt(np.einsum("qd,qd->q", queries_QD, queries_QD, dtype=np.float64))
     _longest(queries_QD, "queries")
-    error_Q = (dims + 8) * (2.0**-23 * norms_Q * longest + 2.0**-125)
+    error_Q = _error(queries_QD, longest)
     approx_QB = queries_QD @ rows_BD.T
     floor_Q = best_QK[:, -1].astype(np.float64) - error_Q
     if k < len(rows_BD):
