@@ -22,8 +22,8 @@ class Ann:
     """This rank's shards of a vector index. Every rank must make the same calls."""
 
     def __init__(self, built: Manifest, rows_ND: Array, first: int, comm: Comm, wanted: Effort | None = None) -> None:
-        """rows_ND: float16, the rank's slice of all vectors, whose first ordinal is `first`; any division will do. wanted: an
-        effort whose numbers, where not 0, are taken instead of those that the index was checked with."""
+        """rows_ND: float16, the rank's slice of all vectors, whose first ordinal is `first`; any division will do.
+        wanted: numbers that, where not 0, are taken instead of those that the index was checked with."""
         self._rows_ND, self._first, self._comm = rows_ND, first, comm
         self.effort = _joined(effort_of(built) or Effort(), wanted)
         self._longest = longest(rows_ND)

@@ -5,6 +5,7 @@ Each is one sum in single precision, in an order that the compiled code fixes. Q
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -68,4 +69,4 @@ def half_longest(bits_ND: U16) -> float:
             value = _widened(row_D[d])
             total += value * value
         most = max(most, total)
-    return np.sqrt(np.float64(most) * (1 + (bits_ND.shape[1] + 8) * 2.0**-23))
+    return math.sqrt(np.float64(most) * (1 + (bits_ND.shape[1] + 8) * 2.0**-23))
