@@ -26,7 +26,7 @@ class Ann:
         wanted: numbers that, where not 0, are taken instead of those that the index was checked with."""
         self._rows_ND, self._first, self._comm = rows_ND, first, comm
         self.effort = _joined(effort_of(built) or Effort(), wanted)
-        self._longest = longest(rows_ND)
+        self._longest = longest(rows_ND) if self.effort.shortlist else None
         mine = range(comm.rank, len(built.units), comm.world_size)
         self._shards = Shards(load_shards(built, mine), self.effort)
 

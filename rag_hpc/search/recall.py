@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -126,10 +127,14 @@ class _Trial:
     """A sample that is searched by itself."""
 
     def __init__(self, rows_ND: Array) -> None:
-        self._rows_ND, self._longest = rows_ND, longest(rows_ND)
+        self._rows_ND = rows_ND
         self._queries_QD = noisy_copies(_Array(rows_ND), seed=0)
         self._k = min(10, len(rows_ND))
         self._truth = exact_topk(self._queries_QD, rows_ND, self._k)[0]
+
+    @cached_property
+    def _longest(self) -> float:
+        return longest(self._rows_ND)
 
     def filled(self, kind: Kind, trained: Array) -> Any:
         """Return an index of the sample."""
@@ -148,7 +153,8 @@ class _Trial:
 
     def _recall(self, index: Any, effort: Effort) -> float:
         ids_QR = indexes.Shards([index], effort).shortlist(self._queries_QD, max(self._k, effort.shortlist))[1]
-        scores = rescore(self._queries_QD, self._rows_ND, ids_QR, self._k, longest_row=self._longest)[0]
+        longest_row = self._longest if effort.shortlist else None
+        scores = rescore(self._queries_QD, self._rows_ND, ids_QR, self._k, longest_row=longest_row)[0]
         return float(share_found(scores, self._truth, self._k).mean())
 
 

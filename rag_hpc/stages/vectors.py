@@ -5,6 +5,7 @@ How hard a query searches is chosen on the training sample, and judged by questi
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -36,6 +37,7 @@ from rag_hpc.stores.shards import (
 )
 from rag_hpc.stores.vectors import VectorStore
 
+log = logging.getLogger(__name__)
 RECALL = "recall.json"
 KNOBS = {  # what of an effort may be raised
     "num_probes": "lists probed",
@@ -90,6 +92,7 @@ class Train(Stage):
         store = VectorStore(inputs["encode"])
         choice = self._choice(len(store), store.width)
         self.notes = {"index": choice.text()}
+        log.info("vectors: %s", choice.text())
         num_sampled = min(len(store), self.config.train_rows)
         lists = self.config.num_lists or default_lists(num_sampled)
         if lists > num_sampled:
@@ -118,8 +121,8 @@ class Train(Stage):
             wanted = Effort(
                 kind=kind,
                 num_probes=self.config.num_probes if kind.has_lists else 0,
-                shortlist=self.config.shortlist,
-                ef_search=self.config.ef_search,
+                shortlist=self.config.shortlist if kind.has_codes else 0,
+                ef_search=self.config.ef_search if kind is Kind.hnsw else 0,
             )
             write_trained(out, centroids, template, recall.enough(wanted, centroids, template, rows, self._aim))
         return Counts(items_in=len(sample), items_out=len(sample))

@@ -17,6 +17,7 @@ from rag_hpc.errors import ConfigError, InputError
 Hits = tuple[F32, I64]
 
 _PAIRS = 2048  # pairs rescored at once: 2048 x 768 float64 = 12 MiB
+_FEW_ROWS = 256  # that need no compiled products
 _CELLS = 1 << 24  # approximate scores held at once: 64 MiB
 
 
@@ -43,18 +44,21 @@ def exact_topk(queries_QD: F32, vectors_ND: Array, k: int, *, first_id: int = 0,
     return scores_QK, ids_QK
 
 
-def rescore(queries_QD: F32, rows_ND: Array, ids_QR: I64, k: int, *, first_id: int = 0, longest_row: float) -> Hits:
+def rescore(
+    queries_QD: F32, rows_ND: Array, ids_QR: I64, k: int, *, first_id: int = 0, longest_row: float | None = None
+) -> Hits:
     """Return the k best by canonical score of each query's candidates; those that are none of these rows are left out.
 
     rows_ND: float16, row i has id `first_id + i`. ids_QR: all different, -1 where there is no candidate. longest_row:
-    as `longest` returns it. Single precision proposes, as in `exact_topk`.
+    as `longest` returns it; without it nothing is left out before the slow scores. Single precision proposes, as in
+    `exact_topk`.
     """
-    from rag_hpc.algo.rank import pairs
-
     queries_QD = np.ascontiguousarray(queries_QD, dtype=np.float32)
     at_QR = np.where((ids_QR >= first_id) & (ids_QR < first_id + len(rows_ND)), ids_QR - first_id, -1)
     kept_QR = at_QR >= 0
-    if at_QR.shape[1] > k:
+    if at_QR.shape[1] > k and longest_row is not None:
+        from rag_hpc.algo.rank import pairs  # numba takes half a second to import
+
         approx_QR = np.empty(at_QR.shape, dtype=np.float32)
         pairs.half_products(queries_QD, rows_ND.view(np.uint16), at_QR, approx_QR)
         kth_Q = np.partition(approx_QR, at_QR.shape[1] - k, axis=1)[:, at_QR.shape[1] - k].astype(np.float64)
@@ -67,8 +71,10 @@ def rescore(queries_QD: F32, rows_ND: Array, ids_QR: I64, k: int, *, first_id: i
 def nearest_rows(queries_QD: F32, rows_ND: F32, k: int) -> Hits:
     """Return the k rows of largest product in single precision, by (product, row); it depends on the pair alone.
 
-    A matrix product proposes: its sums differ with the number of queries.
+    A matrix product proposes: its sums differ with the number of queries. Of few rows the products are canonical.
     """
+    if len(rows_ND) <= _FEW_ROWS:
+        return exact_topk(queries_QD, rows_ND, k)
     from rag_hpc.algo.rank import pairs
 
     queries_QD = np.ascontiguousarray(queries_QD, dtype=np.float32)
