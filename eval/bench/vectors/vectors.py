@@ -106,8 +106,9 @@ class Process:
 
     def end(self) -> None:
         """End the process."""
-        if self._child.stdin is not None:
-            self._child.stdin.close()
+        for stream in (self._child.stdin, self._child.stdout):
+            if stream is not None:
+                stream.close()
         self._child.wait(timeout=60)
 
     def _told(self) -> dict[str, Any]:
