@@ -26,7 +26,7 @@ NOISE = 4.0
 DEPTHS = (10, 100)
 _RESAMPLES = 2000
 _GRAPH_ROWS = 16384  # of a sample; a graph of more takes minutes
-_SHORTLISTS, _EFS = (100, 200, 400, 800, 1600, 3200, 6400), (16, 32, 64, 128, 256, 512, 1024)
+_SHORTLISTS, _EFS = (100, 200, 400, 800, 1600), (16, 32, 64, 128, 256, 512, 1024)
 
 
 class Rows(Protocol):

@@ -17,12 +17,19 @@ from rag_hpc.core.commit import UNITS
 from rag_hpc.eval.bench.peak import peaks, through
 from rag_hpc.eval.bench.rows import Row, cpu_class
 from rag_hpc.eval.bench.vectors.data import tiled
+from rag_hpc.stores.questions import write_questions
 from rag_hpc.stores.vectors import write_vectors
 
 ROWS, DIMS, SHARDS, UNITS_MADE = 1_000_000, 384, 4, 16
 LIMIT_GIB = 8.0
 STEPS = ("vectors.train", "vectors.build", "vectors.check", "serve")
-SETTINGS: dict[str, Any] = {"index": "ivf_pq_fastscan", "num_shards": SHARDS, "min_recall": 0.95}
+SETTINGS: dict[str, Any] = {
+    "index": "ivf_pq_fastscan",
+    "num_shards": SHARDS,
+    "min_recall": 0.95,
+    "num_probes": 96,
+    "shortlist": 400,
+}
 
 
 def run(data: Path, num_ranks: int) -> list[Row]:
@@ -35,6 +42,9 @@ def run(data: Path, num_ranks: int) -> list[Row]:
             unit_dir.mkdir(parents=True)
             write_vectors(unit_dir, part)
         np.save(folder / "queries.npy", queries)
+        asked = folder / "retrieve.queries" / UNITS / "unit-00000"
+        asked.mkdir(parents=True)
+        write_questions(asked, [{"id": str(n), "text": ""} for n in range(len(queries))], queries)
         del rows
         seconds, memory = {}, {}
         for step in STEPS:

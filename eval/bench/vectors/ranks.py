@@ -23,7 +23,7 @@ from rag_hpc.stores.vectors import VectorStore
 NEEDS = {
     "vectors.train": ("encode",),
     "vectors.build": ("encode", "vectors.train"),
-    "vectors.check": ("encode", "vectors.build"),
+    "vectors.check": ("encode", "vectors.build", "retrieve.queries"),
     "serve": ("encode", "vectors.build"),
 }
 
@@ -83,7 +83,8 @@ def manifest_of(stage: str, folder: Path) -> Manifest:
             files[path.name] = {"bytes": path.stat().st_size, "sha256": hash_file(path), "rows": None}
             if path.suffix == ".npy":
                 files[path.name]["rows"] = int(np.load(path, mmap_mode="r").shape[0])
-        units.append({"index": index, "files": files, "items_in": 0, "items_out": 0, "dropped": {}, "extra": {}})
+        num = max(file["rows"] or 0 for file in files.values())
+        units.append({"index": index, "files": files, "items_in": num, "items_out": num, "dropped": {}, "extra": {}})
     return Manifest(
         stage=stage,
         version=1,
