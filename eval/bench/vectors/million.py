@@ -84,7 +84,12 @@ def main(step: str, place: str) -> None:
     from rag_hpc.core.comm import MpiComm
     from rag_hpc.eval.bench.vectors import ranks
 
-    ranks.work(step, Path(place), SETTINGS, MpiComm())
+    comm = MpiComm()
+    try:
+        ranks.work(step, Path(place), SETTINGS, comm)
+    except Exception as error:  # noqa: BLE001  (the others would wait in a collective for ever)
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        comm.abort(1)
 
 
 if __name__ == "__main__":
