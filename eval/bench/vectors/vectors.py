@@ -40,6 +40,7 @@ DEFAULTS = {
     "threads": "2",
     "recall": "0.95",
     "peers": "",
+    "sides": "",
     "out": "",
     "keep": "",
     "part": "all",
@@ -124,7 +125,8 @@ def run(options: Options) -> list[Row]:
     """Return rows of speed at a recall, of training, and of answers that change with the shards.
 
     Options: data, the folder with ann_bge_base (RAG_HPC_DATA); rows; threads; recall; peers=PYTHON, one that has
-    hnswlib and usearch; out=FILE.svg, the frontier; keep=FOLDER, where the measured points go as JSON;
+    hnswlib and usearch; sides=NAMES, only those, with commas between; out=FILE.svg, the frontier; keep=FOLDER for the
+    measured points as JSON, written after each side;
     part=all|frontier|train|shards|million, the last of which builds and serves 1,000,000 vectors by `ranks` ranks.
     """
     given = known(options, DEFAULTS)
@@ -147,13 +149,17 @@ def run(options: Options) -> list[Row]:
 
 
 def _frontier(given: Options, rows: Array, queries: F32, centroids: F32) -> list[Row]:
-    target, threads = float(given["recall"]), given["threads"]
+    target = float(given["recall"])
+    about = f"at recall@10 {target:g} on {len(rows):,} x {rows.shape[1]}, {given['threads']} threads, {cpu_class()}"
     with tempfile.TemporaryDirectory(prefix="rag-hpc-bench-") as made:
         folder = Path(made)
         for name, array in {"rows": rows, "queries": queries, "centroids": centroids}.items():
             np.save(folder / f"{name}.npy", array)
         truth = exact_topk(queries, rows, _K)[0][:, -1]
-        sides = {side.name: side for side in _sides(given["peers"], folder, threads, truth)}
+        sides: dict[str, Process] = {}
+        for side in _sides(given, folder, truth):
+            sides[side.name] = side
+            _write(given, sides)
         chosen = {name: side.chosen(target) for name, side in sides.items()}
         able = {name: setting for name, setting in chosen.items() if setting is not None}
         judged = {name: sides[name].ask(setting, 1).recall for name, setting in able.items()}
@@ -161,10 +167,11 @@ def _frontier(given: Options, rows: Array, queries: F32, centroids: F32) -> list
         timed = take_turns(turns, num_pairs=MIN_PAIRS)
         for side in sides.values():
             side.end()
-    _write(given, sides)
+    if given["out"]:
+        points = {name: [(point.recall, point.rate) for point in side.points] for name, side in sides.items()}
+        drawn(Path(given["out"]), points, about)
     memory = {name: side.num_bytes for name, side in sides.items()}
     limits = {"no limit": 0.0, "of 2.5 bytes a number": 2.5 * rows.size / GIB, "of 4 bytes": 4.0 * rows.size / GIB}
-    about = f"at recall@10 {target:g} on {len(rows):,} x {rows.shape[1]}, {threads} threads, {cpu_class()}"
     found = []
     for name, limit in limits.items():
         ours = choose(IndexName.auto, *rows.shape, num_shards=1, mem_gib=limit, recall=target).kind.value
@@ -201,19 +208,18 @@ def _auto(name: str, ours: str, fits: list[str], timed: Timed, note: str) -> Row
     )
 
 
-def _sides(python: str, folder: Path, threads: str, truth: F32) -> Iterator[Process]:
+def _sides(given: Options, folder: Path, truth: F32) -> Iterator[Process]:
     """Yield the sides, built and swept one after another."""
-    for name in ("exact", *Kind.__members__):
-        if name == Kind.flat.value:
-            continue  # exact search is FAISS's own of the same rows
-        command = [sys.executable, "-m", "rag_hpc.eval.bench.vectors.side", name, str(folder), threads]
-        side = Process(name, command, folder, truth)
-        side.sweep(_settings(name))
-        yield side
-    script = str(Path(__file__).with_name("peer.py"))
-    for name in PEERS if python else ():
-        side = Process(name, [python, script, name, str(folder), threads], folder, truth)
-        side.sweep([{"ef": ef} for ef in _EFS])
+    wanted = [name for name in given["sides"].split(",") if name]
+    for name in ("exact", *Kind.__members__, *(PEERS if given["peers"] else ())):
+        if name == Kind.flat.value or (wanted and name not in wanted):
+            continue  # flat: exact search is FAISS's own of the same rows
+        if name in PEERS:
+            command = [given["peers"], str(Path(__file__).with_name("peer.py"))]
+        else:
+            command = [sys.executable, "-m", "rag_hpc.eval.bench.vectors.side"]
+        side = Process(name, [*command, name, str(folder), given["threads"]], folder, truth)
+        side.sweep([{"ef": ef} for ef in _EFS] if name in PEERS else _settings(name))
         yield side
 
 
@@ -232,13 +238,10 @@ def _rate(side: Process, setting: Setting) -> Any:
 
 
 def _write(given: Options, sides: Mapping[str, Process]) -> None:
-    points = {name: [(point.recall, point.rate) for point in side.points] for name, side in sides.items()}
     if given["keep"]:
         told = {name: [vars(point) for point in side.points] for name, side in sides.items()}
         Path(given["keep"]).mkdir(parents=True, exist_ok=True)
         (Path(given["keep"]) / "frontier.json").write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
-    if given["out"]:
-        drawn(Path(given["out"]), points, cpu_class())
 
 
 def _sample(rows: Array) -> Array:
