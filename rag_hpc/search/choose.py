@@ -13,7 +13,7 @@ GIB = 1 << 30
 _ID, _EXACT_ROW = 8, 2  # bytes of an id; of a number of the float16 rows that exact scores come from
 _SMALL = 1000  # rows; below, a search of all takes no longer than probing lists
 # Fastest first at a recall@10 of 0.95 on 100,000 vectors: `rag-hpc bench vectors`
-BY_SPEED = (Kind.ivf_pq_fastscan, Kind.ivf_rabitq, Kind.ivf_pq, Kind.ivf_fp16, Kind.ivf_sq8)
+BY_SPEED = (Kind.ivf_pq_fastscan, Kind.ivf_rabitq, Kind.ivf_fp16, Kind.ivf_sq8, Kind.ivf_pq)
 
 
 @dataclass(frozen=True, kw_only=True)
