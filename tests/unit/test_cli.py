@@ -49,7 +49,7 @@ def test_the_last_of_equal_overrides_wins() -> None:
         (["report", "--out="], "--out needs a value"),
         (
             ["bench", "crwal"],
-            "bench takes crawl|extract|dedup|chunk|checks|rank|encode|rerank|answers|train|dedup_scale, not 'crwal'; "
+            "bench takes crawl|extract|dedup|chunk|checks|rank|encode|rerank|answers|train|vectors|dedup_scale, not 'crwal'; "
             "did you mean crawl?",
         ),
         (["devcluster"], "devcluster takes up|down|status|check, not ''; see: rag-hpc devcluster --help"),

@@ -38,6 +38,11 @@ def tiled(folder: Path, num_rows: int, dims: int = 0, seed: int = 0) -> tuple[Ar
     return rows, queries
 
 
+def array_path(folder: Path, part: str) -> Path:
+    """Return where the processes of a benchmark pass on an array."""
+    return folder / f"{part}.npy"
+
+
 def _unit(rows: Array, dims: int) -> F32:
     part = rows[:, : dims or None].astype(np.float32)
     unit: F32 = np.ascontiguousarray(part / np.linalg.norm(part, axis=1, keepdims=True))

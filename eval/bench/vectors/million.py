@@ -16,7 +16,7 @@ import numpy as np
 from rag_hpc.core.commit import UNITS
 from rag_hpc.eval.bench.peak import peaks, through
 from rag_hpc.eval.bench.rows import Row, cpu_class
-from rag_hpc.eval.bench.vectors.data import tiled
+from rag_hpc.eval.bench.vectors.data import array_path, tiled
 from rag_hpc.stores.questions import write_questions
 from rag_hpc.stores.vectors import write_vectors
 
@@ -41,7 +41,7 @@ def run(data: Path, num_ranks: int) -> list[Row]:
             unit_dir = folder / "encode" / UNITS / f"unit-{number:05d}"
             unit_dir.mkdir(parents=True)
             write_vectors(unit_dir, part)
-        np.save(folder / "queries.npy", queries)
+        np.save(array_path(folder, "queries"), queries)
         asked = folder / "retrieve.queries" / UNITS / "unit-00000"
         asked.mkdir(parents=True)
         write_questions(asked, [{"id": str(n), "text": ""} for n in range(len(queries))], queries)

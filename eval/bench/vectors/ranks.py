@@ -15,6 +15,7 @@ from rag_hpc.core.commit import UNITS
 from rag_hpc.core.hashing import hash_file
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.core.stage import Context
+from rag_hpc.eval.bench.vectors.data import array_path
 from rag_hpc.search.ann import Ann, gathered, slice_of
 from rag_hpc.search.recall import compare
 from rag_hpc.stages.registry import make_stage
@@ -55,7 +56,7 @@ def serve(inputs: dict[str, Manifest], folder: Path, comm: Comm) -> None:
     first, stop = slice_of(len(store), comm)
     rows = store.rows(first, stop)
     index = Ann(inputs["vectors.build"], rows, first, comm)
-    queries = np.load(folder / "queries.npy")
+    queries = np.load(array_path(folder, "queries"))
 
     def answer(block: Any) -> None:
         parts = gathered(index.search(block, 100), comm)

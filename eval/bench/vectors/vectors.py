@@ -28,7 +28,7 @@ from rag_hpc.eval.bench.pairs import MIN_PAIRS, Timed, take_turns
 from rag_hpc.eval.bench.registry import Options, known
 from rag_hpc.eval.bench.rows import Row, cpu_class
 from rag_hpc.eval.bench.vectors import million
-from rag_hpc.eval.bench.vectors.data import tiled
+from rag_hpc.eval.bench.vectors.data import array_path, tiled
 from rag_hpc.eval.bench.vectors.plot import drawn
 from rag_hpc.search import indexes
 from rag_hpc.search.choose import GIB, choose, default_lists
@@ -89,7 +89,8 @@ class Process:
         self._child.stdin.flush()
         seconds = float(self._told()["seconds"])
         ids = np.load(out)
-        rows, queries = np.load(self.folder / "rows.npy", mmap_mode="r"), np.load(self.folder / "queries.npy")[half::2]
+        rows = np.load(array_path(self.folder, "rows"), mmap_mode="r")
+        queries = np.load(array_path(self.folder, "queries"))[half::2]
         found = np.take(rows, ids.reshape(-1), axis=0)
         scores = canonical_scores(np.repeat(queries, ids.shape[1], axis=0), found).reshape(ids.shape)
         return Point(setting, float((scores >= self.truth_Q[half::2, None]).mean()), len(ids) / seconds)
@@ -154,7 +155,7 @@ def _frontier(given: Options, rows: Array, queries: F32, centroids: F32) -> list
     with tempfile.TemporaryDirectory(prefix="rag-hpc-bench-") as made:
         folder = Path(made)
         for name, array in {"rows": rows, "queries": queries, "centroids": centroids}.items():
-            np.save(folder / f"{name}.npy", array)
+            np.save(array_path(folder, name), array)
         truth = exact_topk(queries, rows, _K)[0][:, -1]
         sides: dict[str, Process] = {}
         for side in _sides(given, folder, truth):

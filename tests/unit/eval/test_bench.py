@@ -122,7 +122,7 @@ def test_a_benchmark_that_does_not_exist_lists_those_that_do(
 ) -> None:
     assert cli.main(["bench", *words]) == 2
     assert (
-        "bench takes crawl|extract|dedup|chunk|checks|rank|encode|rerank|answers|train|dedup_scale, not"
+        "bench takes crawl|extract|dedup|chunk|checks|rank|encode|rerank|answers|train|vectors|dedup_scale, not"
         in capsys.readouterr().err
     )
 
