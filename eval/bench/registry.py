@@ -28,6 +28,7 @@ BENCHES = {
     "train": "rag_hpc.eval.bench.train.train:run",
     "laws": "rag_hpc.eval.bench.laws.laws:run",
     "forecast": "rag_hpc.eval.bench.laws.forecast:run",
+    "vectors": "rag_hpc.eval.bench.vectors.vectors:run",
     "dedup_scale": "rag_hpc.eval.bench.dedup.scale:run",
 }
 

@@ -1,4 +1,4 @@
-"""Scatter-gather search over the shards that a rank holds: BM25, exact vectors, inverted lists, and their fusion.
+"""Scatter-gather search over the shards that a rank holds: BM25, exact vectors, a vector index, and their fusion.
 
 Q queries, K hits. Every method's hits are ordered by (score, ordinal), and no score depends on which rank holds which
 shard; missing hits are (-inf, -1). With one rank it is the baseline's search.
@@ -15,16 +15,17 @@ import numpy as np
 
 from rag_hpc.algo.rank import bm25
 from rag_hpc.algo.rank.fusion import dense_weight, weighted
-from rag_hpc.algo.rank.topk import Hits, canonical_scores, exact_topk, merge_topk
+from rag_hpc.algo.rank.topk import Hits, canonical_scores, exact_topk, merge_topk, nothing
 from rag_hpc.algo.types import F32, I64, Array
 from rag_hpc.core.comm import Comm
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.errors import ConfigError
 from rag_hpc.search import lucene
+from rag_hpc.search.ann import Ann, gathered, slice_of
 from rag_hpc.search.jvm import Analyzer
 from rag_hpc.search.shards import Shards, analyze, num_threads
 from rag_hpc.stores.questions import FOUND_AGAIN
-from rag_hpc.stores.shards import LEXICAL, load_shards
+from rag_hpc.stores.shards import LEXICAL, Effort
 from rag_hpc.stores.vectors import VectorStore
 
 
@@ -80,13 +81,11 @@ class Searcher:
         sizes = np.array([self._lexical.num_docs, self._lexical.total_terms], dtype=np.int64)
         self._num_docs, self._total_terms = (int(n) for n in comm.sum(sizes))
         store = VectorStore(encoded)
-        edges = np.linspace(0, len(store), comm.world_size + 1).astype(np.int64)
-        self._first = int(edges[comm.rank])
-        self._rows = store.rows(self._first, int(edges[comm.rank + 1]))
+        self._first, stop = slice_of(len(store), comm)
+        self._rows = store.rows(self._first, stop)
         self._store = store
-        self._inverted = load_shards(vectors, self._mine(len(vectors.units))) if vectors else None
-        for index in self._inverted or []:
-            index.nprobe = settings.num_probes
+        wanted = Effort(num_probes=settings.num_probes)
+        self._index = Ann(vectors, self._rows, self._first, comm, wanted) if vectors else None
 
     def search(self, texts: Sequence[str], vectors_QD: Array) -> Found:
         """Return the hits of all methods for the queries (same on every rank)."""
@@ -99,8 +98,8 @@ class Searcher:
             "bm25": lambda: self._bm25(queries, vectors_QD),
             "dense": lambda: self._dense(vectors_QD),
         }
-        if self._inverted is not None:
-            steps["ann"] = lambda: self._ann(vectors_QD)
+        if (index := self._index) is not None:
+            steps["ann"] = lambda: index.search(vectors_QD, self._settings.depth)
         for method, step in steps.items():
             begun = time.monotonic()
             merged = self._merge(step())
@@ -164,29 +163,10 @@ class Searcher:
             return self._nothing(len(vectors_QD))
         return exact_topk(vectors_QD, self._rows, self._settings.depth, first_id=self._first)
 
-    def _ann(self, vectors_QD: Array) -> Hits:
-        """Return the inverted lists' hits under canonical scores, so that shards merge to what one index gives."""
-        parts = [self._nothing(len(vectors_QD))]
-        for index in self._inverted or []:
-            _, ids = index.search(vectors_QD, self._settings.depth)
-            scores = np.full(ids.shape, -np.inf, dtype=np.float32)
-            for row, found in enumerate(ids):
-                kept = np.sort(found[found >= 0])
-                rows = self._store.take(kept).astype(np.float32)
-                ids[row] = -1
-                ids[row, : len(kept)] = kept
-                scores[row, : len(kept)] = canonical_scores(np.repeat(vectors_QD[row][None], len(kept), axis=0), rows)
-            parts.append((scores, ids))
-        return merge_topk(parts, self._settings.depth)
-
     def _merge(self, local: Hits) -> Hits | None:
         """Return the ranks' hits merged on rank 0, None elsewhere."""
-        scores, ids = self._comm.gather_rows(local[0]), self._comm.gather_rows(local[1])
-        if scores is None or ids is None:
-            return None
-        shape = (self._comm.world_size, -1, scores.shape[1])
-        parts = zip(scores.reshape(shape), ids.reshape(shape), strict=True)
-        return merge_topk(list(parts), self._settings.depth)
+        parts = gathered(local, self._comm)
+        return merge_topk(parts, self._settings.depth) if parts else None
 
     def _fuse(self, queries: Sequence[bm25.Query], lexical: Hits, dense: Hits) -> Hits:
         scores, ids = self._nothing(len(queries))
@@ -200,6 +180,5 @@ class Searcher:
             ids[row, : len(fused_ids)], scores[row, : len(fused_ids)] = fused_ids, fused_scores
         return scores, ids
 
-    def _nothing(self, num_queries: int) -> tuple[F32, I64]:
-        shape = (num_queries, self._settings.depth)
-        return np.full(shape, -np.inf, dtype=np.float32), np.full(shape, -1, dtype=np.int64)
+    def _nothing(self, num_queries: int) -> Hits:
+        return nothing(num_queries, self._settings.depth)

@@ -23,6 +23,7 @@ STAGES = {
     "vectors.train": "rag_hpc.stages.vectors:Train",
     "vectors.build": "rag_hpc.stages.vectors:Build",
     "retrieve.queries": "rag_hpc.stages.queries:Queries",
+    "vectors.check": "rag_hpc.stages.vectors:Check",
     "retrieve.search": "rag_hpc.stages.retrieve:Retrieve",
     "rerank": "rag_hpc.stages.rerank:Rerank",
     "generate": "rag_hpc.stages.generate:Generate",

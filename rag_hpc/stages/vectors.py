@@ -1,48 +1,75 @@
-"""vectors: an inverted-file index in shards that share one coarse quantizer, trained once.
+"""vectors: an index in shards that share what was trained once, so that together they answer as one index would.
 
-With the quantizer shared and the same number of probed lists, the merged result of the shards is that of one index.
+How hard a query searches is chosen on the training sample, and judged by questions that it was not chosen on.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from rag_hpc.algo.rank import kmeans
-from rag_hpc.algo.types import Array
+from rag_hpc.algo.types import F32
 from rag_hpc.core.comm import Comm
+from rag_hpc.core.fs import canonical_json
+from rag_hpc.core.hashing import hash_value
 from rag_hpc.core.stage import Context, Inputs, Launch, Stage
 from rag_hpc.core.unit import Counts, Unit
 from rag_hpc.errors import ConfigError, RagHpcError
-from rag_hpc.search.ivf import default_lists, enough_probes, new_index, shard_recall
+from rag_hpc.search import indexes, recall
+from rag_hpc.search.ann import Ann, slice_of
+from rag_hpc.search.choose import Choice, choose, default_lists
 from rag_hpc.stores.chunks import split_evenly
-from rag_hpc.stores.shards import INVERTED, probes_of, read_centroids, write_trained
+from rag_hpc.stores.questions import read_question_vectors, read_questions
+from rag_hpc.stores.shards import (
+    INVERTED,
+    Effort,
+    IndexName,
+    Kind,
+    effort_of,
+    read_trained,
+    write_effort,
+    write_trained,
+)
 from rag_hpc.stores.vectors import VectorStore
 
-NUM_BLOCKS = 16  # of the training sample; fixed, so that partial sums do not depend on the number of ranks
+log = logging.getLogger(__name__)
+RECALL = "recall.json"
+KNOBS = {  # what of an effort may be raised
+    "num_probes": "lists probed",
+    "shortlist": "hits ranked exactly",
+    "ef_search": "candidates of the graph's walk",
+}
 
 
 class RecallTooLow(RagHpcError):
-    """A shard's recall against exact search is below what the configuration promises."""
+    """The index's recall against exact search is below what the configuration promises."""
 
 
 @dataclass(kw_only=True)
 class VectorsConfig:
     """Settings of the vector index."""
 
+    index: IndexName = IndexName.ivf_fp16  # as FAISS calls it; auto: by size, memory and recall
     num_shards: int = 4
     num_lists: int = 0  # 0 = 4 x sqrt(rows), at least 1, and at least 39 rows of the sample to a list
     num_probes: int = 0  # lists probed by a query; 0 = the fewest that reach the recall on the training sample
+    shortlist: int = 0  # hits by code score that exact scores rank; 0 = the fewest that reach the recall on the sample
+    ef_search: int = 0  # of hnsw; 0 = the least that reaches the recall on the sample
+    mem_gib: float = 0.0  # of a rank, for index=auto; 0 = no limit
     train_rows: int = 65_536
     iterations: int = 10
-    min_recall: float = 0.99  # recall@10 against exact search, checked on each shard when it is built
+    min_recall: float = 0.99  # recall@10 against exact search
 
     def __post_init__(self) -> None:
         if self.num_shards < 1 or self.num_lists < 0 or self.num_probes < 0 or self.train_rows < 1:
             raise ConfigError("stage.vectors: num_shards, train_rows >= 1 and num_lists, num_probes >= 0 are needed")
+        if self.shortlist < 0 or self.ef_search < 0 or not self.mem_gib >= 0:
+            raise ConfigError("stage.vectors: shortlist, ef_search and mem_gib >= 0 are needed; try 0")
         if self.iterations < 1:
             raise ConfigError(f"stage.vectors.iterations={self.iterations}: at least 1; try 10")
         if not 0.0 <= self.min_recall <= 1.0:
@@ -50,56 +77,74 @@ class VectorsConfig:
 
 
 class Train(Stage):
-    """Trains the coarse quantizer by k-means over all ranks; the result does not depend on how many they are."""
+    """Trains the coarse quantizer by k-means over all ranks, and codebooks; both are the same for every p."""
 
     Config: ClassVar[type] = VectorsConfig
     name = "vectors.train"
-    version = 1
+    version = 2
     launch = Launch.mpi
     needs = ("encode",)
     identity = ()  # as of the shards
     collective = True
 
     def plan(self, inputs: Inputs, shared: Path) -> list[Unit]:
-        """Return the single unit of training."""
-        num_rows = len(VectorStore(inputs["encode"]))
-        num_sampled = min(num_rows, self.config.train_rows)
+        """Return the single unit of training, which names the kind of index."""
+        store = VectorStore(inputs["encode"])
+        choice = self._choice(len(store), store.width)
+        self.notes = {"index": choice.text()}
+        log.info("vectors: %s", choice.text())
+        num_sampled = min(len(store), self.config.train_rows)
         lists = self.config.num_lists or default_lists(num_sampled)
         if lists > num_sampled:
             raise ConfigError(
                 f"stage.vectors.num_lists={lists}: the sample has {num_sampled} vectors; set it to 0 "
                 "(automatic), or raise stage.vectors.train_rows"
             )
-        return [Unit(0, {"num_lists": lists})]
+        return [Unit(0, {"index": choice.kind.value, "num_lists": lists if choice.kind.has_lists else 1})]
+
+    def setup(self, ctx: Context) -> None:
+        """Refuse a job whose ranks round differently."""
+        agree_on_cpu(ctx.comm)
 
     def run(self, unit: Unit, out: Path, ctx: Context) -> Counts:
-        """Write centroids.npy [lists, dimensions] float32."""
-        store = VectorStore(ctx.inputs["encode"])
+        """Write probes.json, and centroids.npy [lists, dimensions] float32 or template.faiss."""
+        store, kind = VectorStore(ctx.inputs["encode"]), Kind[unit.inputs["index"]]
         sample = np.unique(np.linspace(0, len(store) - 1, min(len(store), self.config.train_rows)).astype(np.int64))
-        ranges = split_evenly(len(sample), NUM_BLOCKS)
-        mine = {
-            b: store.take(sample[start:stop]).astype(np.float32)
-            for b, (start, stop) in enumerate(ranges)
-            if b % ctx.world_size == ctx.rank
-        }
+        places = np.arange(len(sample))[ctx.rank :: ctx.world_size]
         settings = kmeans.KMeansConfig(
-            num_centroids=unit.inputs["num_lists"], num_iters=self.config.iterations, seed=ctx.seed, spherical=True
+            num_centroids=unit.inputs["num_lists"], num_iters=self.config.iterations, seed=ctx.seed
         )
-        centroids = kmeans.train(mine, len(ranges), settings, lambda parts: sum_in_block_order(parts, ctx.comm))
-        probes = self.config.num_probes
+        centroids = kmeans.train(store.take(sample[places]), places, settings, indexes.nearest, ctx.comm.sum)
         if ctx.rank == 0:
-            like_a_shard = store.take(sample[:: self.config.num_shards]).astype(np.float32)
-            probes = probes or enough_probes(centroids, like_a_shard, self.config.min_recall)
-            write_trained(out, centroids, probes)
+            rows = store.take(sample)
+            template = indexes.template(kind, centroids, rows)
+            wanted = Effort(
+                kind=kind,
+                num_probes=self.config.num_probes if kind.has_lists else 0,
+                shortlist=self.config.shortlist if kind.has_codes else 0,
+                ef_search=self.config.ef_search if kind is Kind.hnsw else 0,
+            )
+            write_trained(out, centroids, template, recall.enough(wanted, centroids, template, rows, self._aim))
         return Counts(items_in=len(sample), items_out=len(sample))
+
+    @property
+    def _aim(self) -> float:
+        """On the sample, a quarter of the misses that are allowed."""
+        return (3 + float(self.config.min_recall)) / 4
+
+    def _choice(self, num_rows: int, dims: int) -> Choice:
+        config = self.config
+        return choose(
+            config.index, num_rows, dims, num_shards=config.num_shards, mem_gib=config.mem_gib, recall=config.min_recall
+        )
 
 
 class Build(Stage):
-    """Builds one shard a unit from consecutive rows, and refuses a shard whose recall is too low."""
+    """Builds one shard a unit from consecutive rows."""
 
     Config: ClassVar[type] = VectorsConfig
     name = "vectors.build"
-    version = 1
+    version = 2
     launch = Launch.mpi
     needs = ("encode", "vectors.train")
     counts_from = "encode"
@@ -111,41 +156,95 @@ class Build(Stage):
         return [Unit(i, {"start": start, "stop": stop}) for i, (start, stop) in enumerate(ranges)]
 
     def setup(self, ctx: Context) -> None:
-        """Read the centroids on rank 0 and send them to all."""
+        """Read on rank 0 what was trained, and send it to all."""
+        agree_on_cpu(ctx.comm)
         trained = ctx.inputs["vectors.train"]
-        self._probes = probes_of(trained)
-        self._centroids = ctx.comm.broadcast(read_centroids(trained) if ctx.rank == 0 else None)
+        self._effort = effort_of(trained) or Effort()
+        self._trained = ctx.comm.broadcast(read_trained(trained) if ctx.rank == 0 else None)
         self._store = VectorStore(ctx.inputs["encode"])
 
     def run(self, unit: Unit, out: Path, ctx: Context) -> Counts:
-        """Write index.faiss: inverted lists of float16 vectors under their global ordinals."""
+        """Write index.faiss, rows under their global ordinals, a block in memory at a time; and probes.json."""
         import faiss
 
         start, stop = unit.inputs["start"], unit.inputs["stop"]
-        vectors = self._store.rows(start, stop).astype(np.float32)
-        index = new_index(self._centroids)
-        index.add_with_ids(vectors, np.arange(start, stop, dtype=np.int64))
-        probes = self._probes
-        recall = shard_recall(index, vectors, start, probes)
-        if recall < self.config.min_recall:
-            raise RecallTooLow(
-                f"vectors: {unit.name} has recall@10 {recall:.4f} at {probes} of {len(self._centroids)} lists, below "
-                f"min_recall={self.config.min_recall}; set stage.vectors.num_probes="
-                f"{min(2 * probes, len(self._centroids))}, or 0: as many as the training sample needs"
-            )
+        index = indexes.empty_index(self._effort.kind, self._trained)
+        for low in range(start, stop, indexes.BLOCK):
+            ctx.check_stop()
+            high = min(stop, low + indexes.BLOCK)
+            indexes.add(index, self._store.rows(low, high), np.arange(low, high, dtype=np.int64))
         faiss.write_index(index, str(out / INVERTED))
+        write_effort(out, self._effort)
         return Counts(items_in=stop - start, items_out=int(index.ntotal))
 
 
-def sum_in_block_order(parts: dict[int, Array], comm: Comm) -> Array:
-    """Return the sum of all ranks' blocks, added in block order on rank 0: float sums then do not depend on p."""
-    shape = comm.sum(np.array(next(iter(parts.values())).shape if comm.rank == 0 else (0, 0), dtype=np.int64))
-    ids = comm.gather_rows(np.array(sorted(parts), dtype=np.int64))
-    rows = np.stack([parts[b] for b in sorted(parts)]) if parts else np.zeros((0, *shape), dtype=np.float64)
-    blocks = comm.gather_rows(rows)
-    total = None
-    if ids is not None and blocks is not None:
-        total = np.zeros(tuple(shape), dtype=np.float64)
-        for position in np.argsort(ids):
-            total += blocks[position]
-    return comm.broadcast(total)
+class Check(Stage):
+    """Asks the whole index what exact search is asked, and refuses one that misses too much."""
+
+    Config: ClassVar[type] = VectorsConfig
+    name = "vectors.check"
+    version = 1
+    launch = Launch.mpi
+    needs = ("encode", "vectors.build")
+    wants = ("retrieve.queries",)
+    identity = ()  # as of the shards
+    collective = True
+
+    def plan(self, inputs: Inputs, shared: Path) -> list[Unit]:
+        """Return the single unit, which says what is asked."""
+        queries = inputs.get("retrieve.queries")
+        if queries is None or not queries.total("items_out"):
+            return [Unit(0, {"asked": "noisy copies of passages"})]
+        titles = all(row["stand_in"] for row in read_questions(queries))
+        return [Unit(0, {"asked": "titles of documents" if titles else "questions of the run"})]
+
+    def run(self, unit: Unit, out: Path, ctx: Context) -> Counts:
+        """Write recall.json: recall@10 and @100 over the questions, with intervals. Raises RecallTooLow."""
+        store = VectorStore(ctx.inputs["encode"])
+        asked = unit.inputs["asked"]
+        first, stop = slice_of(len(store), ctx.comm)
+        rows = store.rows(first, stop)
+        index = Ann(ctx.inputs["vectors.build"], rows, first, ctx.comm)
+        queries = ctx.comm.broadcast(self._queries(asked, store, ctx) if ctx.rank == 0 else None)
+        found = recall.compare(index, queries, (rows, first), ctx.comm)
+        counts = Counts(items_in=len(queries), items_out=len(queries))
+        if ctx.rank == 0:
+            value = {"asked": asked, "num_asked": len(queries), **{row.name: row.value() for row in found}}
+            (out / RECALL).write_bytes(canonical_json(value))
+            counts.extra = {key: number for row in found for key, number in row.figures().items()}
+            self._judge(found[0], asked, index.effort)
+        return counts
+
+    def _queries(self, asked: str, store: VectorStore, ctx: Context) -> F32:
+        if asked.startswith("noisy"):
+            return recall.noisy_copies(store, seed=1)  # seed 0 chose the effort
+        vectors_QD = read_question_vectors(ctx.inputs["retrieve.queries"]).astype(np.float32)
+        return np.ascontiguousarray(vectors_QD[:: max(1, len(vectors_QD) // recall.MOST_QUERIES)])
+
+    def _judge(self, found: recall.Recall, asked: str, effort: Effort) -> None:
+        if found.mean >= self.config.min_recall:
+            return
+        raise RecallTooLow(
+            f"vectors: {effort.kind.value} has {found.name} {found.mean:.4f} [{found.low:.4f}, {found.high:.4f}] over "
+            f"{found.num} {asked}, below min_recall={self.config.min_recall}; set {remedy(effort)}"
+        )
+
+
+def remedy(effort: Effort) -> str:
+    """Return the settings to turn when an index misses too much, with twice what they are."""
+    used = [name for name in KNOBS if getattr(effort, name)]
+    raised = [f"stage.vectors.{name}={2 * getattr(effort, name)} ({KNOBS[name]})" for name in used]
+    other = "" if effort.kind in (Kind.ivf_fp16, Kind.ivf_flat, Kind.flat) else "stage.vectors.index=ivf_fp16"
+    return ", or ".join([*raised, *([other] if other else [])]) or "stage.vectors.index=ivf_fp16"
+
+
+def agree_on_cpu(comm: Comm) -> None:
+    """Raise ConfigError where the ranks' processors round differently: the bytes would depend on who does what."""
+    from rag_hpc.models.device import cpu_class
+
+    mine: Any = np.array([int(hash_value(cpu_class())[:15], 16)], dtype=np.int64)
+    if not np.array_equal(comm.broadcast(mine), mine):
+        raise ConfigError(
+            f"vectors: this rank's CPU is of class {cpu_class()}, rank 0's of another; use nodes of one kind "
+            "(cluster.constraint)"
+        )

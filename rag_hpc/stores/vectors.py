@@ -90,7 +90,7 @@ class VectorStore:
     def rows(self, start: int, stop: int) -> Array:
         """Return rows [start, stop) as one array, read and not mapped."""
         start, stop = min(start, len(self)), min(stop, len(self))
-        whole: Array = np.empty((max(0, stop - start), self._width()), dtype=np.float16)
+        whole: Array = np.empty((max(0, stop - start), self.width), dtype=np.float16)
         for position, (first, end) in enumerate(pairwise(self._first.tolist())):
             low, high = max(start, first), min(stop, end)
             if low < high:
@@ -101,9 +101,11 @@ class VectorStore:
         """Return the rows with these ordinals, which are ascending."""
         positions = np.searchsorted(self._first, ordinals, side="right") - 1
         rows = [self._map(int(p))[o - self._first[p]] for p, o in zip(positions, ordinals, strict=True)]
-        return np.stack(rows) if rows else np.zeros((0, self._width()), dtype=np.float16)
+        return np.stack(rows) if rows else np.zeros((0, self.width), dtype=np.float16)
 
-    def _width(self) -> int:
+    @property
+    def width(self) -> int:
+        """The vectors' dimensions."""
         return int(ArrayFile(self._path(0)).shape[1]) if self._indices else 0
 
     def _path(self, position: int) -> Path:

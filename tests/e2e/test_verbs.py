@@ -118,9 +118,10 @@ def failed(cli: Cli, corpus: Path, copy: Copy) -> Path:
         *SMALL,
         "stage.vectors.num_lists=16",
         "stage.vectors.num_probes=1",
+        "max_attempts=1",
     )
     assert done.returncode == 1, done.stderr
-    assert "vectors.build: 4 of 4 units failed 3 times" in done.stderr
+    assert "vectors.check: 1 of 1 units failed 1 times" in done.stderr
     assert "set stage.vectors.num_probes=2" in done.stderr
     assert "rag-hpc retry run=failed" in done.stderr
     return run_dir
@@ -130,9 +131,9 @@ def test_why_shows_the_traceback_and_what_to_do(cli: Cli, failed: Path) -> None:
     done = cli("why", "run=failed")
     assert done.returncode == 1
     assert "run failed: failed" in done.stdout
-    assert "stage vectors.build: 0 of 4 units, 0 open, 4 failed" in done.stdout
+    assert "stage vectors.check: 0 of 1 units, 0 open, 1 failed" in done.stdout
     assert "Traceback (most recent call last)" in done.stdout
-    assert "RecallTooLow: vectors: unit-0000" in done.stdout
+    assert "RecallTooLow: vectors: ivf_fp16 has recall@10 0." in done.stdout
     assert done.stdout.rstrip().endswith("go on: rag-hpc retry run=failed")
 
 
@@ -140,14 +141,14 @@ def test_status_and_logs_of_a_failed_run_point_at_the_stage(cli: Cli, failed: Pa
     done = cli("status", "run=failed", "--json")
     assert done.returncode == 1
     states = {row["stage"]: row["state"] for row in json.loads(done.stdout)["stages"]}
-    assert (states["vectors.train"], states["vectors.build"], states["retrieve.search"]) == (
+    assert (states["vectors.build"], states["vectors.check"], states["retrieve.search"]) == (
         "finished",
         "failed",
         "waiting",
     )
-    logged = cli("logs", "vectors.build", "run=failed", "--lines", "200").stdout
+    logged = cli("logs", "vectors.check", "run=failed", "--lines", "200").stdout
     assert "RecallTooLow" in logged
-    assert "attempt 3 of 3" in logged
+    assert "attempt 1 of 1" in logged
 
 
 def test_a_stage_without_a_log_and_an_unknown_run_are_named(cli: Cli, failed: Path) -> None:

@@ -115,6 +115,7 @@ def values() -> dict[str, dict[str, Any]]:
         "encode": (list(vectors.shape), vectors[[0, 50, 100], :6].ravel()),
         "vectors.train": (list(centroids.shape), np.linalg.norm(centroids, axis=1)),
         "vectors.build": ([unit["items_out"] for unit in chain.out["vectors.build"].units], []),
+        "vectors.check": ([], [chain.out["vectors.check"].extra()["recall@10"]]),
         "retrieve.search": (
             [[row["query_id"], row["chunk_id"]] for row in best["bm25"]],
             [row["score"] for row in (*best["bm25"], *best["dense"])],

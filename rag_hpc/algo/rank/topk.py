@@ -17,6 +17,7 @@ from rag_hpc.errors import ConfigError, InputError
 Hits = tuple[F32, I64]
 
 _PAIRS = 2048  # pairs rescored at once: 2048 x 768 float64 = 12 MiB
+_FEW_ROWS = 256  # that need no compiled products
 _CELLS = 1 << 24  # approximate scores held at once: 64 MiB
 
 
@@ -30,8 +31,7 @@ def exact_topk(queries_QD: F32, vectors_ND: Array, k: int, *, first_id: int = 0,
     _check(queries_QD, vectors_ND, k, block)
     queries_QD = np.ascontiguousarray(queries_QD, dtype=np.float32)
     num_queries = len(queries_QD)
-    scores_QK = np.full((num_queries, k), -np.inf, dtype=np.float32)
-    ids_QK = np.full((num_queries, k), -1, dtype=np.int64)
+    scores_QK, ids_QK = nothing(num_queries, k)
     for low in range(0, len(vectors_ND), block):
         rows_BD = np.ascontiguousarray(vectors_ND[low : low + block], dtype=np.float32)
         longest = _longest(rows_BD, f"rows {low}..{low + len(rows_BD) - 1}")
@@ -42,6 +42,70 @@ def exact_topk(queries_QD: F32, vectors_ND: Array, k: int, *, first_id: int = 0,
             pairs = (*candidates, first_id + low)
             scores_QK[part], ids_QK[part] = _keep_best(scores_QK[part], ids_QK[part], pairs)
     return scores_QK, ids_QK
+
+
+def rescore(
+    queries_QD: F32, rows_ND: Array, ids_QR: I64, k: int, *, first_id: int = 0, longest_row: float | None = None
+) -> Hits:
+    """Return the k best by canonical score of each query's candidates; those that are none of these rows are left out.
+
+    rows_ND: float16, row i has id `first_id + i`. ids_QR: all different, -1 where there is no candidate. longest_row:
+    as `longest` returns it; without it nothing is left out before the slow scores. Single precision proposes, as in
+    `exact_topk`.
+    """
+    queries_QD = np.ascontiguousarray(queries_QD, dtype=np.float32)
+    at_QR = np.where((ids_QR >= first_id) & (ids_QR < first_id + len(rows_ND)), ids_QR - first_id, -1)
+    kept_QR = at_QR >= 0
+    if at_QR.shape[1] > k and longest_row is not None:
+        from rag_hpc.algo.rank import pairs  # numba takes half a second to import
+
+        approx_QR = np.empty(at_QR.shape, dtype=np.float32)
+        pairs.half_products(queries_QD, rows_ND.view(np.uint16), at_QR, approx_QR)
+        kth_Q = np.partition(approx_QR, at_QR.shape[1] - k, axis=1)[:, at_QR.shape[1] - k].astype(np.float64)
+        kept_QR &= approx_QR >= _below(kth_Q - 2 * _error(queries_QD, longest_row))
+    queries_P, places_P = np.nonzero(kept_QR)
+    at_P = at_QR[queries_P, places_P]
+    return _group_best(queries_P, _scores_of(queries_QD, queries_P, rows_ND, at_P), at_P + first_id, (len(ids_QR), k))
+
+
+def nearest_rows(queries_QD: F32, rows_ND: F32, k: int) -> Hits:
+    """Return the k rows of largest product in single precision, by (product, row); it depends on the pair alone.
+
+    A matrix product proposes: its sums differ with the number of queries. Of few rows the products are canonical.
+    """
+    if len(rows_ND) <= _FEW_ROWS:
+        return exact_topk(queries_QD, rows_ND, k)
+    from rag_hpc.algo.rank import pairs
+
+    queries_QD = np.ascontiguousarray(queries_QD, dtype=np.float32)
+    approx_QN = queries_QD @ rows_ND.T
+    kth_Q = np.partition(approx_QN, len(rows_ND) - k, axis=1)[:, len(rows_ND) - k].astype(np.float64)
+    # either product is off by one error: the k-th by pairs is at least the k-th less two, and shows at two less again
+    floor_Q = _below(kth_Q - 4 * error_bound(queries_QD, rows_ND))
+    queries_P, rows_P = np.nonzero(approx_QN >= floor_Q)
+    starts = np.searchsorted(queries_P, np.arange(len(queries_QD) + 1))
+    at_QR = np.full((len(queries_QD), int(np.diff(starts).max(initial=0))), -1, dtype=np.int64)
+    at_QR[queries_P, np.arange(len(queries_P)) - starts[queries_P]] = rows_P
+    scores_QR = np.empty(at_QR.shape, dtype=np.float32)
+    pairs.products(queries_QD, rows_ND, at_QR, scores_QR)
+    return merge_topk([(scores_QR, at_QR)], k)
+
+
+def longest(rows_ND: Array) -> float:
+    """Return the largest norm of float16 rows, for `rescore`."""
+    from rag_hpc.algo.rank import pairs
+
+    return float(pairs.half_longest(np.ascontiguousarray(rows_ND).view(np.uint16)))
+
+
+def error_bound(left_QD: Array, right_ND: Array) -> F64:
+    """Return how far a float32 product of each row on the left with any on the right may lie from the exact one."""
+    return _error(left_QD, _longest(right_ND, "rows"))
+
+
+def nothing(num_queries: int, k: int) -> Hits:
+    """Return no hits."""
+    return np.full((num_queries, k), -np.inf, dtype=np.float32), np.full((num_queries, k), -1, dtype=np.int64)
 
 
 def canonical_scores(left_PD: Array, right_PD: Array) -> F32:
@@ -74,7 +138,7 @@ def _check(queries_QD: Array, vectors_ND: Array, k: int, block: int) -> None:
         raise InputError(f"top-k: vectors are {vectors_ND.dtype}; write them as float16 or float32")
 
 
-def _longest(rows_BD: F32, where: str) -> float:
+def _longest(rows_BD: Array, where: str) -> float:
     """Return the largest Euclidean norm of the rows."""
     squared = float(np.einsum("bd,bd->b", rows_BD, rows_BD, dtype=np.float64).max(initial=0.0))
     if not np.isfinite(squared) or squared > 1e37:
@@ -82,17 +146,22 @@ def _longest(rows_BD: F32, where: str) -> float:
     return float(np.sqrt(squared))
 
 
+def _error(left_QD: Array, longest: float) -> F64:
+    """Return the bound of D roundings of terms no larger than |q||x| (Higham 2002, sec. 3.1)."""
+    norms_Q = np.sqrt(np.einsum("qd,qd->q", left_QD, left_QD, dtype=np.float64))
+    bound_Q: F64 = (left_QD.shape[1] + 8) * (2.0**-23 * norms_Q * longest + 2.0**-125)
+    return bound_Q
+
+
 def _search_block(queries_QD: F32, rows_BD: F32, longest: float, best_QK: F32) -> tuple[Indices, Indices, F32]:
     """Return (query, row, canonical score) of every pair that could be among the k best.
 
-    `error_Q` bounds |fp32 product - exact| (D roundings of terms no larger than |q||x|, Higham 2002, sec. 3.1). k rows
-    with approximate score >= t have an exact score >= t - error, so a better row shows at least t - 2 error.
+    `error_Q` bounds |fp32 product - exact|. k rows with approximate score >= t have an exact score >= t - error, so a
+    better row shows at least t - 2 error.
     """
     k = best_QK.shape[1]
-    dims = queries_QD.shape[1]
-    norms_Q = np.sqrt(np.einsum("qd,qd->q", queries_QD, queries_QD, dtype=np.float64))
     _longest(queries_QD, "queries")
-    error_Q = (dims + 8) * (2.0**-23 * norms_Q * longest + 2.0**-125)
+    error_Q = _error(queries_QD, longest)
     approx_QB = queries_QD @ rows_BD.T
     floor_Q = best_QK[:, -1].astype(np.float64) - error_Q
     if k < len(rows_BD):
@@ -100,11 +169,15 @@ def _search_block(queries_QD: F32, rows_BD: F32, longest: float, best_QK: F32) -
         kth = np.partition(approx_QB[crowded], len(rows_BD) - k, axis=1)[:, len(rows_BD) - k]
         floor_Q[crowded] = np.maximum(floor_Q[crowded], kth.astype(np.float64) - 2 * error_Q[crowded])
     queries_P, rows_P = np.nonzero(approx_QB >= _below(floor_Q))
+    return queries_P, rows_P, _scores_of(queries_QD, queries_P, rows_BD, rows_P)
+
+
+def _scores_of(queries_QD: F32, queries_P: Indices, rows_BD: Array, rows_P: Indices) -> F32:
     scores_P = np.empty(len(rows_P), dtype=np.float32)
     for low in range(0, len(rows_P), _PAIRS):
         part = slice(low, low + _PAIRS)
         scores_P[part] = canonical_scores(queries_QD[queries_P[part]], rows_BD[rows_P[part]])
-    return queries_P, rows_P, scores_P
+    return scores_P
 
 
 def _below(floor_Q: F64) -> F32:
@@ -130,8 +203,7 @@ def _group_best(queries_P: Indices, scores_P: F32, ids_P: I64, shape: tuple[int,
     starts = np.searchsorted(queries_P, np.arange(shape[0]))
     ranks_P = np.arange(len(order)) - starts[queries_P]
     keep = ranks_P < shape[1]
-    scores_QK = np.full(shape, -np.inf, dtype=np.float32)
-    ids_QK = np.full(shape, -1, dtype=np.int64)
+    scores_QK, ids_QK = nothing(*shape)
     scores_QK[queries_P[keep], ranks_P[keep]] = scores_P[order][keep]
     ids_QK[queries_P[keep], ranks_P[keep]] = ids_P[order][keep]
     return scores_QK, ids_QK

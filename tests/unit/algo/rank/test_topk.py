@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rag_hpc.algo.rank import topk
 from rag_hpc.algo.rank.topk import Hits, exact_topk, merge_topk
 from rag_hpc.algo.types import Array
 from rag_hpc.errors import ConfigError, InputError
@@ -136,3 +137,46 @@ def test_shapes_and_types_that_do_not_fit_are_refused() -> None:
         exact_topk(one, one, 0)
     with pytest.raises(ConfigError, match="no shard"):
         merge_topk([], 3)
+
+
+@pytest.mark.parametrize("dims", [3, 384])
+def test_candidates_are_ranked_as_exact_search_ranks_them(dims: int) -> None:
+    rng = np.random.default_rng(dims)
+    rows = rng.standard_normal((300, dims)).astype(np.float16)
+    rows[200:] = rows[:100]  # ties
+    queries = rng.standard_normal((7, dims)).astype(np.float32)
+    everyone = np.stack([rng.permutation(300) for _ in queries])
+    want = topk.exact_topk(queries, rows, 10)
+    found = topk.rescore(queries, rows, everyone, 10, longest_row=topk.longest(rows))
+    assert [part.tobytes() for part in found] == [part.tobytes() for part in want]
+    parts = []
+    for first, stop in ((0, 120), (120, 120), (120, 300)):
+        part = rows[first:stop]
+        longest = topk.longest(part)
+        parts.append(topk.rescore(queries, part, everyone, 10, first_id=first, longest_row=longest))
+    assert topk.merge_topk(parts, 10)[1].tobytes() == want[1].tobytes()
+    slow = topk.rescore(queries, rows, everyone, 10)
+    assert [part.tobytes() for part in slow] == [part.tobytes() for part in want]
+    few = topk.rescore(queries, rows, np.full((7, 4), -1), 10, longest_row=1.0)
+    assert (few[1] == -1).all() and few[1].shape == (7, 10)
+
+
+def test_longest_is_no_less_than_any_norm() -> None:
+    rows = np.random.default_rng(0).standard_normal((500, 77)).astype(np.float16)
+    norms = np.linalg.norm(rows.astype(np.float64), axis=1)
+    assert norms.max() <= topk.longest(rows) <= norms.max() * 1.0001
+
+
+@pytest.mark.parametrize("num", [200, 400])  # few, and so many that compiled products rank them
+def test_nearest_rows_depend_on_the_pair_alone(num: int) -> None:
+    rng = np.random.default_rng(1)
+    rows = rng.standard_normal((num, 96)).astype(np.float32)
+    rows[150:200] = rows[:50]
+    queries = rng.standard_normal((64, 96)).astype(np.float32)
+    scores, ids = topk.nearest_rows(queries, rows, 20)
+    exact = np.sort(queries.astype(np.float64) @ rows.T.astype(np.float64), axis=1)[:, ::-1][:, :20]
+    np.testing.assert_allclose(scores, exact, rtol=1e-5, atol=1e-5)
+    for few in (1, 19, 20):
+        part = topk.nearest_rows(queries[:few], rows, 20)
+        assert part[0].tobytes() == scores[:few].tobytes() and part[1].tobytes() == ids[:few].tobytes()
+    assert (np.sort(topk.nearest_rows(queries, rows, num)[1], axis=1) == np.arange(num)).all()

@@ -1,0 +1,237 @@
+"""Vector indexes of every kind: how they are made of what was trained once, filled, merged, and asked.
+
+Q queries, N rows, D dimensions, L lists, K hits. FAISS does the work. A row's code score depends on the query and the
+row alone, since lists are chosen here and not by FAISS, whose products differ with the number of
+queries; ties go to the lower id. So shortlists of shards merge to the shortlist of one index, bit for bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rag_hpc.algo.rank.topk import Hits, canonical_scores, error_bound, exact_topk, merge_topk, nearest_rows, nothing
+from rag_hpc.algo.types import F32, I64, U8, Array
+from rag_hpc.errors import ConfigError, MissingDependency
+from rag_hpc.stores.shards import Effort, Kind
+
+LINKS = 32  # of a node of the graph, twice as many on its ground floor
+_EF_CONSTRUCTION = 100
+BLOCK = 16384  # rows added at once
+_FEW = 16  # rows whose lists FAISS finds without a matrix product, each on its own
+LEAST_ROWS = {Kind.ivf_pq: 256, Kind.ivf_pq_fastscan: 16}  # a codebook has as many entries
+
+
+def sub_dims(dims: int, most: int) -> int:
+    """Return the most dimensions that a code can stand for: a divisor of all."""
+    return max(n for n in range(1, most + 1) if dims % n == 0)
+
+
+def template(kind: Kind, centroids_LD: F32, sample_ND: Array) -> U8 | None:
+    """Return the bytes of an empty index with its codebooks, trained on a sample; None for kinds without."""
+    import faiss
+
+    if not kind.has_codes:
+        return None
+    if len(sample_ND) < LEAST_ROWS.get(kind, 1):
+        raise ConfigError(
+            f"stage.vectors.index={kind.value}: the sample has {len(sample_ND)} vectors, and its codebooks need "
+            f"{LEAST_ROWS[kind]}; set stage.vectors.index=ivf_fp16"
+        )
+    faiss.omp_set_num_threads(1)
+    index = _coded(kind, centroids_LD)
+    index.cp.min_points_per_centroid = 1  # or FAISS warns of small samples on stderr
+    if hasattr(index, "pq"):
+        index.pq.cp.min_points_per_centroid = 1
+    index.train(np.ascontiguousarray(sample_ND, dtype=np.float32))
+    made: U8 = faiss.serialize_index(index)
+    return made
+
+
+def empty_index(kind: Kind, trained: Array) -> Any:
+    """Return an empty index. trained: the centroids [L, D] or, of kinds with codebooks, what `template` returned."""
+    import faiss
+
+    faiss.omp_set_num_threads(1)  # one worker is one thread; results must not depend on more
+    if kind.has_codes:
+        return faiss.deserialize_index(trained)
+    centroids_LD, dims = trained, trained.shape[1]
+    if kind is Kind.flat:
+        return faiss.IndexIDMap(faiss.IndexFlatIP(dims))
+    if kind is Kind.hnsw:
+        graph = faiss.IndexHNSWFlat(dims, LINKS, faiss.METRIC_INNER_PRODUCT)
+        graph.hnsw.efConstruction = _EF_CONSTRUCTION
+        return faiss.IndexIDMap(graph)
+    index: Any
+    if kind is Kind.ivf_flat:
+        index = faiss.IndexIVFFlat(_quantizer(centroids_LD), dims, len(centroids_LD), faiss.METRIC_INNER_PRODUCT)
+    else:
+        fp16 = faiss.ScalarQuantizer.QT_fp16
+        index = faiss.IndexIVFScalarQuantizer(
+            _quantizer(centroids_LD), dims, len(centroids_LD), fp16, faiss.METRIC_INNER_PRODUCT, False
+        )
+    index.is_trained = True
+    return index
+
+
+def add(index: Any, vectors_ND: Array, ids_N: I64) -> None:
+    """Add rows under their ids, a block at a time. In which list a row goes depends on the row alone."""
+    import faiss
+
+    centroids_LD = centroids_of(index)
+    direct = centroids_LD is not None and not isinstance(index, faiss.IndexIVFFastScan)
+    for low in range(0, len(vectors_ND), BLOCK):
+        rows_BD = np.ascontiguousarray(vectors_ND[low : low + BLOCK], dtype=np.float32)
+        ids_B = np.ascontiguousarray(ids_N[low : low + BLOCK], dtype=np.int64)
+        if centroids_LD is None:
+            index.add_with_ids(rows_BD, ids_B)
+            continue
+        lists_B, gap_B = nearest(rows_BD, centroids_LD)
+        if direct:
+            index.add_core(len(rows_BD), faiss.swig_ptr(rows_BD), faiss.swig_ptr(ids_B), faiss.swig_ptr(lists_B))
+            continue
+        # FastScan finds lists by itself: rows between two go in so few at a time that FAISS takes them one by one
+        index.add_with_ids(rows_BD[gap_B > 0], ids_B[gap_B > 0])
+        between = np.flatnonzero(gap_B <= 0)
+        for at in range(0, len(between), _FEW):
+            part = between[at : at + _FEW]
+            index.add_with_ids(rows_BD[part], ids_B[part])
+
+
+def nearest(rows_BD: Array, centroids_LD: F32) -> tuple[I64, F32]:
+    """Return each row's list, and by how much its score is above the second's at the least.
+
+    The list is that of the largest canonical score, the first of equal ones, whatever rows stand beside.
+    """
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+    flat = _quantizer(centroids_LD)
+    lists_B, gap_B = np.zeros(len(rows_BD), dtype=np.int64), np.full(len(rows_BD), np.inf, dtype=np.float32)
+    for low in range(0, len(rows_BD) if len(centroids_LD) > 1 else 0, BLOCK):
+        part_BD = np.ascontiguousarray(rows_BD[low : low + BLOCK], dtype=np.float32)
+        scores_B2, lists_B2 = flat.search(part_BD, 2)
+        gap = scores_B2[:, 0] - scores_B2[:, 1] - 2 * error_bound(part_BD, centroids_LD)
+        between = np.flatnonzero(gap <= 0)
+        if len(between):
+            lists_B2[between, :1] = exact_topk(part_BD[between], centroids_LD, 1)[1]
+        lists_B[low : low + BLOCK], gap_B[low : low + BLOCK] = lists_B2[:, 0], gap
+    return lists_B, gap_B
+
+
+def centroids_of(index: Any) -> F32 | None:
+    """Return the centroids of an index with inverted lists, None for another."""
+    if not hasattr(index, "quantizer"):
+        return None
+    import faiss
+
+    quantizer = faiss.downcast_index(index.quantizer)
+    centroids_LD: F32 = quantizer.reconstruct_n(0, quantizer.ntotal)
+    return centroids_LD
+
+
+class Shards:
+    """The shards that a rank holds, as one where their kind allows it: each list is then read once a query."""
+
+    def __init__(self, shards: list[Any], effort: Effort) -> None:
+        """The shards are used up. `effort.kind` is theirs."""
+        self._effort = effort
+        if effort.kind is not Kind.hnsw:
+            for other in shards[1:]:
+                shards[0].merge_from(other, 0)
+            shards = shards[:1]
+        self._shards = shards
+        self._centroids_LD = centroids_of(shards[0]) if shards else None
+
+    def shortlist(self, queries_QD: F32, num: int) -> Hits:
+        """Return the `num` best rows by (code score, id); of graphs, of the rows that they came by."""
+        kind, parts = self._effort.kind, [nothing(len(queries_QD), num)]
+        probes: Hits | None = None
+        if self._centroids_LD is not None:
+            num_probes = min(max(1, self._effort.num_probes), len(self._centroids_LD))
+            probes = nearest_rows(queries_QD, self._centroids_LD, num_probes)
+        for index in self._shards:
+            if probes is not None:
+                parts.append(_probed(index, queries_QD, num, probes))
+            elif kind is Kind.flat:
+                parts.append(_flat(index, queries_QD, num))
+            else:
+                parts.append(_walked(index, queries_QD, num, self._effort.ef_search))
+        return merge_topk(parts, num)
+
+
+def _probed(index: Any, queries_QD: F32, num: int, probes: Hits) -> Hits:
+    """Return the best of some lists. More than asked for are fetched until the last is worse than the last wanted:
+    which of equal scores FAISS keeps depends on the order in which it reads them."""
+    scores_QK, ids_QK = nothing(len(queries_QD), num)
+    open_Q, asked = np.arange(len(queries_QD)), num + num // 8 + 8
+    index.nprobe = probes[1].shape[1]
+    while len(open_Q):
+        asked = min(asked, max(num, int(index.ntotal)))
+        found = index.search_preassigned(queries_QD[open_Q], asked, probes[1][open_Q], probes[0][open_Q])
+        scores, ids = merge_topk([found], asked)
+        done = (ids[:, -1] < 0) | (scores[:, -1] < scores[:, num - 1]) | (asked >= index.ntotal)
+        scores_QK[open_Q[done]], ids_QK[open_Q[done]] = scores[done, :num], ids[done, :num]
+        open_Q, asked = open_Q[~done], 2 * asked
+    return scores_QK, ids_QK
+
+
+def _flat(index: Any, queries_QD: F32, num: int) -> Hits:
+    """Return the best of all rows, by canonical scores: FAISS's own differ with the number of queries."""
+    import faiss
+
+    rows: Any = faiss.downcast_index(index.index)
+    ids_N = faiss.vector_to_array(index.id_map)
+    held_ND = faiss.rev_swig_ptr(rows.get_xb(), rows.ntotal * rows.d).reshape(rows.ntotal, rows.d)
+    scores_QK, ids_QK = nothing(len(queries_QD), num)
+    open_Q, asked = np.arange(len(queries_QD)), num + 8
+    while len(open_Q):
+        asked = min(asked, len(ids_N))
+        approx, at = rows.search(queries_QD[open_Q], asked)
+        left, right = np.repeat(queries_QD[open_Q], asked, axis=0), held_ND[at.reshape(-1)]
+        exact = canonical_scores(left, right).reshape(at.shape)
+        scores, ids = merge_topk([(exact, ids_N[at])], num)
+        error_Q = error_bound(queries_QD[open_Q], held_ND[at.reshape(-1)])
+        done = (approx[:, -1] < scores[:, -1] - error_Q) | (asked == len(ids_N))
+        scores_QK[open_Q[done]], ids_QK[open_Q[done]] = scores[done], ids[done]
+        open_Q, asked = open_Q[~done], 2 * asked
+    return scores_QK, ids_QK
+
+
+def _walked(index: Any, queries_QD: F32, num: int, ef_search: int) -> Hits:
+    import faiss
+
+    graph: Any = faiss.downcast_index(index.index)
+    graph.hnsw.efSearch = max(ef_search, num)
+    scores, ids = index.search(queries_QD, num)
+    return merge_topk([(scores, ids)], num)
+
+
+def _coded(kind: Kind, centroids_LD: F32) -> Any:
+    import faiss
+
+    lists, dims = centroids_LD.shape
+    quantizer, metric = _quantizer(centroids_LD), faiss.METRIC_INNER_PRODUCT
+    if kind is Kind.ivf_sq8:
+        eight = faiss.ScalarQuantizer.QT_8bit
+        return faiss.IndexIVFScalarQuantizer(quantizer, dims, lists, eight, metric, False)
+    if kind is Kind.ivf_pq:
+        return faiss.IndexIVFPQ(quantizer, dims, lists, dims // sub_dims(dims, 8), 8, metric)
+    if kind is Kind.ivf_pq_fastscan:
+        index = faiss.IndexIVFPQFastScan(quantizer, dims, lists, dims // sub_dims(dims, 4), 4, metric)
+        index.by_residual = False
+        return index
+    if not hasattr(faiss, "IndexIVFRaBitQFastScan"):
+        raise MissingDependency(
+            f"stage.vectors.index=ivf_rabitq: faiss {faiss.__version__} does not have it; pip install 'faiss-cpu>=1.14'"
+        )
+    return faiss.IndexIVFRaBitQFastScan(quantizer, dims, lists, metric, 32)
+
+
+def _quantizer(centroids_LD: F32) -> Any:
+    import faiss
+
+    quantizer = faiss.IndexFlatIP(centroids_LD.shape[1])
+    quantizer.add(np.ascontiguousarray(centroids_LD, dtype=np.float32))
+    return quantizer

@@ -1,0 +1,76 @@
+"""Indexes beside each other: the vectors, a side in its process, the frontier, and auto's row."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("faiss")
+from rag_hpc.algo.rank.topk import exact_topk
+from rag_hpc.algo.types import F32, Array
+from rag_hpc.errors import InputError
+from rag_hpc.eval.bench.pairs import Timed
+from rag_hpc.eval.bench.vectors import vectors
+from rag_hpc.eval.bench.vectors.data import tiled
+from rag_hpc.eval.bench.vectors.plot import frontier
+from rag_hpc.stores.shards import Kind
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Array, F32]:
+    """Rows and questions around 40 centres."""
+    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    centres = rng.standard_normal((40, 32))
+    (folder / "ann_bge_base").mkdir()
+    for name, num in {"base.f16.npy": 400, "queries.f16.npy": 40}.items():
+        rows = centres[rng.integers(0, 40, num)] + 0.5 * rng.standard_normal((num, 32))
+        np.save(folder / "ann_bge_base" / name, rows.astype(np.float16))
+    return tiled(folder, 2000)
+
+
+def test_rows_are_the_encodings_and_points_near_them(made: tuple[Array, F32], tmp_path: Path) -> None:
+    rows, queries = made
+    assert rows.shape == (2000, 32) and rows.dtype == np.float16 and queries.shape == (40, 32)
+    np.testing.assert_allclose(np.linalg.norm(rows.astype(np.float32), axis=1), 1, atol=2e-3)
+    nearest = exact_topk(rows[400:].astype(np.float32), rows[:400], 1)[0]
+    assert np.median(nearest) > 0.85 and len(np.unique(rows, axis=0)) == 2000
+    with pytest.raises(InputError, match="RAG_HPC_DATA"):
+        tiled(tmp_path, 10)
+
+
+def test_a_side_answers_in_its_process_and_its_effort_is_chosen(made: tuple[Array, F32], tmp_path: Path) -> None:
+    rows, queries = made
+    arrays = {"rows": rows, "queries": queries, "centroids": vectors._centroids(rows)}
+    for name, array in arrays.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    truth = exact_topk(queries, rows, 10)[0][:, -1]
+    command = [sys.executable, "-m", "rag_hpc.eval.bench.vectors.side", "ivf_sq8", str(tmp_path), "2"]
+    side = vectors.Process("ivf_sq8", command, tmp_path, truth)
+    side.sweep([{"num_probes": 1, "shortlist": 30}, {"num_probes": 51, "shortlist": 100}])
+    few, all_lists = side.points
+    assert few.recall < all_lists.recall == 1 and few.rate > 0
+    assert side.chosen(0.99) == all_lists.setting
+    assert side.ask(all_lists.setting, 1).recall == 1
+    assert side.num_bytes > rows.nbytes + rows.size
+    side.end()
+
+
+def test_shards_cut_globally_change_no_answer(made: tuple[Array, F32]) -> None:
+    rows, queries = made
+    row = vectors._sharded(Kind.ivf_pq_fastscan, rows, queries, vectors._centroids(rows), shortlist=20)
+    assert row.met and row.ours == 0
+
+
+def test_frontier_keeps_what_no_other_beats() -> None:
+    points = [(0.5, 10.0), (0.9, 4.0), (0.8, 3.0), (0.9, 5.0), (1.0, 1.0)]
+    assert frontier(points) == [(0.5, 10.0), (0.9, 5.0), (1.0, 1.0)]
+
+
+def test_auto_that_exact_search_beats_misses_its_bar() -> None:
+    timed = Timed(values={"exact": [100.0] * 7, "ivf_pq": [90.0] * 7, "hnsw": [50.0] * 7}, contention=None)
+    row = vectors._auto("x", "ivf_pq", ["exact", "ivf_pq", "hnsw"], timed, "")
+    assert row.ratio == 0.9 and row.met is False and set(row.peers) == {"exact", "hnsw"}
+    assert vectors._auto("x", "ivf_pq", ["ivf_pq", "hnsw"], timed, "").met is True
