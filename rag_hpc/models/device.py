@@ -79,6 +79,11 @@ def has_vnni() -> bool:
     return bool(cpu_flags() & {"avx512_vnni", "avx_vnni", "amx_int8", "i8mm", "asimddp"})
 
 
+def is_slow_for_mkl() -> bool:
+    """Return whether MKL's float32 is behind oneDNN's: on AMD's AVX-512, of which it takes no full advantage."""
+    return "avx512f" in cpu_flags() and _vendor() == "AuthenticAMD"
+
+
 def num_threads(asked: int, env: Mapping[str, str] = os.environ) -> int:
     """Return a process's threads; 0 asks for its share of the CPUs that were granted, never of the machine's.
 

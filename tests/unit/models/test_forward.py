@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from rag_hpc.errors import InputError
-from rag_hpc.models.forward import Forward, Packed
+from rag_hpc.models.forward import Forward
 from rag_hpc.models.library import LibraryForward
+from rag_hpc.models.packed import Packed
 from rag_hpc.models.shape import read_shape
 
 torch = pytest.importorskip("torch")
