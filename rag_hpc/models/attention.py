@@ -1,8 +1,8 @@
 """Attention over packed texts, each of which sees itself alone.
 
 Texts of equal length are done at once; they stand together where a batch is sorted. Three ways: on a GPU torch's
-attention of packed texts; on one CPU thread in bfloat16 two products by oneDNN with a softmax of our own between them,
-which is twice as fast as torch's attention; else torch's.
+attention of packed texts; on one CPU thread in bfloat16 two products by oneDNN with kernels of our own around them,
+twice as fast as torch's attention; else torch's.
 
 Shapes: T tokens of all texts of a batch one after another, B texts, D dimensions, H heads, N texts of equal length.
 """
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from rag_hpc.algo.types import I64
-from rag_hpc.models.packed import Packed
+from rag_hpc.models.packed import Packed, bits_of
 
 _MAX_DISTANCE = 128  # MPNet's attention knows no farther
 _WORTH = 256  # tokens that are worth the start of numba, as those of a lone question are not
@@ -45,8 +45,12 @@ class Attention:
             num = len(list(same))
             groups.append((at, num, length, self._distances(length)))
             at += num * length
-        own = self._device == "cpu" and self._is_half and self._bias is None and torch.get_num_threads() == 1
-        return (_Half if own and at >= _WORTH else Attending)(torch, self._heads, groups)
+        return (_Half if self._bias is None and self.has_kernels(at) else Attending)(torch, self._heads, groups)
+
+    def has_kernels(self, num_tokens: int) -> bool:
+        """Return whether what stands between products is done by kernels of ours, for one thread in bfloat16."""
+        is_one = self._device == "cpu" and self._is_half and self._torch.get_num_threads() == 1
+        return is_one and num_tokens >= _WORTH
 
     def _distances(self, length: int) -> Any:
         """Return the bias of attention by distance, [1, H, length, length]; None where there is none."""
@@ -112,9 +116,9 @@ class _Half(Attending):
         scores = torch.bmm(q, k.transpose(1, 2))
         inverse = np.empty((num, heads, length), dtype=np.float32)
         scale = np.float32(width**-0.5 / math.log(2))
-        half.exp_rows(_bits(torch, scores.view(-1, length)), scale, inverse.reshape(-1))
+        half.exp_rows(bits_of(scores.view(-1, length)), scale, inverse.reshape(-1))
         weighed = torch.bmm(scores, v).view(num, heads, length, width)
-        half.put_back(_bits(torch, weighed), inverse, _bits(torch, out.view(num, length, -1)))
+        half.put_back(bits_of(weighed), inverse, bits_of(out.view(num, length, -1)))
 
 
 class _Varlen(Attending):
@@ -137,11 +141,6 @@ class _Varlen(Attending):
         single = torch.arange(len(q_BD) + 1, dtype=torch.int32, device=q_BD.device)
         q = q_BD.view(len(q_BD), self._heads, -1)
         return self._varlen(q, k, v, single, self._bounds, 1, self._longest).reshape(len(q_BD), -1)
-
-
-def _bits(torch: Any, halves: Any) -> Any:
-    """Return a bfloat16 tensor as numpy's int16, the same memory."""
-    return halves.view(torch.int16).numpy()
 
 
 def _bounds(texts: Packed) -> Any:

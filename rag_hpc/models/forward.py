@@ -15,7 +15,7 @@ import numpy as np
 from rag_hpc.algo.types import I32
 from rag_hpc.models.attention import Attention
 from rag_hpc.models.device import has_vnni, is_slow_for_mkl
-from rag_hpc.models.packed import Packed
+from rag_hpc.models.packed import Packed, bits_of
 from rag_hpc.models.shape import Shape, Weights
 
 INT8 = "int8"
@@ -43,8 +43,9 @@ class Forward:
             joined = [torch.cat(part).to(device, self._dtype) for part in zip(*parts, strict=True)]
             return linear(torch, *joined, function)
 
-        def norm(name: str) -> Any:
-            return tuple(weights(f"{name}.{part}").to(device, self._dtype) for part in ("weight", "bias"))
+        def norm(name: str) -> _Norm:
+            parts = [weights(f"{name}.{part}") for part in ("weight", "bias")]
+            return _Norm(*(part.to(device, self._dtype) for part in parts), *(part.numpy() for part in parts))
 
         self._word = weights("embeddings.word_embeddings.weight").to(device, self._dtype)
         self._position = weights("embeddings.position_embeddings.weight").to(device, self._dtype)
@@ -112,16 +113,26 @@ class Forward:
 
     def _mixed(self, layer: _Layer, attended: Any, x: Any) -> Any:
         """Return what a layer makes of its input and of what attention made of it."""
-        x = self._normed(layer.out(attended, x), layer.norm1)
-        return self._normed(layer.down(layer.up(x), x), layer.norm2)
+        x = self._added(layer.out, attended, x, layer.norm1)
+        return self._added(layer.down, layer.up(x), x, layer.norm2)
+
+    def _added(self, linear: Any, given: Any, x: Any, norm: _Norm) -> Any:
+        """Return the layer norm of x and what a linear layer makes of what it is given."""
+        if not self._attention.has_kernels(len(x)):
+            return self._normed(linear(given, x), norm)
+        from rag_hpc.algo.rank import half
+
+        made = linear(given)
+        half.add_norm(bits_of(made), bits_of(x), norm.weight_D, norm.bias_D, np.float32(self.shape.epsilon))
+        return made
 
     def _extra(self, num_rows: int) -> int:
         """Return how many unused rows make a number of which oneDNN has code already."""
         return -num_rows % (_ROUND if num_rows >= _MANY else _SMALL) if self._round else 0
 
-    def _normed(self, x_TD: Any, norm: Any) -> Any:
-        weight, bias = norm
-        return self._torch.nn.functional.layer_norm(x_TD, (self.shape.width,), weight, bias, self.shape.epsilon)
+    def _normed(self, x_TD: Any, norm: _Norm) -> Any:
+        width, epsilon = self.shape.width, self.shape.epsilon
+        return self._torch.nn.functional.layer_norm(x_TD, (width,), norm.weight, norm.bias, epsilon)
 
     def _embedded(self, texts: Packed) -> Any:
         shape, ids_T = self.shape, texts.ids_T
@@ -138,16 +149,26 @@ class Forward:
         return self._normed(x_TD, self._norm)
 
 
+@dataclass(frozen=True)
+class _Norm:
+    """Weights of a layer norm: tensors of the network's precision, and arrays of float32."""
+
+    weight: Any
+    bias: Any
+    weight_D: Any
+    bias_D: Any
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Layer:
     q: Any  # the last layer's alone, where only first tokens are asked for; else None
     kv: Any
     qkv: Any  # else
     out: Any
-    norm1: Any
+    norm1: _Norm
     up: Any
     down: Any
-    norm2: Any
+    norm2: _Norm
 
 
 class _Linear:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -31,3 +32,10 @@ class Packed:
     def first_B(self) -> I64:
         """Where each text begins."""
         return np.cumsum(self.lengths_B) - self.lengths_B
+
+
+def bits_of(halves: Any) -> Any:
+    """Return a bfloat16 tensor as numpy's int16, the same memory."""
+    import torch
+
+    return halves.view(torch.int16).numpy()

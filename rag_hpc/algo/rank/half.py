@@ -1,7 +1,7 @@
-"""What stands around an attention's products in bfloat16, whose bits numpy sees as int16.
+"""What stands between a network's products in bfloat16, whose bits numpy sees as int16.
 
-Each row's weights are rounded first and summed then, and the sum divides what they weigh, not them: two passes over the
-scores less. What is not finite shows. N rows, L keys, B texts, H heads, D dimensions of a head, E of all heads.
+Attention's weights are rounded first and summed then, and the sum divides what they weigh, not them: two passes over
+the scores less. What is not finite shows. N rows, L keys, B texts, H heads, D dimensions of a head, E of all heads.
 """
 
 from __future__ import annotations
@@ -53,6 +53,24 @@ def put_back(weighed_BHLD: Array, inverse_BHL: F32, out_BLE: Array) -> None:
                 out_D = out_BLE[text, at, head * width : (head + 1) * width]
                 for d in range(width):
                     out_D[d] = _narrow(_wide(weighed_D[d]) * inverse)
+
+
+@jit_math
+def add_norm(made_NE: Array, x_NE: Array, weight_E: F32, bias_E: F32, epsilon: Any) -> None:
+    """Put the layer norm of made_NE + x_NE in place of made_NE; the sum is not rounded in between."""
+    sum_E = np.empty(len(weight_E), dtype=np.float32)
+    share = _ONE / np.float32(len(weight_E))
+    for row in range(len(made_NE)):
+        made_E, x_E, total, square = made_NE[row], x_NE[row], np.float32(0), np.float32(0)
+        for at in range(len(sum_E)):
+            sum_E[at] = _wide(made_E[at]) + _wide(x_E[at])
+            total += sum_E[at]
+        mean = total * share
+        for at in range(len(sum_E)):
+            square += (sum_E[at] - mean) * (sum_E[at] - mean)
+        scale = _ONE / np.sqrt(square * share + epsilon)
+        for at in range(len(sum_E)):
+            made_E[at] = _narrow((sum_E[at] - mean) * scale * weight_E[at] + bias_E[at])
 
 
 @jit_math

@@ -45,6 +45,20 @@ def test_row_with_a_score_that_is_not_finite_is_not_finite(broken: float) -> Non
     assert np.isfinite(inverse_N).tolist() == [True, False, True]
 
 
+def test_sum_is_normed_and_nan_stays() -> None:
+    (made_NE, exact_NE), (x_NE, other_NE) = (
+        _halves((RNG.standard_normal((7, 40)) * 3).astype(np.float32)) for _ in range(2)
+    )
+    weight_E, bias_E = (RNG.standard_normal(40).astype(np.float32) for _ in range(2))
+    summed = torch.from_numpy(exact_NE + other_NE)
+    want_NE = torch.nn.functional.layer_norm(summed, (40,), torch.from_numpy(weight_E), torch.from_numpy(bias_E), 1e-5)
+    x_NE[3, 9] = 0x7FC0
+    half.add_norm(made_NE, x_NE, weight_E, bias_E, np.float32(1e-5))
+    got_NE, kept = _floats(made_NE), np.arange(7) != 3
+    np.testing.assert_allclose(got_NE[kept], want_NE.numpy()[kept], rtol=0.004, atol=1e-5)
+    assert np.isnan(got_NE[3]).all()
+
+
 def test_heads_come_back_beside_each_other_and_nan_stays() -> None:
     weighed_BHLD = RNG.standard_normal((2, 3, 5, 8)).astype(np.float32)
     weighed_BHLD[1, 2, 4, 7] = np.nan

@@ -1,0 +1,116 @@
+"""An encoder adapted to a corpus without labels: Microsoft's C++ pages, whose titles and headings ask for their text.
+
+Half of the pages are held out of training, those that `cpp_questions.jsonl` asks of among them. It is judged twice: by
+these questions, written in other words than the pages, over the ranking that a run hands on and over the vectors alone;
+and by the titles and headings of the pages held out, over their passages' bare text.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rag_hpc.core.record import pressure_cpu
+from rag_hpc.errors import InputError
+from rag_hpc.eval.bench.chunk.quality import json_lines
+from rag_hpc.eval.bench.rank.collections import Record, write_beir
+from rag_hpc.eval.bench.registry import Options
+from rag_hpc.eval.bench.rows import Row
+from rag_hpc.eval.bench.train.runs import TO_CHUNKS, lift_row, ran, trained
+from rag_hpc.eval.bench.train.train import MEASURES, SEED, measured, measures_of, settings_of
+from rag_hpc.eval.results import Results
+from rag_hpc.models.encoder import Encoder
+from rag_hpc.models.folder import MINILM
+from rag_hpc.stores.chunks import ChunkStore
+from rag_hpc.stores.hits import HITS, Method
+from rag_hpc.train.pairs import mined_pairs
+
+Parts = tuple[list[Record], list[Record]]
+
+
+def adapted_rows(data: Path, folder: Path, given: Options) -> Iterator[Row]:
+    """Yield the lift by written questions, and by titles and headings of pages held out."""
+    asked = questions()
+    seen, held_out = split(pages_of(data, int(given["every"]), {row["page"] for row in asked}), asked)
+    queries = [{"_id": row["id"], "text": row["text"]} for row in asked]
+    grades = [{"query": row["id"], "document": row["page"], "grade": 1} for row in asked]
+    for name, part in (("cpp-seen", seen), ("cpp-held-out", held_out), ("cpp", [*seen, *held_out])):
+        if not (folder / name / "beir").is_dir():
+            write_beir(folder / name / "beir", part, queries, grades)
+    before = pressure_cpu() or 0.0
+    ran(folder, "cpp-seen", folder / "cpp-seen" / "beir", stages=TO_CHUNKS)
+    found = trained(folder, "encoder", "cpp-adapted", "train.run=cpp-seen", "train.labels=mined", *settings_of(given))
+    contention = max(before, pressure_cpu() or 0.0)
+    ranks = [
+        ranks_of(ran(folder, name, folder / "cpp" / "beir", f"stage.encode.model={model}"), grades)
+        for name, model in (("cpp-after", found.model), ("cpp-before", MINILM))
+    ]
+    note = f"{len(asked)} questions of pages held out, {len(seen) + len(held_out)} pages searched; {found.said}"
+    for method in (Method.dense.value, Method.fused.value):
+        ours, theirs = (measures_of(by_method[method]) for by_method in ranks)
+        for measure in MEASURES:
+            is_judged = measure == MEASURES[0]
+            yield lift_row(
+                f"train.cpp.{method}", measure, ours[measure], theirs[measure], note, contention, bar=is_judged
+            )
+    run = ran(folder, "cpp-held-out", folder / "cpp-held-out" / "beir", stages=TO_CHUNKS)
+    passages, titles, right = headings(ChunkStore(run.manifests["chunk"]))
+    ours, theirs = (measured(Encoder(model, threads=1), passages, titles, right) for model in (found.model, MINILM))
+    note = f"{len(titles)} titles and headings of pages held out, over their {len(passages)} passages; {found.said}"
+    for measure in MEASURES:
+        yield lift_row("train.cpp.headings", measure, ours[measure], theirs[measure], note, contention, bar=False)
+
+
+def questions() -> list[dict[str, str]]:
+    """Return the written questions, each with the page that answers it."""
+    text = (importlib.resources.files("rag_hpc.eval.bench.train") / "cpp_questions.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def pages_of(data: Path, every: int, wanted: set[str]) -> list[Record]:
+    """Return every so many page of the documentation, and those that are wanted. Raises InputError without them."""
+    path = data / "docs_cpp" / "docs.jsonl.zst"
+    if not path.is_file():
+        raise InputError(f"bench train: {path} does not exist; give data=FOLDER of the shared corpora")
+    rows = [row for at, row in enumerate(json_lines(path)) if at % every == 0 or row["id"] in wanted]
+    if lacking := wanted - {row["id"] for row in rows}:
+        raise InputError(f"bench train: {path} lacks {len(lacking)} of the pages asked for, such as {min(lacking)}")
+    return [{"_id": row["id"], "title": row["title"], "text": row["text"]} for row in rows]
+
+
+def split(pages: Sequence[Record], asked: Sequence[dict[str, str]]) -> Parts:
+    """Return the pages to train on, and those held out: the ones asked for, and of the others as many as make half."""
+    wanted = {row["page"] for row in asked}
+    others = sorted(row["_id"] for row in pages if row["_id"] not in wanted)
+    chosen = set(random.Random(SEED).sample(others, min(len(others), (len(pages) + 1) // 2)))
+    return [row for row in pages if row["_id"] in chosen], [row for row in pages if row["_id"] not in chosen]
+
+
+def ranks_of(run: Results, grades: Sequence[Record]) -> dict[str, list[float]]:
+    """Return, by ranking, at which place each question's page is, from 1; inf where it is not among the hits."""
+    found: dict[str, list[float]] = {}
+    rows = run.rows("retrieve.search", HITS)
+    for method in (Method.dense.value, Method.fused.value):
+        listed: dict[str, dict[str, None]] = {}
+        for row in sorted((row for row in rows if row["method"] == method), key=lambda row: int(row["rank"])):
+            listed.setdefault(row["query_id"], {})[row["doc_id"]] = None
+        places = [list(listed.get(row["query"], {})) for row in grades]
+        found[method] = [
+            place.index(row["document"]) + 1.0 if row["document"] in place else float("inf")
+            for place, row in zip(places, grades, strict=True)
+        ]
+    return found
+
+
+def headings(chunks: ChunkStore) -> tuple[list[Record], list[Record], list[Record]]:
+    """Return passages without what stands above them, the titles and headings that one page alone has, and whose."""
+    passages = [
+        {"_id": chunk_id, "title": "", "text": text}
+        for chunk_id, text in zip(chunks.column("chunk_id"), chunks.column("text"), strict=True)
+    ]
+    pairs = list(mined_pairs(chunks))
+    titles = [{"_id": pair.query_id, "text": pair.query} for pair in pairs]
+    return passages, titles, [{"query": p.query_id, "document": p.positive_id, "grade": 1} for p in pairs]
