@@ -26,7 +26,6 @@ from rag_hpc.models.encoder import Encoder
 from rag_hpc.models.folder import MINILM
 from rag_hpc.stores.chunks import ChunkStore
 from rag_hpc.stores.hits import HITS, Method
-from rag_hpc.train.pairs import mined_pairs
 
 Parts = tuple[list[Record], list[Record]]
 
@@ -111,6 +110,13 @@ def headings(chunks: ChunkStore) -> tuple[list[Record], list[Record], list[Recor
         {"_id": chunk_id, "title": "", "text": text}
         for chunk_id, text in zip(chunks.column("chunk_id"), chunks.column("text"), strict=True)
     ]
-    pairs = list(mined_pairs(chunks))
-    titles = [{"_id": pair.query_id, "text": pair.query} for pair in pairs]
-    return passages, titles, [{"query": p.query_id, "document": p.positive_id, "grade": 1} for p in pairs]
+    below: dict[str, tuple[str, set[str]]] = {}  # words -> the first passage that stands below them, their pages
+    columns = (chunks.column(name) for name in ("chunk_id", "doc_id", "title", "heading"))
+    for chunk_id, doc_id, title, heading in zip(*columns, strict=True):
+        for asked in (title, (heading or "").replace(" > ", " ")):
+            if len((asked or "").split()) >= 2:
+                below.setdefault(" ".join(asked.split()), (chunk_id, set()))[1].add(doc_id)
+    own = [(words, chunk_id) for words, (chunk_id, pages) in below.items() if len(pages) == 1]
+    titles = [{"_id": str(at), "text": words} for at, (words, _) in enumerate(own)]
+    right = [{"query": str(at), "document": chunk_id, "grade": 1} for at, (_, chunk_id) in enumerate(own)]
+    return passages, titles, right

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from rag_hpc.errors import ConfigError, InputError
-from rag_hpc.eval.bench.train import train
+from rag_hpc.eval.bench.train import adapted, reranked, train
 
 DOCUMENTS = [{"_id": f"p{i}", "title": f"article {i // 3}", "text": f"text {i}"} for i in range(30)]
 QUERIES = [{"_id": f"q{i}", "text": f"text {i}"} for i in range(30)]
@@ -48,3 +50,37 @@ def test_the_data_has_to_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
         train.run({})
     with pytest.raises(ConfigError, match="no option 'epoch' here"):
         train.run({"epoch": "2"})
+
+
+def test_questions_about_the_pages_ask_of_pages_that_are_held_out() -> None:
+    asked = adapted.questions()
+    assert len({row["text"] for row in asked}) == len({row["page"] for row in asked}) == len(asked) > 60
+    pages = [{"_id": row["page"]} for row in asked] + [{"_id": f"p{i}"} for i in range(200)]
+    seen, held_out = adapted.split(pages, asked)
+    assert abs(len(seen) - len(held_out)) <= 1 and not {row["_id"] for row in seen} & {row["page"] for row in asked}
+    assert sorted(row["_id"] for row in [*seen, *held_out]) == sorted(row["_id"] for row in pages)
+
+
+def test_titles_and_headings_that_one_page_has_ask_for_the_first_passage_below() -> None:
+    table = {
+        "chunk_id": ["a0", "a1", "b0"],
+        "doc_id": ["a", "a", "b"],
+        "title": ["The first page", "The first page", "Another page"],
+        "heading": [None, "The first page > See also", "See also"],
+        "text": ["x", "y", "z"],
+    }
+    passages, titles, right = adapted.headings(SimpleNamespace(column=table.__getitem__))  # type: ignore[arg-type]
+    assert [row["text"] for row in passages] == ["x", "y", "z"]
+    asked = {row["text"]: mark["document"] for row, mark in zip(titles, right, strict=True)}
+    assert asked == {"The first page": "a0", "The first page See also": "a1", "Another page": "b0", "See also": "b0"}
+
+
+def test_a_reranker_changes_the_head_of_a_list_alone() -> None:
+    assert reranked.reordered([7, 8, 9, 5], [0.1, 0.3, 0.3, 9.0], 3) == [8, 9, 7, 5]
+    assert reranked.reordered([7, 8], [0.1, 0.3], 10) == [8, 7]
+    assert train.measures_of([1, float("inf")]) == {"nDCG@10": [1.0, 0.0], "R@1": [1.0, 0.0], "R@10": [1.0, 0.0]}
+
+
+def test_a_part_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="parts=other: known are encoder, reranker, adapted"):
+        train.run({"data": str(tmp_path), "parts": "other"})
