@@ -2,7 +2,7 @@
 
 Texts of equal length are done at once; they stand together where a batch is sorted. Three ways: on a GPU torch's
 attention of packed texts; on one CPU thread in bfloat16 two products by oneDNN with kernels of our own around them,
-twice as fast as torch's attention; else torch's.
+twice as fast as torch's attention, which networks in eight bits take too; else torch's.
 
 Shapes: T tokens of all texts of a batch one after another, B texts, D dimensions, H heads, N texts of equal length.
 """
@@ -25,12 +25,13 @@ _WORTH = 256  # tokens that are worth the start of numba, as those of a lone que
 class Attention:
     """What all layers of a network have in common."""
 
-    def __init__(self, num_heads: int, num_buckets: int, bias: Any, device: str, dtype: Any) -> None:
-        """bias: MPNet's, by bucket of distance and head; None for all others."""
+    def __init__(self, num_heads: int, num_buckets: int, bias: Any, device: str, dtype: Any, *, half: bool) -> None:
+        """bias: MPNet's, by bucket of distance and head; None for all others. dtype: of the network. half: attend in
+        bfloat16, whatever that is."""
         import torch
 
         self._torch, self._heads, self._num_buckets, self._bias = torch, num_heads, num_buckets, bias
-        self._device, self._is_half = device, dtype is torch.bfloat16
+        self._device, self._is_half, self._attends_in_half = device, dtype is torch.bfloat16, half
         self._varlen = None
         if device != "cpu" and bias is None and dtype is not torch.float32:
             self._varlen = _varlen()
@@ -45,12 +46,15 @@ class Attention:
             num = len(list(same))
             groups.append((at, num, length, self._distances(length)))
             at += num * length
-        return (_Half if self._bias is None and self.has_kernels(at) else Attending)(torch, self._heads, groups)
+        is_own = self._attends_in_half and self._bias is None and self._is_worth(at)
+        return (_Half if is_own else Attending)(torch, self._heads, groups)
 
     def has_kernels(self, num_tokens: int) -> bool:
-        """Return whether what stands between products is done by kernels of ours, for one thread in bfloat16."""
-        is_one = self._device == "cpu" and self._is_half and self._torch.get_num_threads() == 1
-        return is_one and num_tokens >= _WORTH
+        """Return whether what stands between the layers' products is done by kernels of ours."""
+        return self._is_half and self._is_worth(num_tokens)
+
+    def _is_worth(self, num_tokens: int) -> bool:
+        return self._device == "cpu" and num_tokens >= _WORTH and self._torch.get_num_threads() == 1
 
     def _distances(self, length: int) -> Any:
         """Return the bias of attention by distance, [1, H, length, length]; None where there is none."""
@@ -106,6 +110,10 @@ class Attending:
 
 class _Half(Attending):
     """The same on one CPU thread, in bfloat16."""
+
+    def all(self, qkv_TE: Any) -> Any:
+        """Return what each token takes from its text, [T, D], in the precision of what is given."""
+        return super().all(qkv_TE.to(self._torch.bfloat16)).to(qkv_TE.dtype)
 
     def _fill(self, out: Any, parts: Any, bias: Any) -> None:
         from rag_hpc.algo.rank import half

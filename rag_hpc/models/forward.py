@@ -14,7 +14,7 @@ import numpy as np
 
 from rag_hpc.algo.types import I32
 from rag_hpc.models.attention import Attention
-from rag_hpc.models.device import has_vnni, is_slow_for_mkl
+from rag_hpc.models.device import has_fast_bfloat16, has_vnni, is_slow_for_mkl
 from rag_hpc.models.packed import Packed, bits_of
 from rag_hpc.models.shape import Shape, Weights
 
@@ -56,7 +56,8 @@ class Forward:
         bias = None
         if shape.num_buckets:
             bias = weights("encoder.relative_attention_bias.weight").to(device, self._dtype)
-        self._attention = Attention(shape.num_heads, shape.num_buckets, bias, device, self._dtype)
+        half = precision == "bfloat16" or (precision == INT8 and has_fast_bfloat16())
+        self._attention = Attention(shape.num_heads, shape.num_buckets, bias, device, self._dtype, half=half)
         self._layers = []
         for number in range(shape.num_layers):
             at = {name: f"{shape.layers}.{number}.{theirs}" for name, theirs in shape.names.items()}
