@@ -1,15 +1,14 @@
 """An encoder adapted to a corpus without labels: Microsoft's C++ pages, whose titles and headings ask for their text.
 
-Half of the pages are held out of training, those that `cpp_questions.jsonl` asks of among them. It is judged twice: by
-these questions, written in other words than the pages, over the ranking that a run hands on and over the vectors alone;
-and by the titles and headings of the pages held out, over their passages' bare text.
+It is judged on pages that were held out of training: by the questions of `cpp_questions.jsonl`, written in other words
+than the pages, over the ranking that a run hands on and over the vectors alone; and by the pages' own titles and
+headings, over their passages' bare text.
 """
 
 from __future__ import annotations
 
 import importlib.resources
 import json
-import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from rag_hpc.eval.bench.rank.collections import Record, write_beir
 from rag_hpc.eval.bench.registry import Options
 from rag_hpc.eval.bench.rows import Row
 from rag_hpc.eval.bench.train.runs import TO_CHUNKS, lift_row, ran, trained
-from rag_hpc.eval.bench.train.train import MEASURES, SEED, measured, measures_of, settings_of
+from rag_hpc.eval.bench.train.train import MEASURES, measured, measures_of, settings_of
 from rag_hpc.eval.results import Results
 from rag_hpc.models.encoder import Encoder
 from rag_hpc.models.folder import MINILM
@@ -33,21 +32,23 @@ Parts = tuple[list[Record], list[Record]]
 def adapted_rows(data: Path, folder: Path, given: Options) -> Iterator[Row]:
     """Yield the lift by written questions, and by titles and headings of pages held out."""
     asked = questions()
-    seen, held_out = split(pages_of(data, int(given["every"]), {row["page"] for row in asked}), asked)
+    seen, searched = pages_of(data, given, {row["page"] for row in asked})
     queries = [{"_id": row["id"], "text": row["text"]} for row in asked]
     grades = [{"query": row["id"], "document": row["page"], "grade": 1} for row in asked]
-    for name, part in (("cpp-seen", seen), ("cpp-held-out", held_out), ("cpp", [*seen, *held_out])):
+    for name, part in (("cpp-seen", seen), ("cpp", searched)):
         if not (folder / name / "beir").is_dir():
             write_beir(folder / name / "beir", part, queries, grades)
     before = pressure_cpu() or 0.0
     ran(folder, "cpp-seen", folder / "cpp-seen" / "beir", stages=TO_CHUNKS)
     found = trained(folder, "encoder", "cpp-adapted", "train.run=cpp-seen", "train.labels=mined", *settings_of(given))
     contention = max(before, pressure_cpu() or 0.0)
-    ranks = [
-        ranks_of(ran(folder, name, folder / "cpp" / "beir", f"stage.encode.model={model}"), grades)
+    runs = [
+        ran(folder, name, folder / "cpp" / "beir", f"stage.encode.model={model}")
         for name, model in (("cpp-after", found.model), ("cpp-before", MINILM))
     ]
-    note = f"{len(asked)} questions of pages held out, {len(seen) + len(held_out)} pages searched; {found.said}"
+    ranks = [ranks_of(run, grades) for run in runs]
+    pages = f"{len(searched)} pages searched, {len(seen)} others learnt from"
+    note = f"{len(asked)} questions; {pages}; {found.said}"
     for method in (Method.dense.value, Method.fused.value):
         ours, theirs = (measures_of(by_method[method]) for by_method in ranks)
         for measure in MEASURES:
@@ -55,10 +56,9 @@ def adapted_rows(data: Path, folder: Path, given: Options) -> Iterator[Row]:
             yield lift_row(
                 f"train.cpp.{method}", measure, ours[measure], theirs[measure], note, contention, bar=is_judged
             )
-    run = ran(folder, "cpp-held-out", folder / "cpp-held-out" / "beir", stages=TO_CHUNKS)
-    passages, titles, right = headings(ChunkStore(run.manifests["chunk"]))
+    passages, titles, right = headings(ChunkStore(runs[0].manifests["chunk"]))
     ours, theirs = (measured(Encoder(model, threads=1), passages, titles, right) for model in (found.model, MINILM))
-    note = f"{len(titles)} titles and headings of pages held out, over their {len(passages)} passages; {found.said}"
+    note = f"{len(titles)} titles and headings of the pages searched, over {len(passages)} passages; {found.said}"
     for measure in MEASURES:
         yield lift_row("train.cpp.headings", measure, ours[measure], theirs[measure], note, contention, bar=False)
 
@@ -69,23 +69,25 @@ def questions() -> list[dict[str, str]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def pages_of(data: Path, every: int, wanted: set[str]) -> list[Record]:
-    """Return every so many page of the documentation, and those that are wanted. Raises InputError without them."""
+def pages_of(data: Path, given: Options, wanted: set[str]) -> Parts:
+    """Return the pages to train on, and those to search, the wanted ones among them; they share none.
+
+    Raises InputError where the documentation is not there.
+    """
     path = data / "docs_cpp" / "docs.jsonl.zst"
     if not path.is_file():
         raise InputError(f"bench train: {path} does not exist; give data=FOLDER of the shared corpora")
-    rows = [row for at, row in enumerate(json_lines(path)) if at % every == 0 or row["id"] in wanted]
-    if lacking := wanted - {row["id"] for row in rows}:
+    pages = [{"_id": row["id"], "title": row["title"], "text": row["text"]} for row in json_lines(path)]
+    if lacking := wanted - {page["_id"] for page in pages}:
         raise InputError(f"bench train: {path} lacks {len(lacking)} of the pages asked for, such as {min(lacking)}")
-    return [{"_id": row["id"], "title": row["title"], "text": row["text"]} for row in rows]
+    return split(pages, wanted, int(given["searched"]), int(given["learnt"]))
 
 
-def split(pages: Sequence[Record], asked: Sequence[dict[str, str]]) -> Parts:
-    """Return the pages to train on, and those held out: the ones asked for, and of the others as many as make half."""
-    wanted = {row["page"] for row in asked}
-    others = sorted(row["_id"] for row in pages if row["_id"] not in wanted)
-    chosen = set(random.Random(SEED).sample(others, min(len(others), (len(pages) + 1) // 2)))
-    return [row for row in pages if row["_id"] in chosen], [row for row in pages if row["_id"] not in chosen]
+def split(pages: Sequence[Record], wanted: set[str], searched: int, learnt: int) -> Parts:
+    """Return every `learnt`-th of the pages that are not searched, and every `searched`-th with the wanted ones."""
+    chosen = {page["_id"] for page in pages[::searched]} | wanted
+    others = [page for page in pages if page["_id"] not in chosen]
+    return others[::learnt], [page for page in pages if page["_id"] in chosen]
 
 
 def ranks_of(run: Results, grades: Sequence[Record]) -> dict[str, list[float]]:

@@ -32,7 +32,8 @@ DEFAULTS = {
     "max_tokens": "128",
     "workers": "2",
     "questions": "160",
-    "every": "10",
+    "searched": "20",
+    "learnt": "4",
     "keep": "",
 }
 SEED = 0  # of the halves
@@ -45,7 +46,7 @@ def run(options: Options) -> list[Row]:
 
     Options: data, the folder that holds the shared corpora (RAG_HPC_DATA); parts, of encoder,reranker,adapted; epochs,
     batch_size, max_tokens and workers of the training (of a reranker workers alone); questions, how many the reranker
-    is asked; every, of how many C++ pages one is read; keep=FOLDER leaves all there, and the next call goes on.
+    is asked; searched and learnt, of how many C++ pages one is; keep=FOLDER leaves all there, for the next call.
     """
     given = known(options, DEFAULTS)
     place = given["data"] or os.environ.get("RAG_HPC_DATA", "")

@@ -55,10 +55,10 @@ def test_the_data_has_to_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_questions_about_the_pages_ask_of_pages_that_are_held_out() -> None:
     asked = adapted.questions()
     assert len({row["text"] for row in asked}) == len({row["page"] for row in asked}) == len(asked) > 60
-    pages = [{"_id": row["page"]} for row in asked] + [{"_id": f"p{i}"} for i in range(200)]
-    seen, held_out = adapted.split(pages, asked)
-    assert abs(len(seen) - len(held_out)) <= 1 and not {row["_id"] for row in seen} & {row["page"] for row in asked}
-    assert sorted(row["_id"] for row in [*seen, *held_out]) == sorted(row["_id"] for row in pages)
+    wanted = {row["page"] for row in asked}
+    pages = [{"_id": page} for page in sorted(wanted)] + [{"_id": f"p{i}"} for i in range(200)]
+    seen, searched = ({row["_id"] for row in part} for part in adapted.split(pages, wanted, 20, 4))
+    assert wanted < searched and not seen & searched and len(seen) == -(-(len(pages) - len(searched)) // 4)
 
 
 def test_titles_and_headings_that_one_page_has_ask_for_the_first_passage_below() -> None:
