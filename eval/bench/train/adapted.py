@@ -21,6 +21,7 @@ from rag_hpc.eval.bench.rows import Row
 from rag_hpc.eval.bench.train.runs import TO_CHUNKS, lift_row, ran, trained
 from rag_hpc.eval.bench.train.train import MEASURES, measured, measures_of, settings_of
 from rag_hpc.eval.results import Results
+from rag_hpc.models.device import Precision
 from rag_hpc.models.encoder import Encoder
 from rag_hpc.models.folder import MINILM
 from rag_hpc.stores.chunks import ChunkStore
@@ -57,7 +58,9 @@ def adapted_rows(data: Path, folder: Path, given: Options) -> Iterator[Row]:
                 f"train.cpp.{method}", measure, ours[measure], theirs[measure], note, contention, bar=is_judged
             )
     passages, titles, right = headings(ChunkStore(runs[0].manifests["chunk"]))
-    ours, theirs = (measured(Encoder(model, threads=1), passages, titles, right) for model in (found.model, MINILM))
+    ours, theirs = (
+        measured(Encoder(model, Precision.auto, threads=1), passages, titles, right) for model in (found.model, MINILM)
+    )
     note = f"{len(titles)} titles and headings of the pages searched, over {len(passages)} passages; {found.said}"
     for measure in MEASURES:
         yield lift_row("train.cpp.headings", measure, ours[measure], theirs[measure], note, contention, bar=False)

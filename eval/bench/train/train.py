@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rag_hpc.algo.types import F32
+from rag_hpc.algo.types import F32, Array
 from rag_hpc.core.record import pressure_cpu
 from rag_hpc.errors import ConfigError, InputError
 from rag_hpc.eval.bench.rank.collections import READERS, Record, write_beir
@@ -115,7 +115,7 @@ def measured(
     return measures_of((scores_QN > own_Q[:, None]).sum(axis=1) + 1)
 
 
-def measures_of(ranks: Sequence[float] | np.ndarray) -> dict[str, list[float]]:
+def measures_of(ranks: Sequence[float] | Array) -> dict[str, list[float]]:
     """Return the measures of each question by the rank of its only right passage, from 1; inf: not found."""
     rank_Q = np.asarray(ranks, dtype=np.float64)
     gain_Q = np.where(rank_Q <= 10, 1 / np.log2(rank_Q + 1), 0.0)
