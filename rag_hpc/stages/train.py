@@ -25,7 +25,7 @@ class Pairs(Stage):
 
     Config: ClassVar[type] = TrainConfig
     name = "train.pairs"
-    version = 1
+    version = 2
 
     def plan(self, inputs: Inputs, shared: Path) -> list[Unit]:
         """Return the single unit, with the hash of what the pairs are made from. Raises InputError without pairs."""

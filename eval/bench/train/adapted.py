@@ -1,8 +1,7 @@
 """An encoder adapted to a corpus without labels: Microsoft's C++ pages, whose titles and headings ask for their text.
 
-It is judged on pages that were held out of training: by the questions of `cpp_questions.jsonl`, written in other words
-than the pages, over the ranking that a run hands on and over the vectors alone; and by the pages' own titles and
-headings, over their passages' bare text.
+It is judged on pages that were held out of training, by the questions of `cpp_questions.jsonl`, written in other words
+than the pages: over the ranking that a run hands on, and over the vectors alone.
 """
 
 from __future__ import annotations
@@ -19,19 +18,16 @@ from rag_hpc.eval.bench.rank.collections import Record, write_beir
 from rag_hpc.eval.bench.registry import Options
 from rag_hpc.eval.bench.rows import Row
 from rag_hpc.eval.bench.train.runs import TO_CHUNKS, lift_row, ran, trained
-from rag_hpc.eval.bench.train.train import MEASURES, measured, measures_of, settings_of
+from rag_hpc.eval.bench.train.train import MEASURES, measures_of, settings_of
 from rag_hpc.eval.results import Results
-from rag_hpc.models.device import Precision
-from rag_hpc.models.encoder import Encoder
 from rag_hpc.models.folder import MINILM
-from rag_hpc.stores.chunks import ChunkStore
 from rag_hpc.stores.hits import HITS, Method
 
 Parts = tuple[list[Record], list[Record]]
 
 
 def adapted_rows(data: Path, folder: Path, given: Options) -> Iterator[Row]:
-    """Yield the lift by written questions, and by titles and headings of pages held out."""
+    """Yield the lift, one a measure and ranking."""
     asked = questions()
     seen, searched = pages_of(data, given, {row["page"] for row in asked})
     queries = [{"_id": row["id"], "text": row["text"]} for row in asked]
@@ -57,13 +53,6 @@ def adapted_rows(data: Path, folder: Path, given: Options) -> Iterator[Row]:
             yield lift_row(
                 f"train.cpp.{method}", measure, ours[measure], theirs[measure], note, contention, bar=is_judged
             )
-    passages, titles, right = headings(ChunkStore(runs[0].manifests["chunk"]))
-    ours, theirs = (
-        measured(Encoder(model, Precision.auto, threads=1), passages, titles, right) for model in (found.model, MINILM)
-    )
-    note = f"{len(titles)} titles and headings of the pages searched, over {len(passages)} passages; {found.said}"
-    for measure in MEASURES:
-        yield lift_row("train.cpp.headings", measure, ours[measure], theirs[measure], note, contention, bar=False)
 
 
 def questions() -> list[dict[str, str]]:
@@ -107,21 +96,3 @@ def ranks_of(run: Results, grades: Sequence[Record]) -> dict[str, list[float]]:
             for place, row in zip(places, grades, strict=True)
         ]
     return found
-
-
-def headings(chunks: ChunkStore) -> tuple[list[Record], list[Record], list[Record]]:
-    """Return passages without what stands above them, the titles and headings that one page alone has, and whose."""
-    passages = [
-        {"_id": chunk_id, "title": "", "text": text}
-        for chunk_id, text in zip(chunks.column("chunk_id"), chunks.column("text"), strict=True)
-    ]
-    below: dict[str, tuple[str, set[str]]] = {}  # words -> the first passage that stands below them, their pages
-    columns = (chunks.column(name) for name in ("chunk_id", "doc_id", "title", "heading"))
-    for chunk_id, doc_id, title, heading in zip(*columns, strict=True):
-        for asked in (title, (heading or "").replace(" > ", " ")):
-            if len((asked or "").split()) >= 2:
-                below.setdefault(" ".join(asked.split()), (chunk_id, set()))[1].add(doc_id)
-    own = [(words, chunk_id) for words, (chunk_id, pages) in below.items() if len(pages) == 1]
-    titles = [{"_id": str(at), "text": words} for at, (words, _) in enumerate(own)]
-    right = [{"query": str(at), "document": chunk_id, "grade": 1} for at, (_, chunk_id) in enumerate(own)]
-    return passages, titles, right

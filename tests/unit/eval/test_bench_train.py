@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -59,20 +58,6 @@ def test_questions_about_the_pages_ask_of_pages_that_are_held_out() -> None:
     pages = [{"_id": page} for page in sorted(wanted)] + [{"_id": f"p{i}"} for i in range(200)]
     seen, searched = ({row["_id"] for row in part} for part in adapted.split(pages, wanted, 20, 4))
     assert wanted < searched and not seen & searched and len(seen) == -(-(len(pages) - len(searched)) // 4)
-
-
-def test_titles_and_headings_that_one_page_has_ask_for_the_first_passage_below() -> None:
-    table = {
-        "chunk_id": ["a0", "a1", "b0"],
-        "doc_id": ["a", "a", "b"],
-        "title": ["The first page", "The first page", "Another page"],
-        "heading": [None, "The first page > See also", "See also"],
-        "text": ["x", "y", "z"],
-    }
-    passages, titles, right = adapted.headings(SimpleNamespace(column=table.__getitem__))  # type: ignore[arg-type]
-    assert [row["text"] for row in passages] == ["x", "y", "z"]
-    asked = {row["text"]: mark["document"] for row, mark in zip(titles, right, strict=True)}
-    assert asked == {"The first page": "a0", "The first page See also": "a1", "Another page": "b0", "See also": "b0"}
 
 
 def test_a_reranker_changes_the_head_of_a_list_alone() -> None:
