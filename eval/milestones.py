@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rag_hpc.arguments import as_json
 from rag_hpc.core.ledger import run_handle
-from rag_hpc.eval import quality, verify
+from rag_hpc.eval import curves, quality, verify
 from rag_hpc.eval.results import Results, choose_baseline, chosen_run, same_documents
 from rag_hpc.eval.text import aligned, duration, percent, share
 from rag_hpc.eval.times import SHARED, Speedup, speedups, stage_times
@@ -76,6 +76,7 @@ def judge(run: Results, baseline: Results | None) -> list[Milestone]:
     return [
         _same_answers(run, baseline),
         _counts(run),
+        *_same_curves(run, baseline),
         *_quality(run, predicted),
         *_speed(run, baseline, predicted),
         *_times(run),
@@ -137,6 +138,25 @@ def _same_answers(run: Results, baseline: Results | None) -> Milestone:
         value=same,
         bound=len(judged),
     )
+
+
+def _same_curves(run: Results, baseline: Results | None) -> Iterator[Milestone]:
+    """Yield, for each training, whether its ranks together learnt what the baseline's did: training's same answers."""
+    for stage in (stage for stage in curves.STAGES if stage in run.stages):
+        name, predicted = f"same curve as the baseline, {stage}", f"every step, within {curves.TOLERANCE:g}"
+        found = None if baseline is None else curves.compare_curves(run, baseline, stage)
+        if found is None or found.unlike:
+            yield _unjudged(name, predicted, found.unlike if found else "no baseline; name one: --baseline RUN")
+            continue
+        yield Milestone(
+            name=name,
+            predicted=predicted,
+            result=f"{found.num_same} of {found.num_steps} steps",
+            verdict=HIT if found.num_same == found.num_steps else MISSED,
+            note=f"p={found.ranks[0]} beside p={found.ranks[1]}; largest difference {found.largest:.1e}",
+            value=found.num_same,
+            bound=found.num_steps,
+        )
 
 
 def _counts(run: Results) -> Milestone:

@@ -63,7 +63,7 @@ def resolve_precision(asked: Precision, device: str) -> Precision:
     """Return the arithmetic to use. Raises ConfigError for one that this CPU only has in software."""
     if asked is Precision.int8 and device != "cpu":
         raise ConfigError("precision=int8 is for CPUs; on a GPU take bfloat16, or auto")
-    fast = device != "cpu" or _has_bfloat16(cpu_flags(), _vendor())
+    fast = device != "cpu" or has_fast_bfloat16()
     if asked is Precision.auto:
         return Precision.bfloat16 if fast else Precision.float32
     if asked is Precision.bfloat16 and not fast:
@@ -77,6 +77,16 @@ def resolve_precision(asked: Precision, device: str) -> Precision:
 def has_vnni() -> bool:
     """Return whether products of eight bits are summed in 32, as those of all CPUs since about 2019 are."""
     return bool(cpu_flags() & {"avx512_vnni", "avx_vnni", "amx_int8", "i8mm", "asimddp"})
+
+
+def has_fast_bfloat16() -> bool:
+    """Return whether this CPU multiplies faster in bfloat16 than in float32."""
+    return _has_bfloat16(cpu_flags(), _vendor())
+
+
+def is_slow_for_mkl() -> bool:
+    """Return whether MKL's float32 is behind oneDNN's: on AMD's AVX-512, of which it takes no full advantage."""
+    return "avx512f" in cpu_flags() and _vendor() == "AuthenticAMD"
 
 
 def num_threads(asked: int, env: Mapping[str, str] = os.environ) -> int:

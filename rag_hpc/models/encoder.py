@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from rag_hpc.algo.rank.pooling import Pooling
 from rag_hpc.algo.types import F32, I32, I64, Array
 from rag_hpc.errors import ConfigError, InputError
 from rag_hpc.models.device import Device, Precision, cpu_class, num_threads, resolve_device, resolve_precision
 from rag_hpc.models.folder import MINILM, model_folder, model_limit, weights_hash
-from rag_hpc.models.forward import Forward, Packed
+from rag_hpc.models.forward import Forward
+from rag_hpc.models.packed import Packed
 from rag_hpc.models.recipe import Finish, read_recipe
 from rag_hpc.models.shape import read_shape
 from rag_hpc.models.tokens import Tokenizer
@@ -45,7 +47,8 @@ class Encoder:
         dims: of the vectors' first dimensions, 0 = all."""
         folder = model_folder(model)
         self.recipe = read_recipe(folder)
-        self._network = _Network(model, precision, threads, device)
+        self._is_first = self.recipe.pooling is Pooling.cls
+        self._network = _Network(model, precision, threads, device, firsts=self._is_first)
         if max_tokens > self._network.max_tokens:
             raise ConfigError(f"encoder: max_tokens={max_tokens}, but {model} takes {self._network.max_tokens}")
         self.max_tokens = max_tokens or self._network.max_tokens
@@ -106,7 +109,10 @@ class Encoder:
         return vectors_ND
 
     def _vectors(self, texts: Packed) -> Any:
-        return self._finish(self._network.hidden(texts), self._network.put(texts.lengths_B))
+        network = self._network
+        if self._is_first:  # as if each text were its first token
+            return self._finish(network.firsts(texts), network.put(np.ones_like(texts.lengths_B)))
+        return self._finish(network.hidden(texts), network.put(texts.lengths_B))
 
 
 class Reranker:
@@ -173,7 +179,16 @@ def token_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[I64]:
 class _Network:
     """A network with its tokenizer on a device: what Encoder and Reranker share."""
 
-    def __init__(self, model: str, precision: Precision, threads: int, device: Device, *, head: bool = False) -> None:
+    def __init__(
+        self,
+        model: str,
+        precision: Precision,
+        threads: int,
+        device: Device,
+        *,
+        head: bool = False,
+        firsts: bool = False,
+    ) -> None:
         folder = model_folder(model)
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
@@ -188,7 +203,7 @@ class _Network:
         shape = read_shape(folder)
         self._forward: Any
         if shape is not None:
-            self._forward = Forward(shape, folder, self.precision.value, self.device, head=head)
+            self._forward = Forward(shape, folder, self.precision.value, self.device, head=head, firsts=firsts)
         else:
             if self.precision is Precision.int8:
                 raise ConfigError(f"encoder: {model} has no int8 here, since it is run by transformers; take float32")
@@ -201,7 +216,8 @@ class _Network:
                 f"encoder: the tokenizer of {folder} has {self.tokenizer.vocab_size} tokens, its network takes "
                 f"{self._forward.shape.vocab_size}: they are not of one model; get it again"
             )
-        self.hidden, self.logits, self.put = self._forward.hidden, self._forward.logits, self._forward.put
+        self.hidden, self.firsts, self.logits = self._forward.hidden, self._forward.firsts, self._forward.logits
+        self.put = self._forward.put
 
     @property
     def device_name(self) -> str:

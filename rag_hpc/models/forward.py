@@ -6,49 +6,30 @@ Source of the packing: ByteTransformer (Zhai et al. 2023), sec. 3.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rag_hpc.algo.types import I32, I64
-from rag_hpc.models.device import has_vnni
+from rag_hpc.algo.types import I32
+from rag_hpc.models.attention import Attention
+from rag_hpc.models.device import has_fast_bfloat16, has_vnni, is_slow_for_mkl
+from rag_hpc.models.packed import Packed, bits_of
 from rag_hpc.models.shape import Shape, Weights
 
 INT8 = "int8"
-_ROUND, _SMALL = 256, 16  # oneDNN makes code for each number of rows: few numbers for batches, and for a lone question
-_MAX_DISTANCE = 128  # MPNet's attention knows no farther
-
-
-@dataclass(frozen=True)
-class Packed:
-    """Texts one after another, none of them empty."""
-
-    ids_T: I32
-    lengths_B: I64
-    types_T: I32 | None = None  # of pairs
-
-    @classmethod
-    def of(cls, texts: Sequence[I32], types: Sequence[I32] | None = None) -> Packed:
-        """Return the texts packed."""
-        lengths_B = np.array([len(ids) for ids in texts], dtype=np.int64)
-        return cls(np.concatenate(texts), lengths_B, np.concatenate(types) if types else None)
-
-    @property
-    def first_B(self) -> I64:
-        """Where each text begins."""
-        return np.cumsum(self.lengths_B) - self.lengths_B
+_MANY, _ROUND, _SMALL = 256, 64, 16  # oneDNN makes code for each number of rows: few numbers, and fewer for batches
 
 
 class Forward:
     """The network with its weights on a device."""
 
-    def __init__(self, shape: Shape, folder: Path, precision: str, device: str, *, head: bool = False) -> None:
-        """head: load the classifier over the first token, too."""
+    def __init__(
+        self, shape: Shape, folder: Path, precision: str, device: str, *, head: bool = False, firsts: bool = False
+    ) -> None:
+        """firsts: of each text only its first token will be asked for, which spares the last layer most of its work.
+        head: so, and load the classifier over that token."""
         import torch
 
         self._torch, self.shape, self.device = torch, shape, device
@@ -62,8 +43,9 @@ class Forward:
             joined = [torch.cat(part).to(device, self._dtype) for part in zip(*parts, strict=True)]
             return linear(torch, *joined, function)
 
-        def norm(name: str) -> Any:
-            return tuple(weights(f"{name}.{part}").to(device, self._dtype) for part in ("weight", "bias"))
+        def norm(name: str) -> _Norm:
+            parts = [weights(f"{name}.{part}") for part in ("weight", "bias")]
+            return _Norm(*(part.to(device, self._dtype) for part in parts), *(part.numpy() for part in parts))
 
         self._word = weights("embeddings.word_embeddings.weight").to(device, self._dtype)
         self._position = weights("embeddings.position_embeddings.weight").to(device, self._dtype)
@@ -71,15 +53,20 @@ class Forward:
         if shape.has_segments:
             self._segment = weights("embeddings.token_type_embeddings.weight").to(device, self._dtype)
         self._norm = norm("embeddings.LayerNorm")
-        self._bias = None
+        bias = None
         if shape.num_buckets:
-            self._bias = weights("encoder.relative_attention_bias.weight").to(device, self._dtype)
+            bias = weights("encoder.relative_attention_bias.weight").to(device, self._dtype)
+        half = precision == "bfloat16" or (precision == INT8 and has_fast_bfloat16())
+        self._attention = Attention(shape.num_heads, shape.num_buckets, bias, device, self._dtype, half=half)
         self._layers = []
         for number in range(shape.num_layers):
             at = {name: f"{shape.layers}.{number}.{theirs}" for name, theirs in shape.names.items()}
+            is_short = (firsts or head) and number == shape.num_layers - 1
             self._layers.append(
                 _Layer(
-                    qkv=load(at["q"], at["k"], at["v"]),
+                    q=load(at["q"]) if is_short else None,
+                    kv=load(at["k"], at["v"]) if is_short else None,
+                    qkv=None if is_short else load(at["q"], at["k"], at["v"]),
                     out=load(at["out"]),
                     norm1=norm(at["norm1"]),
                     up=load(at["up"], function=shape.activation),
@@ -94,21 +81,28 @@ class Forward:
                 self._head.append(_Linear(torch, weight, bias, (function, "")))
 
     def hidden(self, texts: Packed) -> Any:
-        """Return the last layer's vectors of all tokens, [T, D]."""
+        """Return the last layer's vectors of all tokens, [T, D]; not of a network that is loaded for `firsts`."""
         with self._torch.inference_mode():
-            x_TD = self._embedded(texts)
-            attend = self._attention(texts)
+            x_TD, attending = self._embedded(texts), self._attention.over(texts)
             for layer in self._layers:
-                attended_TD = attend(layer.qkv(x_TD))
-                x_TD = self._normed(layer.out(attended_TD, x_TD), layer.norm1)
-                x_TD = self._normed(layer.down(layer.up(x_TD), x_TD), layer.norm2)
+                x_TD = self._mixed(layer, attending.all(layer.qkv(x_TD)), x_TD)
             return x_TD[: len(texts.ids_T)]
+
+    def firsts(self, texts: Packed) -> Any:
+        """Return the last layer's vector of each text's first token, [B, D]; of a network loaded for that."""
+        with self._torch.inference_mode():
+            x_TD, attending = self._embedded(texts), self._attention.over(texts)
+            for layer in self._layers[:-1]:
+                x_TD = self._mixed(layer, attending.all(layer.qkv(x_TD)), x_TD)
+            last, first_B = self._layers[-1], texts.first_B
+            x_BD = x_TD[self.put(np.pad(first_B, (0, self._extra(len(first_B)))))]
+            attended_BD = attending.firsts(last.q(x_BD), last.kv(x_TD))
+            return self._mixed(last, attended_BD, x_BD)[: len(first_B)]
 
     def logits(self, texts: Packed) -> Any:
         """Return the classifier's logits of each text, [B, L] float32."""
-        torch = self._torch
-        with torch.inference_mode():
-            x_BD = self.hidden(texts)[self.put(texts.first_B)].float()
+        with self._torch.inference_mode():
+            x_BD = self.firsts(texts).float()
             for layer in self._head:
                 x_BD = layer(x_BD)
             return x_BD
@@ -118,18 +112,35 @@ class Forward:
         tensor = self._torch.from_numpy(np.ascontiguousarray(array))
         return tensor if self.device == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
 
-    def _normed(self, x_TD: Any, norm: Any) -> Any:
-        weight, bias = norm
-        return self._torch.nn.functional.layer_norm(x_TD, (self.shape.width,), weight, bias, self.shape.epsilon)
+    def _mixed(self, layer: _Layer, attended: Any, x: Any) -> Any:
+        """Return what a layer makes of its input and of what attention made of it."""
+        x = self._added(layer.out, attended, x, layer.norm1)
+        return self._added(layer.down, layer.up(x), x, layer.norm2)
+
+    def _added(self, linear: Any, given: Any, x: Any, norm: _Norm) -> Any:
+        """Return the layer norm of x and what a linear layer makes of what it is given."""
+        if not self._attention.has_kernels(len(x)):
+            return self._normed(linear(given, x), norm)
+        from rag_hpc.algo.rank import half
+
+        made = linear(given)
+        half.add_norm(bits_of(made), bits_of(x), norm.weight_D, norm.bias_D, np.float32(self.shape.epsilon))
+        return made
+
+    def _extra(self, num_rows: int) -> int:
+        """Return how many unused rows make a number of which oneDNN has code already."""
+        return -num_rows % (_ROUND if num_rows >= _MANY else _SMALL) if self._round else 0
+
+    def _normed(self, x_TD: Any, norm: _Norm) -> Any:
+        width, epsilon = self.shape.width, self.shape.epsilon
+        return self._torch.nn.functional.layer_norm(x_TD, (width,), norm.weight, norm.bias, epsilon)
 
     def _embedded(self, texts: Packed) -> Any:
         shape, ids_T = self.shape, texts.ids_T
         positions_T = np.arange(len(ids_T)) - np.repeat(texts.first_B, texts.lengths_B)
         if shape.shifted:
             positions_T = _shifted(ids_T, positions_T, shape.pad_id)
-        extra = 0
-        if self._round:
-            extra = -len(ids_T) % (_ROUND if len(ids_T) >= _ROUND else _SMALL)
+        extra = self._extra(len(ids_T))
         ids_T, positions_T = np.pad(ids_T, (0, extra)), np.pad(positions_T, (0, extra))
         x_TD = self._word[self.put(ids_T)] + self._position[self.put(positions_T)]
         if self._segment is not None and texts.types_T is not None:
@@ -138,60 +149,27 @@ class Forward:
             x_TD += self._segment[0]
         return self._normed(x_TD, self._norm)
 
-    def _attention(self, texts: Packed) -> Any:
-        """Return the function from [T, 3 * D] to [T, D] of all layers."""
-        if self.device != "cpu" and self._bias is None and self._dtype is not self._torch.float32:
-            varlen = _varlen(self._torch)
-            if varlen is not None:
-                return self._by_varlen(texts, varlen)
-        return self._by_length(texts)
 
-    def _by_length(self, texts: Packed) -> Any:
-        """Texts of equal length at once, which stand together where a batch is sorted."""
-        torch, num_heads, width = self._torch, self.shape.num_heads, self.shape.width
-        groups, at = [], 0
-        for length, same in groupby(texts.lengths_B.tolist()):
-            num = len(list(same))
-            groups.append((at, num, length, self._distances(length)))
-            at += num * length
+@dataclass(frozen=True)
+class _Norm:
+    """Weights of a layer norm: tensors of the network's precision, and arrays of float32."""
 
-        def attend(qkv_TE: Any) -> Any:
-            out_TD = qkv_TE.new_zeros((len(qkv_TE), width)) if at < len(qkv_TE) else qkv_TE.new_empty((at, width))
-            for first, num, length, bias in groups:
-                stop = first + num * length
-                parts = qkv_TE[first:stop].view(num, length, 3, num_heads, -1).permute(2, 0, 3, 1, 4)
-                made = torch.nn.functional.scaled_dot_product_attention(*parts, attn_mask=bias)
-                out_TD[first:stop].view(num, length, num_heads, -1).copy_(made.transpose(1, 2))
-            return out_TD
-
-        return attend
-
-    def _by_varlen(self, texts: Packed, varlen: Any) -> Any:
-        ends = self.put(np.concatenate([[0], np.cumsum(texts.lengths_B)]).astype(np.int32))
-        longest, heads = int(texts.lengths_B.max()), self.shape.num_heads
-
-        def attend(qkv_TE: Any) -> Any:
-            q, k, v = qkv_TE.view(len(qkv_TE), 3, heads, -1).unbind(1)
-            return varlen(q, k, v, ends, ends, longest, longest).reshape(len(qkv_TE), -1)
-
-        return attend
-
-    def _distances(self, length: int) -> Any:
-        """Return MPNet's bias of attention by distance, [1, H, length, length]; None for all others."""
-        if self._bias is None:
-            return None
-        buckets = self.put(_buckets(length, self.shape.num_buckets))
-        return self._bias[buckets].permute(2, 0, 1)[None].contiguous()
+    weight: Any
+    bias: Any
+    weight_D: Any
+    bias_D: Any
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Layer:
-    qkv: Any
+    q: Any  # the last layer's alone, where only first tokens are asked for; else None
+    kv: Any
+    qkv: Any  # else
     out: Any
-    norm1: Any
+    norm1: _Norm
     up: Any
     down: Any
-    norm2: Any
+    norm2: _Norm
 
 
 class _Linear:
@@ -251,11 +229,12 @@ class _Int8Linear:
 
 
 def _linear_kind(torch: Any, precision: str, device: str) -> Any:
-    """Return oneDNN's kind for half precision on the CPU, where MKL has none."""
+    """Return oneDNN's kind on the CPU for half precision, which MKL lacks, and where MKL is the slower one."""
     if precision == INT8:
         return _Int8Linear
     packs = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkldnn.is_available()
-    return _PackedLinear if device == "cpu" and precision == "bfloat16" and packs else _Linear
+    better = precision == "bfloat16" or is_slow_for_mkl()
+    return _PackedLinear if device == "cpu" and better and packs else _Linear
 
 
 def _function(torch: Any, function: tuple[str, str]) -> Any:
@@ -268,15 +247,6 @@ def _function(torch: Any, function: tuple[str, str]) -> Any:
     }[function[0]]
 
 
-def _varlen(torch: Any) -> Any:
-    """Return attention over packed texts where this torch has it (2.10 and later)."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return None
-    return varlen_attn
-
-
 def _shifted(ids_T: I32, positions_T: Any, pad_id: int) -> Any:
     """Return RoBERTa's positions: those of padding tokens, should a text name one, do not count."""
     is_pad_T = ids_T == pad_id
@@ -286,14 +256,3 @@ def _shifted(ids_T: I32, positions_T: Any, pad_id: int) -> Any:
         skipped_T = skipped_T - np.repeat((skipped_T - is_pad_T)[starts], np.diff([*starts, len(ids_T)]))
         positions_T = np.where(is_pad_T, -1, positions_T - skipped_T)
     return positions_T + pad_id + 1
-
-
-def _buckets(length: int, num_buckets: int) -> I64:
-    """Return the bucket of each pair of places, as T5 has them. Source: Raffel et al. 2020; Song et al. 2020."""
-    distance = np.arange(length)[None, :] - np.arange(length)[:, None]
-    half = num_buckets // 2
-    exact = half // 2
-    far = np.abs(distance)
-    scaled = np.log(np.maximum(far, 1).astype(np.float32) / exact) / math.log(_MAX_DISTANCE / exact) * (half - exact)
-    nearest: I64 = np.where(far < exact, far, np.minimum(exact + scaled.astype(np.int64), half - 1))
-    return nearest + half * (distance > 0)

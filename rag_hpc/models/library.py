@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rag_hpc.errors import InputError
-from rag_hpc.models.forward import Packed
+from rag_hpc.models.packed import Packed
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,10 @@ class LibraryForward:
         given = self._padded(texts)
         with self._torch.inference_mode():
             return self._model(**given).last_hidden_state[given["attention_mask"].bool()]
+
+    def firsts(self, texts: Packed) -> Any:
+        """Return the last layer's vector of each text's first token, [B, D]."""
+        return self.hidden(texts)[self.put(texts.first_B)]
 
     def logits(self, texts: Packed) -> Any:
         """Return the classifier's logits of each text, [B, L] float32."""

@@ -51,7 +51,7 @@ class Encode(Stage):
 
     Config: ClassVar[type] = EncodeConfig
     name = "encode"
-    version = 2
+    version = 3
     launch = Launch.torchrun
     needs = ("chunk",)
     counts_from = "chunk:chunks"

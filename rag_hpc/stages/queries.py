@@ -65,7 +65,7 @@ class Queries(Stage):
 
     Config: ClassVar[type] = QueriesConfig
     name = "retrieve.queries"
-    version = 2
+    version = 3
     needs = ("dedup.drop",)
     wants = (*ROUNDS, "clean", "chunk", "encode")  # for what they dropped; to try how well the encoder knows the corpus
 

@@ -41,7 +41,7 @@ class Rerank(Stage):
 
     Config: ClassVar[type] = RerankConfig
     name = "rerank"
-    version = 2
+    version = 3
     launch = Launch.torchrun
     needs = ("chunk", "retrieve.queries", "retrieve.search")
     counts_from = "retrieve.search"

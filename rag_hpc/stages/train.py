@@ -15,7 +15,7 @@ from rag_hpc.sources.files.squad import load_squad, squad_files
 from rag_hpc.stores.chunks import ChunkStore
 from rag_hpc.stores.questions import Question
 from rag_hpc.stores.tables import Rejects
-from rag_hpc.stores.trained import Pair, pack_model, read_pairs, write_pairs, write_steps
+from rag_hpc.stores.trained import DROPOUT, Pair, pack_model, read_pairs, write_pairs, write_steps
 from rag_hpc.train.config import Labels, TrainConfig
 from rag_hpc.train.pairs import hard_negatives, hits_of, judged_pairs, mined_pairs, run_outputs, with_negatives
 
@@ -25,7 +25,7 @@ class Pairs(Stage):
 
     Config: ClassVar[type] = TrainConfig
     name = "train.pairs"
-    version = 1
+    version = 2
 
     def plan(self, inputs: Inputs, shared: Path) -> list[Unit]:
         """Return the single unit, with the hash of what the pairs are made from. Raises InputError without pairs."""
@@ -125,6 +125,7 @@ class Train(Stage):
             pack_model(folder, out)
         self._training.close()
         extra = {"steps": float(len(outcome.steps)), "tokens": float(sum(step[-1] for step in outcome.steps))}
+        extra |= {DROPOUT: self._training.learner.dropout}
         return Counts(items_in=len(pairs), items_out=len(pairs), extra=extra, timings=outcome.timings)
 
 

@@ -12,6 +12,7 @@ from rag_hpc.core.manifest import Manifest
 from rag_hpc.stores.tables import rows_of, table_of, write_table
 
 PAIRS, STEPS, MODEL = "pairs.parquet", "steps.parquet", "model.tar"
+DROPOUT = "dropout"  # a figure of the stage's output: the largest share that was dropped anywhere in the network
 _PAIR_COLUMNS = dict.fromkeys(("query_id", "query", "positive_id", "positive", "negatives"), "string")
 _STEP_COLUMNS = {
     "step": "int64",

@@ -58,6 +58,7 @@ class TrainConfig:
     learning_rate: float = bounded(2e-5, 0.0)
     warmup: float = bounded(0.1, 0.0, 1.0)  # share of the steps in which the learning rate rises, to fall linearly then
     weight_decay: float = bounded(0.01, 0.0)
+    dropout: float | None = None  # null = the model's own; 0 = none: steps are then the same for any number of ranks
     max_grad_norm: float = bounded(1.0, 0.0)  # longer gradients are shortened to it; 0 = never
     seed: int = 0
     checkpoint_steps: int = bounded(200, 1, output=False)
@@ -68,6 +69,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self, "train")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise ConfigError(f"train.dropout={self.dropout}: at least 0 and below 1 is needed; null takes the model's")
         if self.precision is Precision.int8:
             raise ConfigError("train.precision=int8: gradients need a float type; set float32, bfloat16 or auto")
         if self.strategy is Strategy.deepspeed and self.mini_batch:

@@ -31,6 +31,7 @@ class Learner:
     def __init__(self, config: TrainConfig, device: str, precision: Precision) -> None:
         self.config, self.device = config, device
         self.num_tokens = 0  # read with gradients so far
+        self.dropout = 0.0  # the largest share that is dropped anywhere in the network
         folder = model_folder(config.model)
         weight_files(folder)  # safetensors, or InputError
         from transformers.utils import logging
@@ -58,6 +59,17 @@ class Learner:
 
     def _load(self, folder: Path) -> None:
         raise NotImplementedError
+
+    def _dropouts(self, folder: Path) -> dict[str, float]:
+        """Return the model's settings of dropout by name, those asked for in place of its own."""
+        from transformers import AutoConfig
+
+        own = AutoConfig.from_pretrained(folder, local_files_only=True).to_dict()
+        found = {key: float(p) for key, p in own.items() if "dropout" in key and isinstance(p, int | float)}
+        if self.config.dropout is not None:
+            found = dict.fromkeys(found, self.config.dropout)
+        self.dropout = max(found.values(), default=0.0)
+        return found
 
     def _counting(self, forward: Any, precision: Precision) -> Any:
         """Return the network's forward pass in its precision; what it gives to the loss is float32."""
@@ -88,7 +100,11 @@ class EncoderLearner(Learner):
 
         read_recipe(folder)  # what encoding would refuse afterwards is refused now, before the library imports it
         self.network = SentenceTransformer(
-            str(folder), device=self.device, local_files_only=True, model_kwargs={"use_safetensors": True}
+            str(folder),
+            device=self.device,
+            local_files_only=True,
+            model_kwargs={"use_safetensors": True},
+            config_kwargs=self._dropouts(folder),
         )
         config = self.config
         shared: dict[str, Any] = {"scale": config.scale, "gather_across_devices": self._world_size > 1}
@@ -125,6 +141,7 @@ class RerankerLearner(Learner):
             num_labels=1,
             local_files_only=True,
             model_kwargs={"use_safetensors": True},
+            config_kwargs=self._dropouts(folder),
         )
         kind = losses.BinaryCrossEntropyLoss if self.config.loss is RerankLoss.binary else losses.ListNetLoss
         self.loss = kind(self.network)

@@ -37,17 +37,33 @@ def run_outputs(run_dir: Path) -> dict[str, Manifest]:
 
 
 def mined_pairs(chunks: ChunkStore) -> Iterator[Pair]:
-    """Yield, for each title and heading that one document alone has, (its words, the passage that begins below it)."""
+    """Yield, for each title and heading that one document alone has, (its words, the passage that begins below it).
+
+    Words that the passage begins with, as Markdown's does, are left out of it: to find them again teaches nothing.
+    """
     first: dict[str, Pair] = {}
     owners: dict[str, set[str]] = {}
     columns = ("chunk_id", "doc_id", "title", "heading", "text")
     for chunk_id, doc_id, title, heading, text in zip(*map(chunks.column, columns), strict=True):
         for asked in dict.fromkeys((title, heading)):
             words = " ".join((asked or "").replace(" > ", " ").split())
-            if len(words.split()) >= 2 and text.strip():
+            below = _below(text, (title, words, (heading or "").rsplit(" > ", 1)[-1]))
+            if len(words.split()) >= 2 and below:
                 owners.setdefault(words, set()).add(doc_id)
-                first.setdefault(words, Pair(f"mined:{chunk_id}:{len(first)}", words, chunk_id, text))
+                first.setdefault(words, Pair(f"mined:{chunk_id}:{len(first)}", words, chunk_id, below))
     yield from (pair for words, pair in first.items() if len(owners[words]) == 1)
+
+
+def _below(text: str, names: Iterable[str | None]) -> str:
+    """Return the text without the lines at its top that only repeat one of the names."""
+    told = {_plain(name) for name in names if name}
+    while text and _plain(text.partition("\n")[0]) in told | {""}:
+        text = text.partition("\n")[2]
+    return text.strip()
+
+
+def _plain(line: str) -> str:
+    return " ".join(line.strip(" \t#*_=").casefold().split())
 
 
 def judged_pairs(outputs: dict[str, Manifest], hits: dict[str, list[int]]) -> Iterator[Pair | tuple[str, str]]:

@@ -59,3 +59,6 @@ def test_killed_ranks_on_two_nodes_go_on_to_the_curve_of_one_rank(slurm_env: dc.
     assert len(set(re.findall(r"@(n\d) INFO train.encoder: worker", logs[0]))) == 2
     for two, one in zip(steps_of(run), steps_of(folder / "results/runs/one"), strict=True):
         assert two == pytest.approx(one, rel=3e-6)
+    told = json.loads(cli("milestones", "two", "--baseline", "one", "--json", ok=(0, 1)))
+    [row] = [row for row in told["milestones"] if row["name"] == "same curve as the baseline, train.encoder"]
+    assert row["verdict"] == "hit" and row["note"].startswith("p=2 beside p=1"), row

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -17,13 +20,14 @@ from workers import kill_workers
 
 from rag_hpc.core.commit import UNITS, committed
 from rag_hpc.slurm import devcluster as dc
+from rag_hpc.slurm.devcluster.network import node_pids
 from rag_hpc.slurm.devcluster.processes import wait_for
 
 pytestmark = pytest.mark.timeout(1800)  # what waits in vain says so before
 SMALL = (
     "corpus=files",
     "corpus.pages_per_unit=8",
-    "stage.encode.tokens_per_unit=1000",
+    "stage.encode.tokens_per_unit=200",
     "stage.retrieve.queries_per_unit=8",
     "stage.vectors.num_lists=4",
     "stage.retrieve.depth=20",
@@ -117,7 +121,7 @@ class Site:
         while time.monotonic() < end:
             if any(len(committed(folder / UNITS)) >= count for folder in self.run_dir(name).glob(f"{stage}-*")):
                 return
-            time.sleep(0.1)
+            time.sleep(0.02)
         raise AssertionError(self.cli("why", f"run={name}", ok=(0, 1, 3)))
 
     def hashes(self, name: str) -> dict[str, str]:
@@ -182,6 +186,58 @@ def test_few_entries_are_left(site: Site) -> None:
         assert sum(1 for _ in folder.parent.rglob("*")) <= 4 * units + 20, folder
         assert all(len(list(unit.iterdir())) <= 3 for unit in folder.glob("unit-*"))
     assert sum(1 for _ in (run_dir / "submissions").rglob("*")) <= 20 * len(list(run_dir.glob("*/manifest.json")))
+
+
+def encode_rank(node: str, run: Path) -> int | None:
+    """Return the process of the run's encode rank on a node, None where it has not begun."""
+    for pid in node_pids(node):
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if (
+                b"rag_hpc.worker" in words
+                and b"torch.distributed.run" not in words
+                and str(run).encode() in b" ".join(words)
+            ):
+                return pid
+    return None
+
+
+def test_a_late_node_joins_and_a_lost_one_costs_the_bytes_nothing(site: Site, faulty: dc.DevCluster) -> None:
+    """Of a finished run all but encode is kept; n4 begins when others are half done, n2 dies, three nodes go on."""
+    run = site.run_dir("late")
+    shutil.copytree(site.run_dir("golden"), run)
+    [whole] = run.glob("encode-*")
+    shutil.rmtree(whole)
+    site.cli("retry", "run=late", "workers=4")
+    ranks: dict[str, int] = {}
+    end = time.monotonic() + 120
+    while len(ranks) < 4 and time.monotonic() < end:
+        for node in {"n1", "n2", "n3", "n4"} - ranks.keys():
+            if pid := encode_rank(node, run):
+                os.kill(pid, signal.SIGSTOP)
+                ranks[node] = pid
+        time.sleep(0.02)
+    assert len(ranks) == 4, site.cli("why", "run=late", ok=(0, 1, 3))
+    os.kill(ranks["n1"], signal.SIGCONT)
+    site.wait_for_units("late", "encode", 2)
+    os.kill(ranks["n1"], signal.SIGSTOP)
+    [folder] = run.glob("encode-*")
+    assert len(committed(folder / UNITS)) < len(site.records("golden", "encode"))
+    os.kill(ranks["n4"], signal.SIGCONT)  # late: others have been at work
+    site.wait_for_units("late", "encode", len(committed(folder / UNITS)) + 1)
+    os.kill(ranks["n4"], signal.SIGSTOP)
+    done = committed(folder / UNITS)
+    assert len(done) < len(site.records("golden", "encode"))
+    hosts = {record["host"] for record in site.records("late", "encode")}
+    assert {"n1", "n4"} <= hosts
+    faulty.kill_slurmd("n2", steps=True)
+    site.cli("cancel", "run=late")
+    site.wait("late", at_rest)
+    faulty.repair()
+    site.cli("retry", "run=late", "workers=3")
+    site.wait("late", finished)
+    assert done < committed(folder / UNITS)
+    assert site.hashes("late") == site.hashes("golden")
 
 
 def test_three_faults_and_other_workers_change_no_byte(

@@ -9,10 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
-from numba import types  # type: ignore[import-untyped]
-from numba.extending import intrinsic  # type: ignore[import-untyped]
 
+from rag_hpc.algo.floats import bits_of, float_of
 from rag_hpc.algo.jit import jit_math
 from rag_hpc.algo.types import F32, I32, Array
 
@@ -28,27 +26,15 @@ _A1, _A2, _A3 = np.float32(0.254829592), np.float32(-0.284496736), np.float32(1.
 _A4, _A5 = np.float32(-1.453152027), np.float32(1.061405429)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _bits(typing: Any, value: Any) -> Any:
-    """The bits of a float32 as an int32."""
-    return types.int32(types.float32), lambda _, builder, __, args: builder.bitcast(args[0], ir.IntType(32))
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _float(typing: Any, value: Any) -> Any:
-    """The float32 of these bits."""
-    return types.float32(types.int32), lambda _, builder, __, args: builder.bitcast(args[0], ir.FloatType())
-
-
 @jit_math
 def quantize_rows(x_TK: F32, made_TK: Array, scales_T: F32) -> None:
     """Fill made_TK (int8) and scales_T so that their product is x_TK, rounded to 127 levels of each row's largest."""
     for row in range(len(x_TK)):
         x_K, made_K, largest = x_TK[row], made_TK[row], np.int32(0)
         for k in range(len(x_K)):
-            largest = max(largest, _bits(x_K[k]) & _MAGNITUDE)
-        scales_T[row] = _float(largest) / _LEVELS
-        inverse = _LEVELS / _float(max(largest, np.int32(1 << 23)))  # the smallest normal number
+            largest = max(largest, bits_of(x_K[k]) & _MAGNITUDE)
+        scales_T[row] = float_of(largest) / _LEVELS
+        inverse = _LEVELS / float_of(max(largest, np.int32(1 << 23)))  # the smallest normal number
         for k in range(len(x_K)):
             made_K[k] = np.int8(np.rint(x_K[k] * inverse))
 
@@ -91,4 +77,4 @@ def _exp(x: Any) -> Any:
     whole = np.rint(y)
     f = y - whole
     part = _ONE + f * (_E1 + f * (_E2 + f * (_E3 + f * (_E4 + f * (_E5 + f * _E6)))))
-    return _float(_bits(part) + (np.int32(whole) << np.int32(23)))
+    return float_of(bits_of(part) + (np.int32(whole) << np.int32(23)))

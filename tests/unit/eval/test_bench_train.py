@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from rag_hpc.errors import ConfigError, InputError
-from rag_hpc.eval.bench.train import train
+from rag_hpc.eval.bench.train import adapted, reranked, train
 
 DOCUMENTS = [{"_id": f"p{i}", "title": f"article {i // 3}", "text": f"text {i}"} for i in range(30)]
 QUERIES = [{"_id": f"q{i}", "text": f"text {i}"} for i in range(30)]
@@ -48,3 +49,23 @@ def test_the_data_has_to_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
         train.run({})
     with pytest.raises(ConfigError, match="no option 'epoch' here"):
         train.run({"epoch": "2"})
+
+
+def test_questions_about_the_pages_ask_of_pages_that_are_held_out() -> None:
+    asked = adapted.questions()
+    assert len({row["text"] for row in asked}) == len({row["page"] for row in asked}) == len(asked) > 60
+    wanted = {row["page"] for row in asked}
+    pages = [{"_id": page} for page in sorted(wanted)] + [{"_id": f"p{i}"} for i in range(200)]
+    seen, searched = ({row["_id"] for row in part} for part in adapted.split(pages, wanted, 20, 4))
+    assert wanted < searched and not seen & searched and len(seen) == -(-(len(pages) - len(searched)) // 4)
+
+
+def test_a_reranker_changes_the_head_of_a_list_alone() -> None:
+    assert reranked.reordered([7, 8, 9, 5], [0.1, 0.3, 0.3, 9.0], 3) == [8, 9, 7, 5]
+    assert reranked.reordered([7, 8], [0.1, 0.3], 10) == [8, 7]
+    assert train.measures_of([1, float("inf")]) == {"nDCG@10": [1.0, 0.0], "R@1": [1.0, 0.0], "R@10": [1.0, 0.0]}
+
+
+def test_a_part_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="parts=other: known are encoder, reranker, adapted"):
+        train.run({"data": str(tmp_path), "parts": "other"})

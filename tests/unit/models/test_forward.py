@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from rag_hpc.errors import InputError
-from rag_hpc.models.forward import Forward, Packed
+from rag_hpc.models.device import Precision, resolve_precision
+from rag_hpc.models.forward import Forward
 from rag_hpc.models.library import LibraryForward
+from rag_hpc.models.packed import Packed
 from rag_hpc.models.shape import read_shape
 
 torch = pytest.importorskip("torch")
@@ -48,6 +50,10 @@ def packed(lengths: tuple[int, ...] = LENGTHS, *, pairs: bool = False) -> Packed
     return Packed.of(texts, types if pairs else None)
 
 
+def cosines(a: Any, b: Any) -> Any:
+    return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+
 def theirs(folder: Path, texts: Packed, *, head: bool = False) -> Any:
     """Return what transformers makes of each text alone, without padding."""
     model = LibraryForward(folder, "float32", "cpu", head=head)
@@ -64,8 +70,7 @@ def test_vectors_of_all_tokens_are_those_of_transformers(kind: str, tmp_path: Pa
     assert shape is not None and shape.kind == kind.removesuffix("-tanh")
     want = theirs(folder, packed())
     got = Forward(shape, folder, "float32", "cpu").hidden(packed()).numpy()
-    cosine = (got * want).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(want, axis=1)
-    assert got.shape == (sum(LENGTHS), 16) and cosine.min() > 0.99999
+    assert got.shape == (sum(LENGTHS), 16) and cosines(got, want).min() > 0.99999
     np.testing.assert_allclose(got, want, atol=2e-5)
 
 
@@ -87,6 +92,38 @@ def test_a_text_s_vector_does_not_depend_on_its_neighbours(tmp_path: Path) -> No
     whole = np.split(network.hidden(packed()).numpy(), packed().first_B[1:])
     for at, ids in enumerate(np.split(packed().ids_T, packed().first_B[1:])):
         np.testing.assert_allclose(network.hidden(Packed.of([ids])).numpy(), whole[at], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "mpnet", "distilbert"])
+def test_first_tokens_alone_are_those_of_the_whole(kind: str, tmp_path: Path) -> None:
+    folder = made(kind, tmp_path)
+    shape = read_shape(folder)
+    assert shape is not None
+    whole = Forward(shape, folder, "float32", "cpu").hidden(packed())[packed().first_B]
+    got = Forward(shape, folder, "float32", "cpu", firsts=True).firsts(packed())
+    np.testing.assert_allclose(got.numpy(), whole.numpy(), atol=1e-5)
+    np.testing.assert_allclose(LibraryForward(folder, "float32", "cpu").firsts(packed()), whole, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "mpnet"])
+@pytest.mark.parametrize("num_threads", [1, 2])  # one: with kernels of ours
+def test_half_precision_is_near_on_one_thread_and_on_several(kind: str, num_threads: int, tmp_path: Path) -> None:
+    if resolve_precision(Precision.auto, "cpu") is Precision.float32:
+        pytest.skip("this CPU has no fast bfloat16")
+    folder, before = made(kind, tmp_path), torch.get_num_threads()
+    shape = read_shape(folder)
+    assert shape is not None and sum(LENGTHS) > 256
+    want = Forward(shape, folder, "float32", "cpu").hidden(packed()).numpy()
+    torch.set_num_threads(num_threads)
+    try:
+        network = Forward(shape, folder, "bfloat16", "cpu")
+        got = [network.hidden(packed()).float().numpy() for _ in range(2)]
+        firsts = Forward(shape, folder, "bfloat16", "cpu", firsts=True).firsts(packed()).float().numpy()
+    finally:
+        torch.set_num_threads(before)
+    assert got[0].tobytes() == got[1].tobytes()
+    assert cosines(got[0], want).min() > 0.98 and cosines(got[0], want).mean() > 0.9995
+    assert cosines(firsts, want[packed().first_B]).min() > 0.98
 
 
 @pytest.mark.parametrize(
@@ -131,5 +168,6 @@ def test_gpu_gives_the_vectors_of_the_cpu(kind: str, tmp_path: Path) -> None:
     for precision, least in (("float32", 0.99999), ("bfloat16", 0.99)):
         got = Forward(shape, folder, precision, "cuda:0").hidden(packed()).float().cpu().numpy()
         want = Forward(shape, folder, "float32", "cpu").hidden(packed()).numpy()
-        cosine = (got * want).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(want, axis=1)
-        assert cosine.min() > least
+        assert cosines(got, want).min() > least
+        firsts = Forward(shape, folder, precision, "cuda:0", firsts=True).firsts(packed()).float().cpu().numpy()
+        np.testing.assert_allclose(firsts, got[packed().first_B], atol=1e-4 if precision == "float32" else 0.05)

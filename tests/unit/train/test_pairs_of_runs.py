@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from rag_hpc.errors import ConfigError, InputError
 from rag_hpc.inline import make_stage, run_stage
 from rag_hpc.stages import train as stage
 from rag_hpc.stores.trained import Pair, read_pairs
+from rag_hpc.train.pairs import mined_pairs
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +56,24 @@ def test_titles_and_headings_ask_where_nobody_did(chain: stagerun.Chain, run: st
     assert len({pair.query for pair in pairs}) == len({pair.query_id for pair in pairs}) == len(pairs) > 10
     for pair in pairs:
         chunk = chunks[pair.positive_id]
-        assert pair.positive == chunk["text"] and len(pair.query.split()) >= 2
+        assert chunk["text"].strip().endswith(pair.positive) and len(pair.query.split()) >= 2
         assert pair.query in (chunk["title"], (chunk["heading"] or "").replace(" > ", " "))
     assert not any(pair.negatives for pair in pairs)
+
+
+def test_words_that_the_passage_begins_with_are_no_answer() -> None:
+    table = {
+        "chunk_id": ["a0", "a1", "b0"],
+        "doc_id": ["a", "a", "b"],
+        "title": ["Read a file", None, "Only a title"],
+        "heading": ["", "Read a file > In one go", ""],
+        "text": ["# Read a File\n\nOpen it first.", "## In one go\nCall read.", "# Only a title\n"],
+    }
+    pairs = list(mined_pairs(SimpleNamespace(column=table.__getitem__)))  # type: ignore[arg-type]
+    assert [(p.query, p.positive) for p in pairs] == [
+        ("Read a file", "Open it first."),
+        ("Read a file In one go", "Call read."),
+    ]
 
 
 def test_a_run_that_has_not_come_far_enough_is_refused(

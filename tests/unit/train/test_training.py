@@ -101,6 +101,19 @@ def test_whoever_is_stopped_goes_on_to_the_same_bytes(stopped: Stopped, steps: l
         assert (again / name).read_bytes() == (whole / name).read_bytes()
 
 
+def test_dropout_is_the_model_s_own_or_what_is_asked_for(
+    settings: dict[str, Any], models: dict[str, str], tmp_path: Path
+) -> None:
+    given = {**settings, "model": models["dropout"], "max_steps": 1}
+    found = [
+        trained("encoder", {**given, "dropout": p}, tmp_path / str(p)).extra()["dropout"] for p in (None, 0.0, 0.4)
+    ]
+    assert found == [0.2, 0.0, 0.4]
+    one, two = (losses(trained("encoder", {**given, "dropout": 0.0, "seed": 0}, tmp_path / name)) for name in "ab")
+    plain = losses(trained("encoder", {**settings, "max_steps": 1}, tmp_path / "plain"))
+    assert one == two == plain  # the same weights, of a model that drops nothing
+
+
 def test_of_two_checkpoints_a_damaged_one_is_passed_over(tmp_path: Path) -> None:
     import torch
 
@@ -160,6 +173,7 @@ def test_what_cannot_be_trained_is_refused_with_a_remedy(
         ("encoder", {"matryoshka": [17]}, "has 16 dimensions"),
         ("encoder", {"max_tokens": 65}, "takes 64; lower it"),
         ("encoder", {"precision": "int8"}, "set float32"),
+        ("encoder", {"dropout": 1.0}, "null takes the model's"),
         ("encoder", {"strategy": "deepspeed", "mini_batch": 2}, "set train.mini_batch=0"),
         ("reranker", {}, "try 4"),
     ]
