@@ -51,7 +51,7 @@ endif
 # An editable install, so that the tests and the demo run what is in this folder.
 $(VENV)/.demo: $(BIN)/python setup.py constraints.txt | sizes $(VENV)/.torch
 	@echo "== the packages"
-	@$(DOTS) $(PIP) install --quiet --no-cache-dir -c constraints.txt -e '.[lexical,mpi]'
+	@$(DOTS) $(PIP) install --quiet --no-cache-dir -c constraints.txt -e '.[cpu,lexical,mpi]'
 	@touch $@; echo "== installed"
 
 # What is about to be downloaded; said before it is.
@@ -64,7 +64,7 @@ sizes:
 
 $(VENV)/.test: $(VENV)/.demo
 	@echo "== the packages of the tests"
-	@$(DOTS) $(PIP) install --quiet --no-cache-dir -c constraints.txt -e '.[lexical,mpi,train,dev]'
+	@$(DOTS) $(PIP) install --quiet --no-cache-dir -c constraints.txt -e '.[cpu,lexical,mpi,train,dev]'
 	@touch $@
 
 demo: $(VENV)/.demo

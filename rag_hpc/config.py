@@ -271,6 +271,10 @@ def check(config: RunConfig) -> None:
 
         require_java()
         check_heap(config.stage.lexical.heap_mib, config.cluster.of("lexical").mem_gib)
+    if "vectors.train" in stages:
+        from rag_hpc.search.indexes import require_faiss
+
+        require_faiss()
     if "retrieve.queries" in stages:
         asked = config.stage.queries
         load_questions(asked.source, asked.path, asked.questions, asked.num_hosts)

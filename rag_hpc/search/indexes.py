@@ -23,6 +23,21 @@ _FEW = 16  # rows whose lists FAISS finds without a matrix product, each on its 
 LEAST_ROWS = {Kind.ivf_pq: 256, Kind.ivf_pq_fastscan: 16}  # a codebook has as many entries
 
 
+def require_faiss() -> None:
+    """Raise MissingDependency where FAISS is absent, and where both of its builds are there: they are one module."""
+    import importlib.metadata
+    import importlib.util
+
+    if importlib.util.find_spec("faiss") is None:
+        raise MissingDependency("vectors: faiss is not installed; pip install 'rag-hpc[cpu]', or 'rag-hpc[gpu]'")
+    builds = {dist.metadata["Name"].lower() for dist in importlib.metadata.distributions()} & {"faiss-cpu", "faiss-gpu"}
+    if len(builds) > 1:
+        raise MissingDependency(
+            "vectors: faiss-cpu and faiss-gpu are both installed and overwrite each other; pip uninstall -y faiss-cpu "
+            "faiss-gpu, then pip install 'rag-hpc[cpu]' or 'rag-hpc[gpu]'"
+        )
+
+
 def sub_dims(dims: int, most: int) -> int:
     """Return the most dimensions that a code can stand for: a divisor of all."""
     return max(n for n in range(1, most + 1) if dims % n == 0)
