@@ -191,7 +191,7 @@ def plain(run: str, question: str, answered: Answered, page_of: PageOf = lambda 
 def ranks_of(answered: Answered, number: int) -> dict[str, dict[str, float]]:
     """Return ranking -> {rank, score} of a passage."""
     places = answered.ranks[number - 1] if answered.ranks else {}
-    return {method: place._asdict() for method, place in places.items()}
+    return {method: {"rank": place.rank, "score": place.score} for method, place in places.items()}
 
 
 def explained(found: dict[str, Any]) -> str:

@@ -35,7 +35,7 @@ from rag_hpc.stores.shards import (
     write_effort,
     write_trained,
 )
-from rag_hpc.stores.vectors import VectorStore
+from rag_hpc.stores.vectors import VectorStore, read_facts
 
 log = logging.getLogger(__name__)
 RECALL = "recall.json"
@@ -90,7 +90,8 @@ class Train(Stage):
     def plan(self, inputs: Inputs, shared: Path) -> list[Unit]:
         """Return the single unit of training, which names the kind of index."""
         store = VectorStore(inputs["encode"])
-        choice = self._choice(len(store), store.width)
+        dims = read_facts(inputs["encode"]).get("dims") or store.width  # a plan reads vectors only where it must
+        choice = self._choice(len(store), dims)
         self.notes = {"index": choice.text()}
         log.info("vectors: %s", choice.text())
         num_sampled = min(len(store), self.config.train_rows)
