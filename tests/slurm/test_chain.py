@@ -407,7 +407,7 @@ def test_controller_and_accounting_tell_the_same_of_workers_that_were_killed(sh:
     wait_for(lambda: told(parse_sacct(sh(*ask))), "accounting to know them", timeout_s=90, step_s=0.5)
     for job in jobs:
         code, signal = controller[job]
-        # in some of ten runs accounting has not kept how a step ended: a signal is then told as an exit of its number
+        # in two of nine runs accounting had not kept how a step ended: a signal is then told as an exit of its number
         assert found[job] in ((code, signal), (signal or code, 0))
 
 
