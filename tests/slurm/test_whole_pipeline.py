@@ -114,7 +114,7 @@ class Site:
             if until(found):
                 return found
             time.sleep(0.5)
-        raise AssertionError(f"{self.status(name)}\n{self.cli('why', f'run={name}', ok=(0, 1, 3))}")
+        raise AssertionError(f"{self.status(name)}\n{self.told(name)}")
 
     def wait_for_units(self, name: str, stage: str, count: int) -> None:
         end = time.monotonic() + 600
@@ -122,7 +122,22 @@ class Site:
             if any(len(committed(folder / UNITS)) >= count for folder in self.run_dir(name).glob(f"{stage}-*")):
                 return
             time.sleep(0.02)
-        raise AssertionError(self.cli("why", f"run={name}", ok=(0, 1, 3)))
+        raise AssertionError(self.told(name))
+
+    def told(self, name: str) -> str:
+        """Return all that tells why the run does not go on: its own words, the nodes' states, the controller's log."""
+        nodes = subprocess.run(
+            ["sinfo", "-N", "-o", "%N %T %E"],
+            env={**os.environ, "SLURM_CONF": str(self._conf)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        log = self._conf.parents[1] / "log/slurmctld.log"
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-80:])
+        why = self.cli("why", f"run={name}", ok=(0, 1, 3))
+        return f"{why}\n{nodes.stdout}{nodes.stderr}\n{tail}"
 
     def hashes(self, name: str) -> dict[str, str]:
         paths = self.run_dir(name).glob("*/manifest.json")
@@ -217,7 +232,7 @@ def test_a_late_node_joins_and_a_lost_one_costs_the_bytes_nothing(site: Site, fa
                 os.kill(pid, signal.SIGSTOP)
                 ranks[node] = pid
         time.sleep(0.02)
-    assert len(ranks) == 4, site.cli("why", "run=late", ok=(0, 1, 3))
+    assert len(ranks) == 4, site.told("late")
     os.kill(ranks["n1"], signal.SIGCONT)
     site.wait_for_units("late", "encode", 2)
     os.kill(ranks["n1"], signal.SIGSTOP)
