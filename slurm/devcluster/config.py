@@ -55,6 +55,7 @@ class DevClusterConfig:
     kill_wait_s: int = 5
     grace_s: int = 5
     requeue_delay_s: int = 20  # Slurm's own default, 120, makes each requeue wait two minutes
+    unkillable_s: int = 600  # of a step that will not die; a busy machine takes longer over it than Slurm's own 60
     slurmctld_port: int = 26817  # below the ephemeral range and away from a real Slurm's 6817-6819
     slurmd_port: int = 26818
     slurmdbd_port: int = 26819
@@ -136,6 +137,7 @@ SlurmdParameters=config_overrides
 ReturnToService=2
 SlurmdTimeout={config.slurmd_timeout_s}
 KillWait={config.kill_wait_s}
+UnkillableStepTimeout={config.unkillable_s}
 MinJobAge=300
 MaxArraySize=1001
 PreemptType=preempt/partition_prio

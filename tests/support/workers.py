@@ -15,7 +15,8 @@ def kill_workers(run_dir: Path) -> int:
             line = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
         except OSError:
             continue
-        is_worker = b"submitit.core._submit" in line or b"rag_hpc.worker" in line
+        program = Path(os.fsdecode(line.split(b"\0")[0])).name  # srun's words are the worker's too, and it outlives one
+        is_worker = program.startswith("python") and (b"submitit.core._submit" in line or b"rag_hpc.worker" in line)
         if is_worker and str(run_dir).encode() in line:
             os.kill(int(entry.name), signal.SIGKILL)
             killed += 1

@@ -37,6 +37,15 @@ MAY_IMPORT = {  # package -> what of ours it may import, besides itself; stages 
     "rag_hpc.eval": LOW | {"rag_hpc.arguments", "rag_hpc.stores"},
     "rag_hpc.eval.bench": WORK | {"rag_hpc.stages", "rag_hpc.eval", "rag_hpc.inline"},  # runs what it times
     "rag_hpc.slurm": LOW,
+    "rag_hpc.launchers.sweep": LOW  # measures what it runs
+    | {
+        "rag_hpc.arguments",
+        "rag_hpc.config",
+        "rag_hpc.eval",
+        "rag_hpc.launchers",
+        "rag_hpc.schema",
+        "rag_hpc.stages.registry",
+    },
     "rag_hpc.launchers": LOW
     | {
         "rag_hpc.arguments",
