@@ -27,7 +27,7 @@ from rag_hpc.errors import InputError
 from rag_hpc.eval.bench.pairs import MIN_PAIRS, Timed, take_turns
 from rag_hpc.eval.bench.registry import Options, known
 from rag_hpc.eval.bench.rows import Row, cpu_class
-from rag_hpc.eval.bench.vectors import million
+from rag_hpc.eval.bench.vectors import million, workers
 from rag_hpc.eval.bench.vectors.data import array_path, tiled
 from rag_hpc.eval.bench.vectors.plot import drawn
 from rag_hpc.search import indexes
@@ -128,7 +128,8 @@ def run(options: Options) -> list[Row]:
     Options: data, the folder with ann_bge_base (RAG_HPC_DATA); rows; threads; recall; peers=PYTHON, one that has
     hnswlib and usearch; sides=NAMES, only those, with commas between; out=FILE.svg, the frontier; keep=FOLDER for the
     measured points as JSON, written after each side;
-    part=all|frontier|train|shards|million, the last of which builds and serves 1,000,000 vectors by `ranks` ranks.
+    part=all|frontier|train|shards|workers|million: `workers` simulates up to 256 of them from measured shares, the last
+    builds and serves 1,000,000 vectors by `ranks` ranks.
     """
     given = known(options, DEFAULTS)
     place = given["data"] or os.environ.get("RAG_HPC_DATA", "")
@@ -140,10 +141,12 @@ def run(options: Options) -> list[Row]:
     found: list[Row] = []
     if given["part"] in ("all", "train"):
         found.append(_training(rows))
-    if given["part"] in ("all", "frontier", "shards"):
+    if given["part"] in ("all", "frontier", "shards", "workers"):
         centroids = _centroids(rows)
     if given["part"] in ("all", "shards"):
         found += [_sharded(kind, rows, queries, centroids) for kind in (Kind.ivf_pq_fastscan, Kind.ivf_rabitq)]
+    if given["part"] in ("all", "workers"):
+        found += workers.run(rows, queries, centroids)
     if given["part"] in ("all", "frontier"):
         found += _frontier(given, rows, queries, centroids)
     return found

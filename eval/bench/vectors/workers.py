@@ -1,0 +1,248 @@
+"""Search at up to 256 workers: one worker's share of the work is measured at every p, only the messages are simulated.
+
+A batch of questions goes through what `search/ann.py` does: every worker chooses lists (as long for every p, an Amdahl
+term), scans its share, the shortlists are merged in a tree, the cut goes down it again, every worker scores its rows
+exactly, and the hits are merged. Each worker's time is drawn from those measured, so that the slowest is waited for.
+What two MPI ranks take together is measured too, and said beside what was simulated for them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from rag_hpc.algo.rank.topk import longest, merge_topk, rescore
+from rag_hpc.algo.types import F32, Array
+from rag_hpc.core.comm import Comm
+from rag_hpc.core.record import pressure_cpu
+from rag_hpc.eval.bench.rows import Row, cpu_class
+from rag_hpc.eval.bench.vectors.data import array_path
+from rag_hpc.search import indexes
+from rag_hpc.search.ann import cut, gathered, slice_of
+from rag_hpc.stores.shards import Effort, Kind
+
+PS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+BATCH, DEPTH, PROBES = 64, 100, 32
+REPEATS, DRAWS = 15, 200
+HIT_BYTES = 12  # a float32 score and an int64 id
+SIZES = (1 << 10, 1 << 14, 1 << 17, 1 << 20)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """Seconds of a batch, as measured. Keys of dicts are p."""
+
+    lists_s: float  # every worker's choice of lists
+    scan_s: Mapping[int, Sequence[float]]  # of one worker's share, without that choice
+    rescore_s: Mapping[int, Sequence[float]]
+    merge_s: float  # of two blocks of hits
+    latency_s: float  # of a message
+    byte_s: float  # of each of its bytes
+
+    def message_s(self, num_bytes: float) -> float:
+        """Return what a message takes."""
+        return self.latency_s + self.byte_s * num_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Seconds of a batch at one p, by what they go to."""
+
+    lists: float
+    scan: float  # a mean worker's
+    rescore: float
+    waiting: float  # for the slowest worker, beyond the mean
+    merges: float
+    messages: float
+
+    @property
+    def total(self) -> float:
+        """T."""
+        return self.lists + self.scan + self.rescore + self.waiting + self.merges + self.messages
+
+
+def simulate(costs: Costs, p: int, seed: int = 0) -> Batch:
+    """Return the mean batch over DRAWS draws of every worker's time."""
+    rng, rounds = np.random.default_rng([seed, p]), math.ceil(math.log2(p)) if p > 1 else 0
+    means, slowest = [], []
+    for measured in (costs.scan_s[p], costs.rescore_s[p]):
+        drawn_SP = rng.choice(np.asarray(measured), (DRAWS, p))
+        means.append(float(drawn_SP.mean()))
+        slowest.append(float(drawn_SP.max(axis=1).mean()))
+    hits, ids = BATCH * DEPTH * HIT_BYTES, BATCH * DEPTH * 8
+    messages = rounds * (2 * costs.message_s(hits) + costs.message_s(ids))  # two merges up, one cut down
+    return Batch(
+        lists=costs.lists_s,
+        scan=means[0],
+        rescore=means[1],
+        waiting=sum(slowest) - sum(means),
+        merges=2 * rounds * costs.merge_s,
+        messages=messages,
+    )
+
+
+def run(rows: Array, queries: F32, centroids: F32) -> list[Row]:
+    """Return E from 16 to 256 workers, what binds there, and how far the simulation is from two real ranks."""
+    with tempfile.TemporaryDirectory(prefix="rag-hpc-bench-") as made:
+        folder = Path(made)
+        for name, array in {"rows": rows, "queries": queries, "centroids": centroids}.items():
+            np.save(array_path(folder, name), array)
+        real = {p: _ranks(folder, p) for p in (1, 2)}
+        latency_s, byte_s = _messages(folder)
+    pressure = pressure_cpu()
+    costs = measure(rows, queries, centroids, latency_s, byte_s)
+    batches = {p: simulate(costs, p) for p in PS}
+    at = batches[PS[-1]]
+    parts = {name: value / at.total for name, value in vars(at).items()}
+    binds = ", ".join(f"{name} {value:.0%}" for name, value in sorted(parts.items(), key=lambda part: -part[1]))
+    curve = ", ".join(f"S({p}) {batches[1].total / batch.total:.3g}" for p, batch in batches.items() if p > 1)
+    about = (
+        f"{len(rows):,} x {rows.shape[1]}, ivf_fp16 of {len(centroids)} lists, {PROBES} probed, batches of {BATCH}, "
+        f"depth {DEPTH}; a message {1e6 * latency_s:.0f} us and {1e-9 / byte_s:.2g} GB/s over TCP, {cpu_class()}"
+    )
+    simulated, found = batches[1].total / batches[2].total, real[1] / real[2]
+    return [
+        Row(
+            name="vectors.workers, E from 16 to 256",
+            ours=batches[16].total / at.total / 16,
+            unit="of sixteenfold",
+            contention=pressure,
+            note=f"simulated: {curve}; at 256 of {1e3 * at.total:.2f} ms: {binds}; {about}",
+        ),
+        Row(
+            name="vectors.workers, S(2) simulated over measured",
+            ours=simulated,
+            unit="S",
+            peers={"two MPI ranks": found},
+            ratio=simulated / found,
+            contention=pressure,
+            note=f"{1e3 * real[1]:.1f} and {1e3 * real[2]:.1f} ms a batch measured, {about}",
+        ),
+    ]
+
+
+def measure(rows: Array, queries: F32, centroids: F32, latency_s: float, byte_s: float) -> Costs:
+    """Return the costs on this machine, a worker being one thread."""
+    scan: dict[int, list[float]] = {}
+    scored: dict[int, list[float]] = {}
+    batch = np.ascontiguousarray(queries[:BATCH])
+    empty = _held(rows[:0], 0, centroids)
+    lists_s = statistics.median(_repeated(partial(empty.shortlist, batch, DEPTH)))
+    whole = _held(rows, 0, centroids)
+    best = whole.shortlist(batch, DEPTH)
+    for p in PS:
+        part = rows[: -(-len(rows) // p)]
+        shards, bound = (whole if p == 1 else _held(part, 0, centroids)), longest(part)
+        took = _repeated(partial(shards.shortlist, batch, DEPTH))
+        scan[p] = [max(0.0, one - lists_s) for one in took]
+        scored[p] = _repeated(partial(rescore, batch, part, best[1], DEPTH, longest_row=bound))
+    merge_s = statistics.median(_repeated(partial(merge_topk, [best, best], DEPTH)))
+    return Costs(
+        lists_s=lists_s, scan_s=scan, rescore_s=scored, merge_s=merge_s, latency_s=latency_s, byte_s=byte_s
+    )  # fmt: skip
+
+
+def main(place: str, task: str) -> None:
+    """Be a rank: answer batches for their time, or exchange messages for theirs; rank 0 prints."""
+    from rag_hpc.core.comm import MpiComm
+
+    comm, folder = MpiComm(), Path(place)
+    try:
+        told = _messages_of(comm) if task == "messages" else [_batch_s(comm, folder)]
+        if comm.rank == 0:
+            print(json.dumps(told))
+        comm.barrier()
+        comm.close()
+    except Exception as error:  # noqa: BLE001  (the others would wait in a collective for ever)
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        comm.abort(1)
+
+
+def _batch_s(comm: Comm, folder: Path) -> float:
+    rows, queries, centroids = (np.load(array_path(folder, name)) for name in ("rows", "queries", "centroids"))
+    first, stop = slice_of(len(rows), comm)
+    part, batch = rows[first:stop], np.ascontiguousarray(queries[:BATCH])
+    shards, bound = _held(part, first, centroids), longest(part)
+
+    def answer() -> None:
+        ids = cut(shards.shortlist(batch, DEPTH), comm)
+        if parts := gathered(rescore(batch, part, ids, DEPTH, first_id=first, longest_row=bound), comm):
+            merge_topk(parts, DEPTH)
+
+    answer()
+    took = []
+    for _ in range(REPEATS):
+        comm.barrier()
+        took.append(_seconds(answer))
+    return statistics.median(took)
+
+
+def _messages_of(comm: Comm) -> list[float]:
+    """Return the seconds of a message of each of SIZES, by gathers of it onto rank 0."""
+    found = []
+    for size in SIZES:
+        block = np.zeros((1, size), dtype=np.uint8)
+        comm.gather_rows(block)
+        comm.barrier()
+        begun = time.perf_counter()
+        for _ in range(50):
+            comm.gather_rows(block)
+        found.append((time.perf_counter() - begun) / 50)
+        comm.barrier()
+    return found
+
+
+def _messages(folder: Path) -> tuple[float, float]:
+    """Return the latency, and the seconds of a byte, between two ranks that speak TCP."""
+    told = _started(folder, "messages", 2, ["--mca", "btl", "self,tcp", "--mca", "pml", "ob1"])
+    byte_s, latency_s = np.polyfit(SIZES, told, 1, w=1 / np.array(told))
+    return max(1e-7, float(latency_s)), max(1e-13, float(byte_s))
+
+
+def _ranks(folder: Path, p: int) -> float:
+    return float(_started(folder, "search", p, [])[0])
+
+
+def _started(folder: Path, task: str, p: int, flags: list[str]) -> list[float]:
+    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
+    command = [sys.executable, "-m", "rag_hpc.eval.bench.vectors.workers", str(folder), task]
+    done = subprocess.run(
+        ["mpirun", "--allow-run-as-root", "--oversubscribe", *flags, "-n", str(p), *command],
+        check=True, env={**os.environ, **one, "PATH": path}, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    told: list[float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return told
+
+
+def _held(part: Array, first: int, centroids: F32) -> indexes.Shards:
+    index = indexes.empty_index(Kind.ivf_fp16, centroids)
+    indexes.add(index, part, np.arange(first, first + len(part), dtype=np.int64))
+    return indexes.Shards([index], Effort(kind=Kind.ivf_fp16, num_probes=PROBES))
+
+
+def _repeated(work: Callable[[], object]) -> list[float]:
+    work()
+    return [_seconds(work) for _ in range(REPEATS)]
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
