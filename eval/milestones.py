@@ -7,38 +7,24 @@ is predicted of every run.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from rag_hpc.arguments import as_json
 from rag_hpc.core.ledger import run_handle
-from rag_hpc.eval import curves, quality, verify
+from rag_hpc.eval import ceilings, curves, quality, verify
 from rag_hpc.eval.results import Results, choose_baseline, chosen_run, same_documents
 from rag_hpc.eval.text import aligned, duration, percent, share
 from rag_hpc.eval.times import SHARED, Speedup, speedups, stage_times
+from rag_hpc.eval.verdicts import HIT, MISSED, NOT_JUDGED, Milestone, at_least, bound_text, unjudged
 
 if TYPE_CHECKING:
     from rag_hpc.arguments import Arguments
 
-HIT, MISSED, NOT_JUDGED = "hit", "missed", "not judged"
 DUPLICATES = ("exact-duplicate", "near-duplicate")
 OTHER_DOCUMENTS = "the baseline has other documents or questions"
 NDCG = "nDCG@10"
 TIMED = ("crawl", "encode")  # stages whose efficiency may be predicted
-
-
-@dataclass(frozen=True, kw_only=True)
-class Milestone:
-    """A prediction and what came of it. `value` and `bound` are for scripts, the texts for people."""
-
-    name: str
-    predicted: str
-    result: str
-    verdict: str
-    note: str = ""
-    value: float | None = None
-    bound: float | None = None
 
 
 def milestones(arguments: Arguments) -> int:
@@ -57,6 +43,7 @@ def milestones(arguments: Arguments) -> int:
                     "missed": sum(row.verdict == MISSED for row in rows),
                     "milestones": [dataclasses.asdict(row) for row in rows],
                     "notes": quality.caveats(run),
+                    "binds": ceilings.binding(run),
                 }
             )
         )
@@ -64,7 +51,8 @@ def milestones(arguments: Arguments) -> int:
     print(f"run       {run.name}\nbaseline  {baseline.name if baseline else 'none beside the run'}\n")
     cells = [(row.name, row.predicted, row.result, row.verdict, row.note) for row in rows]
     print(aligned(("milestone", "predicted", "result", "verdict", ""), cells))
-    print("\n".join(["", *quality.caveats(run), summary(rows)]))
+    binds = ceilings.binding(run)
+    print("\n".join(["", *quality.caveats(run), *([binds] if binds else []), summary(rows)]))
     if run.unfinished:
         print(f"unfinished: {', '.join(run.unfinished)}; go on: rag-hpc retry run={run_handle(run.run_dir)}")
     return code
@@ -73,14 +61,17 @@ def milestones(arguments: Arguments) -> int:
 def judge(run: Results, baseline: Results | None) -> list[Milestone]:
     """Return all rows: those predicted of every run, those of its config, and the times, which nobody predicts."""
     predicted = run.config.get("milestones", {})
-    return [
-        _same_answers(run, baseline),
+    answers = _same_answers(run, baseline)
+    same = None if answers.verdict == NOT_JUDGED else answers.verdict == HIT
+    found = [
+        answers,
         _counts(run),
         *_same_curves(run, baseline),
         *_quality(run, predicted),
         *_speed(run, baseline, predicted),
-        *_times(run),
+        *ceilings.rows(run, baseline, predicted, same),
     ]
+    return [*ceilings.in_order(found, strict=bool(predicted.get("strict"))), *_times(run)]
 
 
 def summary(rows: list[Milestone]) -> str:
@@ -121,7 +112,7 @@ def _same_answers(run: Results, baseline: Results | None) -> Milestone:
             if run.config["pipeline"]["name"] == "baseline"
             else "no baseline; name one: --baseline RUN"
         )
-        return _unjudged(name, predicted, note)
+        return unjudged(name, predicted, note)
     rows = verify.compare(baseline, run)
     judged = [row for row in rows if row.verdict in (verify.SAME, verify.DIFFERS)]
     same = sum(row.verdict == verify.SAME for row in judged)
@@ -146,7 +137,7 @@ def _same_curves(run: Results, baseline: Results | None) -> Iterator[Milestone]:
         name, predicted = f"same curve as the baseline, {stage}", f"every step, within {curves.TOLERANCE:g}"
         found = None if baseline is None else curves.compare_curves(run, baseline, stage)
         if found is None or found.unlike:
-            yield _unjudged(name, predicted, found.unlike if found else "no baseline; name one: --baseline RUN")
+            yield unjudged(name, predicted, found.unlike if found else "no baseline; name one: --baseline RUN")
             continue
         yield Milestone(
             name=name,
@@ -163,7 +154,7 @@ def _counts(run: Results) -> Milestone:
     lines = lost_items(run)
     checks = len(run.manifests) + len(list(_handovers(run)))
     if not run.manifests:
-        return _unjudged("counts add up", "in = out + dropped", "no stage is finished")
+        return unjudged("counts add up", "in = out + dropped", "no stage is finished")
     return Milestone(
         name="counts add up",
         predicted="in = out + dropped",
@@ -177,14 +168,14 @@ def _counts(run: Results) -> Milestone:
 
 def _quality(run: Results, predicted: dict[str, Any]) -> Iterator[Milestone]:
     recall = quality.ann_recall(run)
-    yield _at_least(
+    yield at_least(
         f"vector index, {recall[0] if recall else 'recall@10'}",
         recall[1] if recall else None,
         predicted.get("min_recall_at_10"),
         lambda value: share(value, 4),
         "no vector index was judged",
     )
-    yield _at_least(
+    yield at_least(
         "duplicates found",
         _duplicates(run),
         predicted.get("min_duplicates"),
@@ -194,11 +185,11 @@ def _quality(run: Results, predicted: dict[str, Any]) -> Iterator[Milestone]:
     yield _ranking(run, predicted.get("min_ndcg_at_10"))
     answers = quality.metrics(run).get("answers", {})
     bound = predicted.get("min_answer_f1")
-    yield _at_least("answer F1, all questions", answers.get("f1"), bound, share, "no gold answers were judged")
+    yield at_least("answer F1, all questions", answers.get("f1"), bound, share, "no gold answers were judged")
     held_out = quality.answer_f1(run, held_out=True)
     if held_out:
-        yield _at_least(f"answer F1, {held_out[1]} held-out questions", held_out[0], bound, share, "")
-    yield _at_least("citation precision", answers.get("citation_precision"), None, share, "no citations were judged")
+        yield at_least(f"answer F1, {held_out[1]} held-out questions", held_out[0], bound, share, "")
+    yield at_least("citation precision", answers.get("citation_precision"), None, share, "no citations were judged")
 
 
 def _ranking(run: Results, bound: float | None) -> Milestone:
@@ -208,8 +199,8 @@ def _ranking(run: Results, bound: float | None) -> Milestone:
     value = scores.pop(chosen, None) if chosen else None
     name = f"{NDCG}, {chosen or 'ranking'} (handed on)"
     if quality.stand_ins(run):
-        return _unjudged(name, _bound(bound, share), "titles stand in for questions")
-    row = _at_least(name, value, bound, share, "no questions were judged")
+        return unjudged(name, bound_text(bound, share), "titles stand in for questions")
+    row = at_least(name, value, bound, share, "no questions were judged")
     others = ", ".join(f"{method} {share(score)}" for method, score in scores.items())
     return dataclasses.replace(row, note=f"beside it {others}") if value is not None and others else row
 
@@ -231,9 +222,9 @@ def _speed(run: Results, baseline: Results | None, predicted: dict[str, Any]) ->
         if row is None:
             if bound is not None and stage in run.stages:
                 note = "needs a finished baseline and run" if comparable else OTHER_DOCUMENTS
-                yield _unjudged(f"E of {stage}", _bound(bound, share), note)
+                yield unjudged(f"E of {stage}", bound_text(bound, share), note)
             continue
-        judged = _at_least(f"E({row.run.p}) of {stage}", row.efficiency, bound, share, "")
+        judged = at_least(f"E({row.run.p}) of {stage}", row.efficiency, bound, share, "")
         if row.shared:
             yield dataclasses.replace(judged, verdict=NOT_JUDGED, note=f"{SHARED}; {speed_note(row)}")
         else:
@@ -261,23 +252,3 @@ def _times(run: Results) -> Iterator[Milestone]:
             note=note,
             value=row.wall_s,
         )
-
-
-def _at_least(
-    name: str, value: float | None, bound: float | None, show: Callable[[float], str], absent: str
-) -> Milestone:
-    """Return the row of a figure that should reach `bound`; not judged without a bound or a value."""
-    if value is None:
-        return _unjudged(name, _bound(bound, show), absent)
-    verdict = NOT_JUDGED if bound is None else HIT if value >= bound else MISSED
-    return Milestone(
-        name=name, predicted=_bound(bound, show), result=show(value), verdict=verdict, value=value, bound=bound
-    )
-
-
-def _bound(bound: float | None, show: Callable[[float], str]) -> str:
-    return "–" if bound is None else f">= {show(bound)}"
-
-
-def _unjudged(name: str, predicted: str, note: str) -> Milestone:
-    return Milestone(name=name, predicted=predicted, result="–", verdict=NOT_JUDGED, note=note)

@@ -70,6 +70,11 @@ class MilestoneConfig:
     min_duplicates: int | None = None
     min_efficiency_crawl: float | None = None
     min_efficiency_encode: float | None = None
+    min_memory_ratio: float | None = None  # of the vectors to what a node has (cluster.mem_gib): above 1 none holds all
+    max_recall_loss: float | None = None  # of R@10 of the ranking that is handed on, against the baseline
+    max_f1_loss: float | None = None  # of the answers, against the baseline
+    min_speedup: float | None = None  # of all stages together, at the baseline's answers
+    strict: bool = False  # what comes after a missed one is not judged
 
 
 @dataclass(kw_only=True)

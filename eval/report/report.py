@@ -12,11 +12,12 @@ from rag_hpc.arguments import as_json, out_file
 from rag_hpc.core.fs import publish_file
 from rag_hpc.core.summary import in_and_out
 from rag_hpc.eval import quality, verify
-from rag_hpc.eval.milestones import HIT, MISSED, NDCG, Milestone, judge
+from rag_hpc.eval.milestones import NDCG, judge
 from rag_hpc.eval.report import sections
 from rag_hpc.eval.results import Results, choose_baseline, chosen_run, same_documents
 from rag_hpc.eval.text import amount, count, day, duration, percent, share
 from rag_hpc.eval.times import MAX_PRESSURE, Speedup, speedups, stage_times, step_times
+from rag_hpc.eval.verdicts import HIT, MISSED, Milestone
 
 if TYPE_CHECKING:
     from rag_hpc.arguments import Arguments

@@ -11,11 +11,12 @@ from urllib.parse import urlsplit
 from markupsafe import Markup, escape
 
 from rag_hpc.eval import quality, verify
-from rag_hpc.eval.milestones import Milestone, summary
+from rag_hpc.eval.milestones import summary
 from rag_hpc.eval.report import plots
 from rag_hpc.eval.results import Results
 from rag_hpc.eval.text import share
 from rag_hpc.eval.times import PARTS, StageTime
+from rag_hpc.eval.verdicts import Milestone
 from rag_hpc.stores.questions import FOUND_AGAIN
 
 NUM_SAMPLES = 5

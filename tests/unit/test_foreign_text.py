@@ -20,7 +20,7 @@ from rag_hpc import cli
 from rag_hpc.algo.answer.cite import check_quotes
 from rag_hpc.core.failures import FAILURES
 from rag_hpc.core.fs import canonical_json
-from rag_hpc.eval import milestones, verify
+from rag_hpc.eval import milestones, verdicts, verify
 from rag_hpc.generators.base import Answer, Passage, Quote
 from rag_hpc.search.answer import Answered
 from rag_hpc.serve import ask
@@ -127,7 +127,7 @@ def test_cells_and_query_ids_are_one_line_each(monkeypatch: pytest.MonkeyPatch, 
     lists = iter([{(EVIL, "dense"): [(1, 0.5)]}, {(EVIL, "dense"): [(2, 0.5)]}])
     monkeypatch.setattr(verify, "_lists", lambda results: next(lists))
     assert f"first list that differs: query {SAFE}, dense" in say("verify", *(run.name for run in runs))
-    row = milestones.Milestone(name="M", predicted="1", result="2", verdict="hit", note=EVIL)
+    row = verdicts.Milestone(name="M", predicted="1", result="2", verdict="hit", note=EVIL)
     monkeypatch.setattr(milestones, "judge", lambda run, baseline: [row])
     assert f"hit      {SAFE}" in say("milestones", "a")
 

@@ -14,9 +14,10 @@ import pytest
 
 from rag_hpc import cli
 from rag_hpc.eval import quality
-from rag_hpc.eval.milestones import Milestone, judge, lost_items
+from rag_hpc.eval.milestones import judge, lost_items
 from rag_hpc.eval.results import Results
 from rag_hpc.eval.text import share
+from rag_hpc.eval.verdicts import Milestone, kept
 
 
 def by_name(run: Results, base: Results | None) -> dict[str, Milestone]:
@@ -166,3 +167,48 @@ def test_two_rounds_of_a_crawl_are_counted_together(run: Results) -> None:
     lossy = SimpleNamespace(manifests={**rounds, "clean": taken})
     num = taken.total("items_in")
     assert lost_items(lossy) == [f"clean: took in {num} of {2 * num}"]
+
+
+PLAN = {"min_memory_ratio": 1.0, "max_recall_loss": 0.01, "max_f1_loss": 0.01, "min_speedup": 1.5}
+
+
+def test_the_plan_is_held_against_the_baseline(tmp_path: Path, base: Results) -> None:
+    run = Results(fake_run.build(tmp_path, fake_run.Shape(milestones=PLAN)))
+    found = by_name(run, base)
+    whole = found["S, end to end"]
+    assert whole.verdict == "hit" and whole.value == pytest.approx(2 / 1.04, rel=0.05) and "p = 2" in whole.note
+    recall = found["R@10, fused, against the baseline"]
+    assert (recall.value, recall.low, recall.high, recall.verdict) == (0, 0, 0, "hit")
+    assert found["answer F1, against the baseline"].verdict == "hit"
+    assert found["vectors, in nodes' memories"].note == "cluster.mem_gib does not say what a node has"
+    run.config["cluster"] = {"mem_gib": 1e-7}
+    assert by_name(run, base)["vectors, in nodes' memories"].verdict == "hit"
+    assert by_name(run, None)["S, end to end"].note == "needs a finished baseline and run"
+
+
+def test_a_speedup_at_other_answers_counts_for_nothing(tmp_path: Path, base: Results) -> None:
+    other = Results(fake_run.build(tmp_path, fake_run.Shape(milestones=PLAN, dropped_in_silence=1)))
+    row = by_name(other, base)["S, end to end"]
+    assert (row.verdict, row.note) == ("not judged", "the output is not the baseline's")
+
+
+@pytest.mark.parametrize(
+    ("gain", "verdict"),
+    [((0.0, -0.01, 0.02), "hit"), ((-0.03, -0.05, -0.02), "missed"), ((0, -0.02, 0.01), "not judged")],
+)
+def test_a_loss_is_judged_by_its_whole_interval(gain: tuple[float, float, float], verdict: str) -> None:
+    assert kept("recall", gain, 0.01).verdict == verdict
+
+
+def test_a_miss_warns_those_after_it_and_strict_takes_their_verdict(run: Results, base: Results) -> None:
+    run.config["milestones"] = {"min_duplicates": 4, "min_efficiency_encode": 0.5}
+    row = by_name(run, base)["E(2) of encode"]
+    assert row.verdict == "hit" and row.note.endswith("after duplicates found, which was missed")
+    run.config["milestones"]["strict"] = True
+    assert by_name(run, base)["E(2) of encode"].verdict == "not judged"
+
+
+def test_the_stage_that_binds_is_named(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(root, "demo-cluster") == 0
+    said = capsys.readouterr().out
+    assert "encode is 56 % of the run's time: scale that first; below 10 % each, nothing to gain: clean, " in said
