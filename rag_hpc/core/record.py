@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rag_hpc.core.job import JobEnv
+from rag_hpc.core.origin import hardware
 
 SCHEMA = 1
 
@@ -51,6 +52,7 @@ class Record:
     ended_unix: float
     pressure_cpu: float | None  # share of the last 10 s in which some task waited for a CPU, percent
     files: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> bytes, sha256, rows
+    hardware: dict[str, Any] = field(default_factory=dict)  # of the host; empty in records of before
     schema: int = SCHEMA
 
 
@@ -98,6 +100,7 @@ def where(started_unix: float) -> dict[str, Any]:
         "gpus": len([d for d in visible.split(",") if d.strip()]),
         "queue_s": round(max(0.0, started_unix - told.submitted_unix), 3) if told.submitted_unix else None,
         "launch": told.launch,
+        "hardware": hardware(),
     }
 
 
