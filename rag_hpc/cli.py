@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from rag_hpc import __version__
-from rag_hpc.arguments import Arguments, choices
+from rag_hpc.arguments import OWN, Arguments, choices
 from rag_hpc.core.log import at_work, bare, terminals
 from rag_hpc.errors import ConfigError, RagHpcError, did_you_mean
 
@@ -43,7 +43,7 @@ OPTIONS = {
         _option("--files", text="read every byte of every unit, to find what is damaged"),
         _option("--all", text="the whole run, not its drafts and stale stages only"),
         _option("--lines", value="N", text="only the last N lines"),
-        _option("--out", value="FILE", text="where it is written"),
+        _option("--out", value="FILE", text="where it is written; of publish, a folder"),
         _option("--explain", text="with each ranking's rank and score of the passages that were read"),
         _option("--file", value="FILE", text="its questions, one a line or JSON Lines; answers are JSON Lines"),
         click.Option(["--baseline"], metavar="RUN", shell_complete=_continue, help="the run to compare with"),
@@ -113,6 +113,10 @@ VERBS = {
     "scaling": Verb("rag_hpc.eval.scaling", "T, S and E by stage and workers",
         ("demo-baseline demo-cluster", "RUN-w1 RUN-w2 RUN-w4 --out speedup.svg"), "RUN RUN ...", CLUSTER,
         ("--json", "--out")),
+    "publish": Verb("rag_hpc.eval.publish", "rebuild W&B runs from records, or write tables with --out FOLDER",
+        ("demo-baseline demo-cluster", "SWEEP tracking.project=rag tracking.mode=online",
+         "SWEEP --out tables", "results/tracking/SWEEP.jsonl"), "RUN ...",
+        ("tracking", "tracking.*", *CLUSTER), ("--json", "--out", "--baseline")),
     "forecast": Verb("rag_hpc.eval.forecast", "T of each stage at numbers of workers that were not run, with a band",
         ("PILOT p=8,16", "RUN-w1 RUN-w2 p=8,16,32 deadline_h=4 worker_h=100 --json"), "RUN ...",
         ("p", "deadline_h", "worker_h", *CLUSTER), ("--json",)),
@@ -177,7 +181,7 @@ class _Command(click.Command):
         with formatter.section("Settings"):
             if self.row.keys is None:
                 groups = choices(arguments_of(ctx).config_dir).items()
-                formatter.write_dl([(f"{group}=", "|".join(names)) for group, names in groups])
+                formatter.write_dl([(f"{group}=", "|".join(names)) for group, names in groups if group not in OWN])
             formatter.write_text("all: rag-hpc run --cfg job" if self.row.keys is None else self.row.settings or "none")
         with formatter.section("Examples"):
             for example in self.row.examples:
