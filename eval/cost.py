@@ -6,9 +6,7 @@ used; a document by what the stages before them did. Evaluation and training sta
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from rag_hpc.core.ledger import run_handle
 from rag_hpc.errors import ClusterError, ConfigError, MissingDependency
 from rag_hpc.eval import quality
 from rag_hpc.eval.results import Results, by_stage, choose_baseline, chosen_run, same_documents, stage_of
+from rag_hpc.eval.tables import as_csv
 from rag_hpc.eval.text import aligned, count, duration
 from rag_hpc.eval.usage import OF_SACCT, Usage, Watts, together, used
 from rag_hpc.schema import from_plain
@@ -105,7 +104,7 @@ def cost(arguments: Arguments) -> int:
         told = {"run": dataclasses.asdict(mine), "baseline": dataclasses.asdict(other) if other else None}
         print(as_json({"prices": dataclasses.asdict(prices), "unfinished": run.unfinished, **told}))
     elif "--csv" in arguments.flags:
-        print(as_csv(mine, prices), end="")
+        print(as_csv(rows_of(mine.run, mine.stages, prices)).decode("utf-8"), end="")
     else:
         print(as_text(mine, other, prices))
         if baseline is None:
@@ -119,17 +118,7 @@ def priced(run: Results, prices: Prices) -> RunCost:
     """Return what a run costs as far as it is."""
     records = {step: found for step in run.stages if (found := run.records(step))}
     taken, notes = accounting(run, records)
-    watts = Watts(core=prices.core_watts, gpu=prices.gpu_watts)
-    steps = {step: used(found, watts, taken) for step, found in records.items()}
-    stages = [
-        StageCost(
-            stage=stage,
-            p=max(record["p"] for name in names for record in records[name]),
-            usage=(usage := together([steps[name] for name in names])),
-            cost=prices.of(usage),
-        )
-        for stage, names in by_stage(list(steps)).items()
-    ]
+    stages = stage_costs(records, prices, taken)
     if least := [row.stage for row in stages if row.usage.at_least]:
         notes.append(f"at least, since rank 0 alone keeps records and accounting does not tell: {', '.join(least)}")
     asking = sum(row.cost for row in stages if row.stage in ASKING)
@@ -152,6 +141,23 @@ def priced(run: Results, prices: Prices) -> RunCost:
         per_correct_answer=per_query * len(judged) / correct if per_query is not None and correct else None,
         notes=notes,
     )
+
+
+def stage_costs(
+    records: Mapping[str, Sequence[dict[str, Any]]], prices: Prices, taken: Mapping[str, Any]
+) -> list[StageCost]:
+    """Return what the stages of some steps' records cost, each step having at least one; taken: see `usage.used`."""
+    watts = Watts(core=prices.core_watts, gpu=prices.gpu_watts)
+    steps = {step: used(rows, watts, taken) for step, rows in records.items()}
+    return [
+        StageCost(
+            stage=stage,
+            p=max(record["p"] for name in names for record in records[name]),
+            usage=(usage := together([steps[name] for name in names])),
+            cost=prices.of(usage),
+        )
+        for stage, names in by_stage(list(steps)).items()
+    ]
 
 
 def accounting(run: Results, records: Mapping[str, Sequence[dict[str, Any]]]) -> tuple[dict[str, Any], list[str]]:
@@ -196,18 +202,13 @@ def as_text(mine: RunCost, other: RunCost | None, prices: Prices) -> str:
     return "\n".join([*lines, aligned(("cost", prices.currency, "baseline's", ""), ones), *mine.notes])
 
 
-def as_csv(mine: RunCost, prices: Prices) -> str:
-    """Return a row a stage."""
-    plain = [
-        {"run": mine.run, "stage": r.stage, "p": r.p, **dataclasses.asdict(r.usage), "cost": r.cost}
-        for r in mine.stages
+def rows_of(run: str, stages: Sequence[StageCost], prices: Prices) -> list[dict[str, Any]]:
+    """Return a row a stage for other programs."""
+    money = {"currency": prices.currency, "prices": prices.name}
+    return [
+        {"run": run, "stage": row.stage, "p": row.p, **dataclasses.asdict(row.usage), "cost": row.cost, **money}
+        for row in stages
     ]
-    text = io.StringIO()
-    columns = ["run", "stage", "p", *(field.name for field in dataclasses.fields(Usage)), "cost", "currency", "prices"]
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({**row, "currency": prices.currency, "prices": prices.name} for row in plain)
-    return text.getvalue()
 
 
 def _cells(row: StageCost, total: float, theirs: float | None, prices: Prices) -> tuple[str, ...]:

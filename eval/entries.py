@@ -14,6 +14,7 @@ from typing import Any
 from rag_hpc.core.hashing import hash_value
 from rag_hpc.errors import MissingDependency
 from rag_hpc.eval import scaling
+from rag_hpc.eval.cost import Prices, rows_of, stage_costs
 from rag_hpc.eval.laws import Chosen, Share
 from rag_hpc.eval.study import Study, StudyRun
 from rag_hpc.eval.times import StageTime
@@ -37,6 +38,7 @@ OF_POINT = {  # name in the tracker -> of a point
     "judged": "judged",
     "same_output": "same_output",
 }
+OF_COST = ("core_s", "gpu_s", "node_s", "energy_j", "energy_from", "cost", "currency", "prices")
 OF_A_PAIR = ("S", "E", "karp_flatt")
 Rows = list[dict[str, Any]]
 
@@ -62,24 +64,26 @@ class Entry:
         return hash_value({**dataclasses.asdict(self), "pictures": pictures})
 
 
-def entries(study: Study, *, most: int) -> list[Entry]:
+def entries(study: Study, prices: Prices, *, most: int) -> list[Entry]:
     """Return at most `most` entries, the last one being the report, which holds every point; `most` is at least 1."""
     points = study.points()
     by_run = {(point.run, point.stage): point for point in points}
     found = [
-        _entry(study, run, stage, time, by_run.get((run.run, stage)))
+        _entry(study, run, time, by_run.get((run.run, stage)), costs[stage])
         for run in study.runs
+        for costs in [{row["stage"]: row for row in _costs(run, prices)}]
         for stage, time in run.times().items()
     ]
-    return [*found[: most - 1], _report(study, points, num_left_out=max(0, len(found) - (most - 1)))]
+    return [*found[: most - 1], _report(study, prices, points, num_left_out=max(0, len(found) - (most - 1)))]
 
 
-def tables(study: Study, points: Sequence[scaling.Point]) -> dict[str, Rows]:
-    """Return the tables of a study that have rows: points, laws, times, milestones, quality, skipped."""
+def tables(study: Study, prices: Prices, points: Sequence[scaling.Point]) -> dict[str, Rows]:
+    """Return the tables of a study that have rows: points, laws, times, cost, milestones, quality, skipped."""
     found: dict[str, Rows] = {
         "points": [dataclasses.asdict(point) for point in points],
         "laws": [_law(stage, chosen) for stage, chosen in scaling.fits(points).items()],
         "times": [_time(run.run, time) for run in study.runs for time in run.times().values()],
+        "cost": [row for run in study.runs for row in _costs(run, prices)],
         "milestones": [{"run": run.run, **row} for run in study.runs for row in run.milestones],
         "quality": [
             {"run": run.run, "ranking": part, "measure": name, "value": float(value)}
@@ -102,23 +106,29 @@ def picture(study: Study, points: Sequence[scaling.Point]) -> bytes | None:
         return None
 
 
-def _entry(study: Study, run: StudyRun, stage: str, time: StageTime, point: scaling.Point | None) -> Entry:
-    records = run.by_stage()[stage]
+def _entry(study: Study, run: StudyRun, time: StageTime, point: scaling.Point | None, spent: dict[str, Any]) -> Entry:
+    records = run.by_stage()[time.stage]
     first = min(record["started_unix"] for record in records)
     shown = {f"scaling/{name}": value for name, value in _shown(study, time, point).items()}
+    shown |= {f"cost/{name}": spent[name] for name in OF_COST if spent[name] is not None}
     quality = {f"quality/{part}/{name}": value for part, of in run.quality.items() for name, value in of.items()}
     return Entry(
-        id=_id(study.name, run.run, stage, time.p),
-        name=f"{run.run} {stage}",
-        stage=stage,
-        config={**_config(study, run), "stage": stage, "p": time.p, "hardware": _hardware(records)},
+        id=_id(study.name, run.run, time.stage, time.p),
+        name=f"{run.run} {time.stage}",
+        stage=time.stage,
+        config={**_config(study, run), "stage": time.stage, "p": time.p, "hardware": _hardware(records)},
         rows=[*(_unit(record, first) for record in records), {"p": time.p, **shown}],
-        summary={"p": time.p, **shown, **quality, "finished": run.whole(stage)},
+        summary={"p": time.p, **shown, **quality, "finished": run.whole(time.stage)},
         began_unix=first,
     )
 
 
-def _report(study: Study, points: Sequence[scaling.Point], num_left_out: int) -> Entry:
+def _costs(run: StudyRun, prices: Prices) -> Rows:
+    records = {step: list(run.records[step].values()) for step in run.steps if step in run.records}
+    return rows_of(run.run, stage_costs(records, prices, {}), prices)
+
+
+def _report(study: Study, prices: Prices, points: Sequence[scaling.Point], num_left_out: int) -> Entry:
     drawn = picture(study, points)
     rows: dict[str, dict[str, Any]] = {run.run: {"p": run.workers} for run in study.runs}
     for point in points:
@@ -137,7 +147,7 @@ def _report(study: Study, points: Sequence[scaling.Point], num_left_out: int) ->
             "skipped": len(study.problems),
         },
         began_unix=min(run.created_unix for run in study.runs),
-        tables=tables(study, points),
+        tables=tables(study, prices, points),
         pictures={"speedup": drawn} if drawn else {},
     )
 

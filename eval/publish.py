@@ -14,6 +14,7 @@ from rag_hpc.core.ledger import known_runs
 from rag_hpc.core.trust import private_files
 from rag_hpc.errors import ConfigError, InputError
 from rag_hpc.eval import wandb_dirs
+from rag_hpc.eval.cost import Prices
 from rag_hpc.eval.entries import entries, tables
 from rag_hpc.eval.results import Results, find_baseline, named
 from rag_hpc.eval.study import SWEPT, Study, gather, name_of, parse
@@ -28,13 +29,14 @@ if TYPE_CHECKING:
 def publish(arguments: Arguments) -> int:
     """Publish the study; exit 3 when a record was skipped or a run is unfinished: what is there is published."""
     tracking = from_plain(Tracking, group_values(arguments, "tracking", "wandb"))
+    prices = from_plain(Prices, group_values(arguments, "cost", "example"))
     out = arguments.values.get("--out")
     if out is None:
         wandb_dirs.load_wandb()
         if tracking.mode is Mode.online:
             wandb_dirs.check_key()
     study, notes = _study(arguments, tracking)
-    told = _to_tables(study, Path(out)) if out is not None else _to_wandb(study, tracking)
+    told = _to_tables(study, prices, Path(out)) if out is not None else _to_wandb(study, prices, tracking)
     notes += [note for note in [study.no_curve] if note]
     notes += [f"skipped: {problem}" for problem in study.problems]
     notes += [f"unfinished: {run}; go on: rag-hpc retry run={run}" for run in study.unfinished]
@@ -106,20 +108,20 @@ def _swept(arguments: Arguments, word: str) -> list[str]:
     return points or [word]
 
 
-def _to_tables(study: Study, out: Path) -> dict[str, Any]:
+def _to_tables(study: Study, prices: Prices, out: Path) -> dict[str, Any]:
     """Write each table as CSV and as Parquet; return their paths."""
     with wandb_dirs.writable(out), private_files():
         out.mkdir(parents=True, exist_ok=True)
         written = []
-        for name, rows in tables(study, study.points()).items():
+        for name, rows in tables(study, prices, study.points()).items():
             for suffix, make in KINDS.items():
                 publish_file(out / f"{name}{suffix}", make(rows), overwrite=True)
                 written.append(str(out / f"{name}{suffix}"))
     return {"summary": f"tables    {', '.join(written)}", "tables": written}
 
 
-def _to_wandb(study: Study, tracking: Tracking) -> dict[str, Any]:
-    made = entries(study, most=tracking.max_runs)
+def _to_wandb(study: Study, prices: Prices, tracking: Tracking) -> dict[str, Any]:
+    made = entries(study, prices, most=tracking.max_runs)
     done = wandb_dirs.write(made, study.name, tracking)
     folder = Path(tracking.dir) / "wandb"
     if tracking.mode is Mode.online:

@@ -116,7 +116,7 @@ VERBS = {
     "publish": Verb("rag_hpc.eval.publish", "rebuild W&B runs from records, or write tables with --out FOLDER",
         ("demo-baseline demo-cluster", "SWEEP tracking.project=rag tracking.mode=online",
          "SWEEP --out tables", "results/tracking/SWEEP.jsonl"), "RUN ...",
-        ("tracking", "tracking.*", *CLUSTER), ("--json", "--out", "--baseline")),
+        ("tracking", "tracking.*", "cost", "cost.*", *CLUSTER), ("--json", "--out", "--baseline")),
     "forecast": Verb("rag_hpc.eval.forecast", "T of each stage at numbers of workers that were not run, with a band",
         ("PILOT p=8,16", "RUN-w1 RUN-w2 p=8,16,32 deadline_h=4 worker_h=100 --json"), "RUN ...",
         ("p", "deadline_h", "worker_h", *CLUSTER), ("--json",)),

@@ -17,6 +17,7 @@ from rag_hpc import cli
 from rag_hpc.core.stored import sealed_json
 from rag_hpc.errors import IncompleteError
 from rag_hpc.eval import study, wandb_dirs
+from rag_hpc.eval.cost import Prices
 from rag_hpc.eval.entries import entries
 from rag_hpc.eval.results import Results
 from rag_hpc.eval.wandb_dirs import Tracking
@@ -165,7 +166,7 @@ def made(root: Path, tmp_path: Path) -> tuple[list[str], Tracking]:
     """Return the ids of two entries that lie there, with the settings that they were written by."""
     found = study.parse(study.gather([Results(root / "c-w1")], "c"), "c.jsonl")
     tracking = Tracking(dir=str(tmp_path / "t"), pause_s=7.0)
-    for entry in (shown := entries(found, most=2)):
+    for entry in (shown := entries(found, Prices(source="a test"), most=2)):
         folder = tmp_path / f"t/wandb/offline-run-20260101_000000-{entry.id}"
         folder.mkdir(parents=True)
     return [entry.id for entry in shown], tracking

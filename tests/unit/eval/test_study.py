@@ -17,9 +17,13 @@ from rag_hpc import cli
 from rag_hpc.core.stored import sealed_json
 from rag_hpc.errors import ConfigError
 from rag_hpc.eval import scaling, study
+from rag_hpc.eval.cost import Prices
 from rag_hpc.eval.entries import entries, tables
 from rag_hpc.eval.results import Results
 
+PRICES = Prices(name="test", source="a test", core_hour=3600.0)
+GIVEN = [f"cost.{key}=0" for key in ("gpu_hour", "core_watts", "gpu_watts")]
+GIVEN += ["cost.name=test", "cost.source=a test", "cost.core_hour=3600"]
 STAGES = ["crawl", "clean", "dedup.sign", "dedup.group"]
 
 
@@ -72,7 +76,7 @@ def test_a_line_that_is_damaged_is_named_skipped_and_counted(lines: bytes, flaw:
     first = found.runs[0]
     assert len(first.records["crawl"]) == 7 and not first.whole("crawl") and first.whole("clean")
     assert {point.stage for point in found.points()} == {"clean", "dedup"}  # its T is not known, nor what it is against
-    report = entries(found, most=100)[-1]
+    report = entries(found, PRICES, most=100)[-1]
     assert report.summary["skipped"] == 1 and report.tables["skipped"] == [{"problem": found.problems[0]}]
 
 
@@ -99,18 +103,19 @@ def test_without_a_run_there_is_no_study(lines: bytes) -> None:
 def test_one_p_has_no_speedup(runs: list[Results]) -> None:
     found = study.parse(study.gather(runs[1:2], "c-w2"), "c-w2.jsonl")
     assert "all of it ran with p = 2" in found.no_curve and "rag-hpc run workers=1,2,4" in found.no_curve
-    shown = entries(found, most=100)
+    shown = entries(found, PRICES, most=100)
+    assert shown[0].summary["cost/cost"] == pytest.approx(sum(r["cpu_s"] for r in runs[1].records("crawl")))
     assert [entry.stage for entry in shown] == ["crawl", "clean", "dedup", "report"]
     assert shown[0].summary["scaling/T"] > 0 and "scaling/S" not in shown[0].summary
     assert shown[-1].pictures == {}
 
 
 def test_ids_follow_from_the_names_and_content_from_the_records(lines: bytes) -> None:
-    once, again = (entries(study.parse(lines, "c.jsonl"), most=100) for _ in range(2))
+    once, again = (entries(study.parse(lines, "c.jsonl"), PRICES, most=100) for _ in range(2))
     assert [(e.id, e.digest) for e in once] == [(e.id, e.digest) for e in again]
     assert len({entry.id for entry in once}) == len(once) == 10
     slower = changed(lines, lambda value: value.update(cpu_s=9.5) if value.get("of") == "c-w4" else None)
-    other = entries(study.parse(slower, "c.jsonl"), most=100)
+    other = entries(study.parse(slower, "c.jsonl"), PRICES, most=100)
     assert [e.id for e in other] == [e.id for e in once]
     assert {a.name for a, b in zip(once, other, strict=True) if a.digest != b.digest} == {
         "c-w4 crawl",
@@ -121,7 +126,7 @@ def test_ids_follow_from_the_names_and_content_from_the_records(lines: bytes) ->
 
 
 def test_what_is_over_the_limit_stands_in_the_report(lines: bytes) -> None:
-    found = entries(study.parse(lines, "c.jsonl"), most=3)
+    found = entries(study.parse(lines, "c.jsonl"), PRICES, most=3)
     assert [entry.stage for entry in found] == ["crawl", "clean", "report"]
     assert found[-1].summary["points_without_entry"] == 7 and len(found[-1].tables["points"]) == 9
     shown = [row for row in found[-1].rows if "scaling/dedup/S" in row]
@@ -147,15 +152,15 @@ def test_tables_for_other_programs_need_no_tracker(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
     root = runs[0].run_dir.parent
-    assert cli.main(["publish", "c", f"cluster.root={root}", f"--out={tmp_path / 'out'}", "--json"]) == 0
+    assert cli.main(["publish", "c", f"cluster.root={root}", f"--out={tmp_path / 'out'}", *GIVEN, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["study"], told["runs"], told["points"], told["skipped"]) == ("c", 3, 9, 0)
-    expected = tables(study.parse(study.gather(runs, "c"), "c.jsonl"), scaling.compare(runs))
+    expected = tables(study.parse(study.gather(runs, "c"), "c.jsonl"), PRICES, scaling.compare(runs))
     assert set(told["tables"]) == {
         str(tmp_path / f"out/{name}{kind}") for name in expected for kind in (".csv", ".parquet")
     }
     for name, rows in expected.items():
         assert pq.read_table(tmp_path / f"out/{name}.parquet").to_pylist() == rows
         assert len(list(csv.DictReader((tmp_path / f"out/{name}.csv").read_text().splitlines()))) == len(rows)
-    again = cli.main(["publish", str(tmp_path / "out/c.jsonl"), f"--out={tmp_path / 'again'}"])
+    again = cli.main(["publish", str(tmp_path / "out/c.jsonl"), f"--out={tmp_path / 'again'}", *GIVEN])
     assert again == 0 and (tmp_path / "again/points.csv").read_bytes() == (tmp_path / "out/points.csv").read_bytes()
