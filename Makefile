@@ -64,7 +64,7 @@ sizes:
 
 $(VENV)/.test: $(VENV)/.demo
 	@echo "== the packages of the tests"
-	@$(DOTS) $(PIP) install --quiet --no-cache-dir -c constraints.txt -e '.[cpu,lexical,mpi,train,dev]'
+	@$(DOTS) $(PIP) install --quiet --no-cache-dir -c constraints.txt -e '.[cpu,lexical,mpi,train,track,dev]'
 	@touch $@
 
 demo: $(VENV)/.demo

@@ -55,6 +55,11 @@ class Results:
         """When the run was first asked for."""
         return float(self._run["created_unix"])
 
+    @property
+    def made_by(self) -> dict[str, Any]:
+        """The version and the commit of the code that was asked first; empty for a run of before they were kept."""
+        return dict(self._run.get("made_by", {}))
+
     @cached_property
     def submission(self) -> dict[str, Any]:
         """The latest submission. Raises InputError when there is none."""
@@ -138,11 +143,21 @@ def same_documents(a: Results, b: Results) -> bool | None:
 
     None while it cannot be told: one has not read them yet.
     """
-    hashes = [_read_hashes(run) for run in (a, b)]
+    hashes = [read_hashes(run) for run in (a, b)]
     both = hashes[0].keys() & hashes[1].keys()
     if any(hashes[0][stage] != hashes[1][stage] for stage in both):
         return False
     return True if any(stage_of(stage) == "crawl" for stage in both) else None
+
+
+def read_hashes(run: Results) -> dict[str, str]:
+    """Return the hash of the pages and of the questions, by the stage that read them, of the finished ones."""
+    if not _submitted(run):
+        return {}
+    found = {stage: done.output_hash for stage, done in run.manifests.items() if stage_of(stage) == "crawl"}
+    if "retrieve.queries" in run.manifests:  # the vectors' last bits are those of a processor
+        found["retrieve.queries"] = run.manifests["retrieve.queries"].file_hash(QUERIES)
+    return found
 
 
 def find_baseline(run: Results, *, shared: bool = False) -> Results | None:
@@ -223,13 +238,3 @@ def _before_in_sweep(other: Results, run: Results) -> bool:
 
 def _submitted(run: Results) -> bool:
     return any((run.run_dir / "submissions").glob("*/submission.json"))
-
-
-def _read_hashes(run: Results) -> dict[str, str]:
-    """Return the hash of the pages and of the questions, by the stage that read them, of the finished ones."""
-    if not _submitted(run):
-        return {}
-    found = {stage: done.output_hash for stage, done in run.manifests.items() if stage_of(stage) == "crawl"}
-    if "retrieve.queries" in run.manifests:  # the vectors' last bits are those of a processor
-        found["retrieve.queries"] = run.manifests["retrieve.queries"].file_hash(QUERIES)
-    return found

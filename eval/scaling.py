@@ -5,7 +5,6 @@ A speed-up counts only where the output is the same, so that is said beside it.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from rag_hpc.eval import verify
 from rag_hpc.eval.laws import Chosen, Fit, fit, karp_flatt
 from rag_hpc.eval.report.plots import line_chart
 from rag_hpc.eval.results import Results, named, stage_of
+from rag_hpc.eval.tables import KINDS
 from rag_hpc.eval.text import aligned, duration, percent, share
 from rag_hpc.eval.times import MAX_PRESSURE, SHARED, Speedup, speedups
 
@@ -99,13 +99,40 @@ def scaling(arguments: Arguments) -> int:
 def compare(runs: Sequence[Results]) -> list[Point]:
     """Return a point for each stage and run, the first run being the baseline, stages in their order."""
     found = [
-        _point(run, speedup, differing)
+        point_of(run.name, speedup, same_output=speedup.stage not in others)
         for run in runs
-        for differing in [_differing(runs[0], run)]
+        for others in [differing(runs[0], run)]
         for speedup in speedups(run, runs[0])
     ]
     stages = list(dict.fromkeys(point.stage for point in found))
     return sorted(found, key=lambda point: stages.index(point.stage))
+
+
+def point_of(name: str, found: Speedup, *, same_output: bool) -> Point:
+    """Return the point of a stage in the run of that name."""
+    time = found.run
+    return Point(
+        stage=found.stage,
+        run=name,
+        p=time.p,
+        wall_s=time.wall_s,
+        speedup=found.speedup,
+        efficiency=found.efficiency,
+        karp_flatt=karp_flatt(found.speedup, time.p / found.baseline.p) if found.speedup > 0 else None,
+        items=time.items_in,
+        same_output=same_output,
+        num_hosts=len(time.hosts),
+        queue_s=time.queue_s,
+        setup_s=time.per_worker["setup"],
+        cpu_s=time.cpu_s,
+        pressure_cpu=time.pressure_cpu,
+        judged=not found.shared,
+    )
+
+
+def differing(baseline: Results, run: Results) -> set[str]:
+    """Return the stages whose output is not the baseline's."""
+    return {stage_of(row.stage) for row in verify.compare(baseline, run) if row.verdict == verify.DIFFERS}
 
 
 def fits(points: Sequence[Point]) -> dict[str, Chosen]:
@@ -166,7 +193,10 @@ def chart(points: Sequence[Point]) -> bytes:
 
 
 def plotted(points: Sequence[Point], kind: str) -> bytes:
-    """Return the same picture as matplotlib draws it, "png" or "pdf". Raises MissingDependency without it."""
+    """Return the same picture as matplotlib draws it, "png" or "pdf", with the bands of the laws that were fitted.
+
+    Raises MissingDependency without matplotlib.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -176,7 +206,7 @@ def plotted(points: Sequence[Point], kind: str) -> bytes:
         ) from error
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
-    axes, curves = figure.subplots(), _curves(points)
+    axes, curves, laws = figure.subplots(), _curves(points), fits(points)
     for number, ((name, curve), colour) in enumerate(zip(curves.items(), _colours(len(curves)), strict=True)):
         xs, ys = zip(*curve, strict=True)
         style: dict[str, Any] = {
@@ -185,6 +215,8 @@ def plotted(points: Sequence[Point], kind: str) -> bytes:
             "markersize": 4,
         }
         axes.plot(xs, ys, label=name, color=colour, **style)
+        if band := _band(laws.get(name), xs):
+            axes.fill_between(xs, *band, color=colour, alpha=0.15, linewidth=0)
     ps = sorted({point.p for point in points})
     axes.set_xscale("log", base=2)
     axes.set_xticks(ps, [str(p) for p in ps])
@@ -200,19 +232,7 @@ def plotted(points: Sequence[Point], kind: str) -> bytes:
 
 def tabled(points: Sequence[Point], kind: str) -> bytes:
     """Return the points as a file for other programs, "csv" or "parquet"."""
-    rows = [dataclasses.asdict(point) for point in points]
-    if kind == "csv":
-        text = io.StringIO()
-        writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue().encode("utf-8")
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    out = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), out)
-    return out.getvalue()
+    return KINDS[f".{kind}"]([dataclasses.asdict(point) for point in points])
 
 
 WRITERS: dict[str, Callable[[Sequence[Point]], bytes]] = {
@@ -234,6 +254,17 @@ def _curves(points: Sequence[Point]) -> dict[str, list[tuple[float, float]]]:
     return {**curves, "S = p": [(1, 1), (most, most)]}
 
 
+def _band(chosen: Chosen | None, ps: Sequence[float]) -> tuple[list[float], list[float]] | None:
+    """Return the least and the most S at each p that the fitted law expects of one more run, None without a law."""
+    if chosen is None or chosen.fit is None:
+        return None
+    times = [chosen.fit.seconds(p) for p in ps]
+    if any(time.low <= 0 for time in times):
+        return None  # so wide that S has no upper end
+    t1_s = chosen.fit.t1_s.value
+    return [t1_s / time.high for time in times], [t1_s / time.low for time in times]
+
+
 def _colours(num: int) -> list[str]:
     return [*(COLOURS[n % len(COLOURS)] for n in range(num - 1)), REFERENCE]
 
@@ -249,31 +280,6 @@ def _not_judged(points: Sequence[Point]) -> dict[int, list[str]]:
         if not point.judged:
             stages.setdefault(point.p, []).append(point.stage)
     return stages
-
-
-def _point(run: Results, found: Speedup, differing: set[str]) -> Point:
-    time = found.run
-    return Point(
-        stage=found.stage,
-        run=run.name,
-        p=time.p,
-        wall_s=time.wall_s,
-        speedup=found.speedup,
-        efficiency=found.efficiency,
-        karp_flatt=karp_flatt(found.speedup, time.p / found.baseline.p) if found.speedup > 0 else None,
-        items=time.items_in,
-        same_output=found.stage not in differing,
-        num_hosts=len(time.hosts),
-        queue_s=time.queue_s,
-        setup_s=time.per_worker["setup"],
-        cpu_s=time.cpu_s,
-        pressure_cpu=time.pressure_cpu,
-        judged=not found.shared,
-    )
-
-
-def _differing(baseline: Results, run: Results) -> set[str]:
-    return {stage_of(row.stage) for row in verify.compare(baseline, run) if row.verdict == verify.DIFFERS}
 
 
 def _firsts(points: Sequence[Point]) -> list[bool]:

@@ -76,6 +76,18 @@ def setting(arguments: Arguments, group: str, key: str) -> str | None:
     return _in_file(group, choice, key, arguments.config_dir) if given is None and choice is not None else given
 
 
+def group_values(arguments: Arguments, group: str, default: str) -> dict[str, Any]:
+    """Return the settings of `GROUP=NAME`, by default those of the file of that name, with each `GROUP.KEY=VALUE`."""
+    from omegaconf import OmegaConf
+
+    loaded = OmegaConf.load(_file(group, arguments.override(group) or default, arguments.config_dir))
+    values: Any = OmegaConf.to_container(loaded)
+    given = [o.split("=", 1) for o in arguments.overrides if o.startswith(f"{group}.")]
+    return {str(key): value for key, value in values.items()} | {
+        key.removeprefix(f"{group}."): value for key, value in given
+    }
+
+
 def name_of(arguments: Arguments) -> str | None:
     """Return the run's name: `run=NAME` or the first word, None for the latest run."""
     return arguments.override("run") or (arguments.words[0] if arguments.words else None)
@@ -98,6 +110,9 @@ def as_json(value: Any) -> str:
     return json.dumps(value, indent=2, sort_keys=True).replace("\x7f", "\\u007f")
 
 
+OWN = ("cost", "tracking")  # groups that single verbs read, and no run
+
+
 def choices(config_dir: Path | None = None) -> dict[str, list[str]]:
     """Return the configuration groups with their choices, a site's own among them."""
     files = [path for root in _roots(config_dir) for path in root.glob("*/*.yaml")]
@@ -108,11 +123,15 @@ def choices(config_dir: Path | None = None) -> dict[str, list[str]]:
 def _in_file(group: str, choice: str, key: str, config_dir: Path | None) -> str | None:
     from omegaconf import OmegaConf
 
+    value = OmegaConf.select(OmegaConf.load(_file(group, choice, config_dir)), key)  # None where it leaves it open
+    return str(value) if value else None
+
+
+def _file(group: str, choice: str, config_dir: Path | None) -> Path:
     for root in _roots(config_dir):
         path = root / group / f"{choice}.yaml"
         if path.is_file():
-            value = OmegaConf.select(OmegaConf.load(path), key)  # None where it leaves it open
-            return str(value) if value else None
+            return path
     raise ConfigError(
         f"{group}={choice}: no such file in conf/{group} nor under --config-dir; "
         f"{did_you_mean(choice, choices(config_dir)[group], before=f'{group}=')}"

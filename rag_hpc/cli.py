@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from rag_hpc import __version__
-from rag_hpc.arguments import Arguments, choices
+from rag_hpc.arguments import OWN, Arguments, choices
 from rag_hpc.core.log import at_work, bare, terminals
 from rag_hpc.errors import ConfigError, RagHpcError, did_you_mean
 
@@ -43,7 +43,7 @@ OPTIONS = {
         _option("--files", text="read every byte of every unit, to find what is damaged"),
         _option("--all", text="the whole run, not its drafts and stale stages only"),
         _option("--lines", value="N", text="only the last N lines"),
-        _option("--out", value="FILE", text="where it is written"),
+        _option("--out", value="FILE", text="where it is written; of publish, a folder"),
         _option("--explain", text="with each ranking's rank and score of the passages that were read"),
         _option("--file", value="FILE", text="its questions, one a line or JSON Lines; answers are JSON Lines"),
         click.Option(["--baseline"], metavar="RUN", shell_complete=_continue, help="the run to compare with"),
@@ -117,6 +117,10 @@ VERBS = {
         ("sweep=encode_strong p=1,2,4", "sweep=crawl_weak p=1,2 base=200 corpus=files corpus.path=.",
          "sweep=retrieve_strong p=1,2,4 repeats=3 most=6 half_width=0.1 --out speedup.svg"), "", None,
         ("--json", "--out", "--dry-run")),
+    "publish": Verb("rag_hpc.eval.publish", "rebuild W&B runs from records, or write tables with --out FOLDER",
+        ("demo-baseline demo-cluster", "SWEEP tracking.project=rag tracking.mode=online",
+         "SWEEP --out tables", "results/tracking/SWEEP.jsonl"), "RUN ...",
+        ("tracking", "tracking.*", "cost", "cost.*", *CLUSTER), ("--json", "--out", "--baseline")),
     "forecast": Verb("rag_hpc.eval.forecast", "T of each stage at numbers of workers that were not run, with a band",
         ("PILOT p=8,16", "RUN-w1 RUN-w2 p=8,16,32 deadline_h=4 worker_h=100 --json"), "RUN ...",
         ("p", "deadline_h", "worker_h", *CLUSTER), ("--json",)),
@@ -128,6 +132,9 @@ VERBS = {
         ("--json", "--csv", "--latex")),
     "milestones": Verb("rag_hpc.eval.milestones", "predictions against results; the exit code is the verdict",
         ("", "demo-cluster --baseline demo-baseline"), options=("--json", "--baseline")),
+    "cost": Verb("rag_hpc.eval.cost", "what a run used and costs: by stage, 1,000 documents, query, correct answer",
+        ("", "demo-cluster --baseline demo-baseline", "demo-cluster cost.core_hour=0.02 cost.source=site --json"),
+        keys=("cost", "cost.*", *FIND), options=("--json", "--csv", "--baseline")),
     "report": Verb("rag_hpc.eval.report.report", "write a run's report.html",
         ("", "demo-cluster --baseline demo-baseline --out report.html"), options=("--json", "--out", "--baseline")),
     "size": Verb("rag_hpc.eval.size", "how many shards a collection's vectors need, before any is made",
@@ -181,7 +188,7 @@ class _Command(click.Command):
         with formatter.section("Settings"):
             if self.row.keys is None:
                 groups = choices(arguments_of(ctx).config_dir).items()
-                formatter.write_dl([(f"{group}=", "|".join(names)) for group, names in groups])
+                formatter.write_dl([(f"{group}=", "|".join(names)) for group, names in groups if group not in OWN])
             formatter.write_text("all: rag-hpc run --cfg job" if self.row.keys is None else self.row.settings or "none")
         with formatter.section("Examples"):
             for example in self.row.examples:

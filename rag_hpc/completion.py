@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rag_hpc.arguments import choices, root_of
+from rag_hpc.arguments import OWN, choices, root_of
 from rag_hpc.core.ledger import known_runs
 from rag_hpc.errors import ConfigError
 
@@ -51,12 +51,15 @@ def continued(arguments: Arguments, typed: str, *, only_runs: bool) -> list[str]
     row, runs = VERBS[arguments.verb], run_names(arguments)
     offered = list(runs) if only_runs or "RUN" in row.words else []
     if not only_runs:
-        values = {} if row.keys == ("*",) else {**choices(arguments.config_dir), "run": runs}
+        groups = {key: names for key, names in choices(arguments.config_dir).items() if row.keys or key not in OWN}
+        values = {} if row.keys == ("*",) else {**groups, "run": runs}
         offered += [] if arguments.words else row.choices
         offered += [f"{key}={value}" for key, names in values.items() if row.takes(key) for value in names]
         if "=" not in typed:
-            known = keys() if row.keys is None else [k.replace(".*", ".root") for k in row.keys if k != "*"]
-            offered += [f"{key}=" for key in known]
+            known = (
+                keys() if row.keys is None else [k.replace("cluster.*", "cluster.root") for k in row.keys if k != "*"]
+            )
+            offered += [f"{key}=" for key in known if not key.endswith(".*")]
     return sorted({word for word in offered if word.startswith(typed)})
 
 

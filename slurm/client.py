@@ -22,7 +22,9 @@ from rag_hpc.core.job import SECRET
 from rag_hpc.core.stored import read_object, sealed_json, typed
 from rag_hpc.errors import ClusterError, CorruptOutput, MissingDependency
 from rag_hpc.slurm import states as texts
+from rag_hpc.slurm import usage
 from rag_hpc.slurm.states import State
+from rag_hpc.slurm.usage import Taken
 
 log = logging.getLogger(__name__)
 
@@ -174,6 +176,13 @@ class Slurm:
         if missing:
             found.update(self.states(missing))
         return found
+
+    def taken(self, ids: Sequence[str]) -> dict[str, list[Taken]]:
+        """Return what accounting says that jobs took, in one call; empty where there is none. Raises ClusterError."""
+        if not ids or not shutil.which("sacct", path=self.env.get("PATH")):
+            return {}
+        argv = ["sacct", "-n", "-P", "-D", "-j", ",".join(sorted(set(ids))), "-o", usage.FORMAT]
+        return usage.parse_taken(self._call(argv, patient=False))
 
     def cancel(self, ids: Sequence[str]) -> None:
         """Cancel the jobs in one call; those that ended meanwhile are no error."""

@@ -23,6 +23,7 @@ from typing import Any
 
 from rag_hpc.core.fs import canonical_json, naming_disk, publish_file
 from rag_hpc.core.hashing import hash_file
+from rag_hpc.core.origin import made_by
 from rag_hpc.core.plan import plan_path
 from rag_hpc.core.policy import Policy, take_policy
 from rag_hpc.core.stored import check_members, read_object, sealed_json, typed
@@ -82,7 +83,8 @@ class Ledger:
         check_run(self.run_dir)
         if share:
             self.run_dir.chmod(SHARED)
-        value = {"run": self.name, "config": config, "created_unix": round(time.time(), 3)}
+        made = {"run": self.name, "created_unix": round(time.time(), 3), "made_by": made_by()}
+        value = {**made, "config": config}
         with private_files(self.run_dir):
             publish_file(self.run_json, sealed_json(value))
 
@@ -92,7 +94,7 @@ class Ledger:
         return self.run_dir / "run.json"
 
     def made(self) -> dict[str, Any]:
-        """Return what run.json holds: run, config, created_unix."""
+        """Return what run.json holds: run, config, created_unix, and made_by unless it is of before."""
 
         def checked(value: dict[str, Any]) -> dict[str, Any]:
             check_members(value, {"config": dict[str, Any], "created_unix": float})

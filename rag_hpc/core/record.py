@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from rag_hpc.core.job import JobEnv
+from rag_hpc.core.origin import hardware
 
 SCHEMA = 1
+POWERCAP = Path("/sys/class/powercap")
 
 
 @dataclass(kw_only=True)
@@ -51,6 +53,8 @@ class Record:
     ended_unix: float
     pressure_cpu: float | None  # share of the last 10 s in which some task waited for a CPU, percent
     files: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> bytes, sha256, rows
+    energy_j: float | None = None  # of the host's processors meanwhile, whoever used them; None where it is not told
+    hardware: dict[str, Any] = field(default_factory=dict)  # of the host; empty in records of before
     schema: int = SCHEMA
 
 
@@ -62,6 +66,7 @@ class Meter:
         self._start = clock()
         self._cpu = cpu_seconds()
         self._io = io_bytes()
+        self._energy = energy_uj()
         self.started_unix = time.time()
         self.work_s = 0.0
 
@@ -82,6 +87,7 @@ class Meter:
             "started_unix": round(self.started_unix, 3),
             "ended_unix": round(time.time(), 3),
             "pressure_cpu": pressure_cpu(),
+            "energy_j": drawn_j(self._energy, energy_uj()),
         }
 
 
@@ -98,6 +104,7 @@ def where(started_unix: float) -> dict[str, Any]:
         "gpus": len([d for d in visible.split(",") if d.strip()]),
         "queue_s": round(max(0.0, started_unix - told.submitted_unix), 3) if told.submitted_unix else None,
         "launch": told.launch,
+        "hardware": hardware(),
     }
 
 
@@ -126,6 +133,29 @@ def io_bytes() -> tuple[int, int]:
         return int(lines["rchar"]), int(lines["wchar"])
     except (OSError, KeyError, ValueError):
         return 0, 0
+
+
+def energy_uj() -> dict[str, tuple[int, int]]:
+    """Return RAPL's counters of whole processors with where each begins anew, microjoules; most sites hide them."""
+    found = {}
+    for zone in sorted(POWERCAP.glob("intel-rapl:[0-9]*")):
+        try:
+            if zone.name.count(":") == 1:  # a part of a processor has two, and is counted in it
+                texts = [(zone / name).read_text() for name in ("energy_uj", "max_energy_range_uj")]
+                found[zone.name] = int(texts[0]), int(texts[1])
+        except (OSError, ValueError):
+            return {}
+    return found
+
+
+def drawn_j(before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]]) -> float | None:
+    """Return the joules between two readings, None without them; a counter that is smaller has begun anew once."""
+    if not before or before.keys() != after.keys():
+        return None
+    drawn = [
+        after[zone][0] - value + (limit if after[zone][0] < value else 0) for zone, (value, limit) in before.items()
+    ]
+    return sum(drawn) / 1e6
 
 
 def pressure_cpu() -> float | None:

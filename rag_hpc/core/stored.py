@@ -33,14 +33,25 @@ def read_object(path: Path, remedy: str, make: Callable[[dict[str, Any]], Made])
     what it was sealed with, or when `make` finds a member absent or wrong (KeyError, TypeError, ValueError).
     """
     try:
-        return make(_unsealed(path.read_bytes()))
+        data = path.read_bytes()
+    except (FileNotFoundError, PermissionError):
+        raise
+    except OSError as error:
+        raise CorruptOutput(f"{path}: damaged ({error}); {remedy}") from error
+    return read_text(data, str(path), remedy, make)
+
+
+def read_text(data: bytes, where: str, remedy: str, make: Callable[[dict[str, Any]], Made]) -> Made:
+    """Return what `make` makes of the JSON object that the text is. Raises CorruptOutput as `read_object` does."""
+    try:
+        return make(_unsealed(data))
     except (FileNotFoundError, PermissionError):
         raise
     except RecursionError as error:
-        raise CorruptOutput(f"{path}: damaged (values nested without end); {remedy}") from error
+        raise CorruptOutput(f"{where}: damaged (values nested without end); {remedy}") from error
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RagHpcError) as error:
         told = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise CorruptOutput(f"{path}: damaged ({told}); {remedy}") from error
+        raise CorruptOutput(f"{where}: damaged ({told}); {remedy}") from error
 
 
 def typed(cls: Callable[..., Made], values: Mapping[str, Any]) -> Made:

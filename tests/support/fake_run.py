@@ -130,6 +130,7 @@ class FixedMeter(Meter):
             "bytes_written": 1 << 20,
             "peak_rss_bytes": 412 << 20,
             "pressure_cpu": pressure,
+            "energy_j": None,
         }
 
     def values(self) -> dict[str, Any]:

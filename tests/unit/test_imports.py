@@ -34,7 +34,9 @@ MAY_IMPORT = {  # package -> what of ours it may import, besides itself; stages 
     "rag_hpc.stages.registry": LOW | {"rag_hpc.schema", "rag_hpc.sources.base", "rag_hpc.sources.registry"},
     "rag_hpc.inline": LOW | {"rag_hpc.schema", "rag_hpc.stages.registry"},
     "rag_hpc.arguments": LOW,
-    "rag_hpc.eval": LOW | {"rag_hpc.arguments", "rag_hpc.stores"},
+    "rag_hpc.eval": LOW | {"rag_hpc.arguments", "rag_hpc.schema", "rag_hpc.stores"},
+    "rag_hpc.eval.cost": LOW
+    | {"rag_hpc.arguments", "rag_hpc.schema", "rag_hpc.stores", "rag_hpc.eval", "rag_hpc.slurm.client"},  # accounting
     "rag_hpc.eval.bench": WORK | {"rag_hpc.stages", "rag_hpc.eval", "rag_hpc.inline"},  # runs what it times
     "rag_hpc.slurm": LOW,
     "rag_hpc.launchers.sweep": LOW  # measures what it runs

@@ -105,3 +105,23 @@ def test_missing_proc_files_give_no_error(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_values_of_a_meter_are_json() -> None:
     assert json.loads(canonical_json(record.Meter().values()))["work_s"] == 0.0
+
+
+def test_energy_is_that_of_whole_processors_and_their_counters_begin_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(record, "POWERCAP", tmp_path)
+    assert record.energy_uj() == {} and record.drawn_j({}, {}) is None
+
+    def read(first: int, second: int) -> dict[str, tuple[int, int]]:
+        for zone, counted in (("intel-rapl:0", first), ("intel-rapl:1", second), ("intel-rapl:0:0", 7)):
+            (tmp_path / zone).mkdir(exist_ok=True)
+            (tmp_path / zone / "energy_uj").write_text(f"{counted}\n")
+            (tmp_path / zone / "max_energy_range_uj").write_text("9000000\n")
+        return record.energy_uj()
+
+    before = read(1_000_000, 8_000_000)
+    assert record.drawn_j(before, read(3_000_000, 8_500_000)) == 2.5
+    assert record.drawn_j(before, read(1_000_000, 500_000)) == 1.5
+    (tmp_path / "intel-rapl:1/energy_uj").unlink()
+    assert record.energy_uj() == {}  # as where one of them may not be read

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import fake_run
 import pytest
+from fake_slurm import slurm
 
 from rag_hpc.eval.results import Results
 
+__all__ = ["slurm"]  # a fixture
 PREDICTED = {
     "min_recall_at_10": 0.98,
     "min_answer_f1": 0.3,

@@ -96,6 +96,27 @@ def test_pictures_are_written_in_the_kind_that_the_name_says(
     assert contents[0].startswith(begins) and contents[0] == contents[1]
 
 
+def test_a_law_that_was_fitted_is_drawn_with_its_band(monkeypatch: pytest.MonkeyPatch) -> None:
+    axes = pytest.importorskip("matplotlib.axes").Axes
+    drawn: list[tuple[list[float], list[float], list[float]]] = []
+    monkeypatch.setattr(axes, "fill_between", lambda self, xs, low, high, **_: drawn.append((xs, low, high)))
+    ps, noise = (1, 2, 4, 8, 16), (1.01, 0.99, 1.01, 0.99, 1.0)
+    times = {p: 100 * (0.1 + 0.9 / p) * flaw for p, flaw in zip(ps, noise, strict=True)}
+    common = {"run": "r", "items": 1, "same_output": True, "num_hosts": 1, "queue_s": None, "setup_s": 0.0}
+    common |= {"cpu_s": 1.0, "pressure_cpu": 1.0, "judged": True, "karp_flatt": None, "stage": "encode"}
+    points = [
+        scaling.Point(p=p, wall_s=t, speedup=times[1] / t, efficiency=times[1] / t / p, **common)
+        for p, t in times.items()
+    ]
+    scaling.plotted(points, "png")
+    ((xs, low, high),) = drawn
+    assert tuple(xs) == ps and all(a < point.speedup < b for a, point, b in zip(low, points, high, strict=True))
+    assert high[-1] - low[-1] > high[0] - low[0] > 0
+    drawn.clear()
+    scaling.plotted(points[:3], "png")  # three p are too few for a law
+    assert drawn == []
+
+
 def test_without_matplotlib_the_way_out_is_said(
     swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
