@@ -99,7 +99,7 @@ def _runs(arguments: Arguments) -> tuple[list[Results], list[str]]:
 
 
 def _swept(arguments: Arguments, word: str) -> list[str]:
-    """Return the runs of the sweep of that name (NAME-w1 or NAME-p1-r1), or the word itself where a run is called so."""
+    """Return the runs of the sweep of that name (NAME-w1 or NAME-p1-r1), or the word itself where it is a run."""
     root = root_of(arguments)
     if "/" in word or (root / word / "run.json").exists():
         return [word]
