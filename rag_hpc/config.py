@@ -20,6 +20,7 @@ from rag_hpc.core.ledger import find_run, runs_root
 from rag_hpc.core.policy import Policy
 from rag_hpc.errors import ConfigError, did_you_mean
 from rag_hpc.generators.config import GeneratorConfig
+from rag_hpc.generators.registry import check_generator
 from rag_hpc.schema import explain, to_plain
 from rag_hpc.slurm.cluster import ClusterConfig, StageResources
 from rag_hpc.sources.base import ROUNDS, CorpusConfig, PathConfig, SourceName
@@ -282,6 +283,8 @@ def check(config: RunConfig) -> None:
         check_method(config.stage.retrieve.method, stages)
     if "evaluate" in stages:
         check_measures(config.stage.evaluate.measures)
+    if "generate" in stages:
+        check_generator(config.generator)
     if "rerank" in stages and not config.stage.rerank.model:
         raise ConfigError("pipeline=rerank: set stage.rerank.model to the folder of a cross-encoder")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -55,10 +56,12 @@ class Answerer:
         generator: GeneratorConfig,
         load: Callable[[], Encode],
         check_stop: Callable[[], None] = lambda: None,
+        scratch: Path | None = None,
     ) -> None:
         """load: gives the encoder, if the generator wants it. `check_stop` raises when the process is to end; a
-        generator that waits calls it now and then."""
-        self._chunks, self._generator = ChunkStore(chunks), registry.get_generator(generator, load, check_stop)
+        generator that waits calls it now and then. scratch: a node-local folder of this process."""
+        self._chunks = ChunkStore(chunks)
+        self._generator = registry.get_generator(generator, load, check_stop, scratch)
 
     def answer(self, question: str, ordinals: Sequence[int]) -> Answered:
         """Return the answer from the chunks with these ordinals, best first."""
@@ -66,6 +69,10 @@ class Answerer:
         answer = self._generator.generate(question, passages)
         checked = check_quotes(answer.text, answer.quotes, passages) or verify_citations(answer.text, passages)
         return Answered(answer=answer, passages=passages, checks=checked)
+
+    def close(self) -> None:
+        """Free what the generator holds."""
+        self._generator.close()
 
 
 class Asker:
@@ -94,7 +101,12 @@ class Asker:
         self._method = retrieve.get("method", "fused").replace("ann", "dense")  # one question is searched exactly
         parts = inputs["lexical"], inputs["encode"], None
         self._searcher = Searcher(*parts, search, SerialComm(), scratch, knowledge(inputs))
-        self._answerer = Answerer(inputs["chunk"], generator, lambda: reading(encoder, self._prefix))
+        load = partial(reading, encoder, self._prefix)
+        self._answerer = Answerer(inputs["chunk"], generator, load, scratch=scratch)
+
+    def close(self) -> None:
+        """Free what the generator holds."""
+        self._answerer.close()
 
     def answer(self, question: str) -> Answered:
         """Return the answer to one question."""

@@ -6,7 +6,7 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rag_hpc.core.settings import path_field
 from rag_hpc.core.stage import Context, Inputs, Stage
@@ -14,9 +14,13 @@ from rag_hpc.core.unit import Counts, Unit
 from rag_hpc.errors import ConfigError
 from rag_hpc.generators.base import Encode
 from rag_hpc.generators.config import GeneratorConfig
+from rag_hpc.generators.folder import model_identity, require_model
 from rag_hpc.stores.answers import open_answers
 from rag_hpc.stores.hits import handed_on
 from rag_hpc.stores.passages import Asked, ranked
+
+if TYPE_CHECKING:
+    from rag_hpc.search.answer import Answerer
 
 
 @dataclass(kw_only=True)
@@ -42,11 +46,15 @@ class Generate(Stage):
     needs = ("chunk", "retrieve.queries", "retrieve.search")
     wants = ("rerank",)
     counts_from = "retrieve.search"
+    _answerer: Answerer | None = None
 
     def plan(self, inputs: Inputs, shared: Path) -> list[Unit]:
         """Return one unit per block of queries."""
         ranking = handed_on(inputs).value  # in the fingerprint: the hits are the same whichever is handed on
-        return [Unit(i, {"position": i, "ranking": ranking}) for i in range(len(inputs["retrieve.search"].units))]
+        given: dict[str, Any] = {"ranking": ranking}
+        if self.config.generator.name.loads_model:
+            given["model"] = model_identity(require_model(self.config.generator.model))
+        return [Unit(i, {"position": i, **given}) for i in range(len(inputs["retrieve.search"].units))]
 
     def setup(self, ctx: Context) -> None:
         """Open the generator and the chunks; the encoder is loaded for a generator that reads sentences with it."""
@@ -57,7 +65,15 @@ class Generate(Stage):
 
             return reading(Encoder(self.config.model, threads=1), self.config.prefix)
 
-        self._answerer = Answerer(ctx.inputs["chunk"], self.config.generator, load, ctx.check_stop)
+        begun = time.monotonic()
+        chunks, generator = ctx.inputs["chunk"], self.config.generator
+        self._answerer = Answerer(chunks, generator, load, ctx.check_stop, ctx.scratch)
+        self._untold = {"start": time.monotonic() - begun}  # a part of the worker's set-up: goes to its first record
+
+    def close(self) -> None:
+        """End what the generator has started."""
+        if self._answerer is not None:
+            self._answerer.close()
 
     def run(self, unit: Unit, out: Path, ctx: Context) -> Counts:
         """Write answers.parquet, one row a question; citations are JSON with a verdict each."""
@@ -67,9 +83,12 @@ class Generate(Stage):
             for question in asked:
                 ctx.check_stop()
                 answers.add(*self._answer(question))
-        return Counts(items_in=len(asked), items_out=answers.num_rows, timings={"generate": time.monotonic() - begun})
+        timings = {"generate": time.monotonic() - begun, **self._untold}
+        self._untold = {}
+        return Counts(items_in=len(asked), items_out=answers.num_rows, timings=timings)
 
     def _answer(self, question: Asked) -> tuple[Any, ...]:
+        assert self._answerer is not None
         answered = self._answerer.answer(question.text, question.ordinals)
         answer, passages = answered.answer, answered.passages
         cited = [

@@ -78,6 +78,9 @@ def test_false_citations_of_a_generator_get_their_verdict(
             text = f"{passages[0].text.split('.')[0]} [1]. Penguins invented astronomy [2]. The moon is cheese [9]."
             return Answer(text=text, citations=[1, 2, 9], found=True, short="penguins")
 
+        def close(self) -> None:
+            pass
+
     monkeypatch.setattr(registry, "get_generator", lambda *given: Liar())
     out = stagerun.run_alone("generate", chain.settings["generate"], chain.out, tmp_path)
     from rag_hpc.stores.tables import read_table
