@@ -87,6 +87,7 @@ class GeneratorConfig:
     temperature: float = bounded(0.0, 0.0, 2.0)
     seed: int = bounded(0, 0, (1 << 31) - 1)
     threads: int = bounded(1, 0, output=False)  # of transformers; 0 = as many as were granted
+    concurrency: int = bounded(8, 1, 1024, output=False)  # requests at a time, of a worker with an endpoint
     timeout_s: float = bounded(60.0, 0.001, DAY_S, output=False)
     drain_s: float = bounded(10.0, 0.0, 3600.0, output=False)  # how long requests may still take once the job is to end
     vllm: VllmConfig = field(default_factory=VllmConfig)
@@ -119,6 +120,11 @@ class GeneratorConfig:
         folder = Path(self.model).expanduser()
         if folder.is_dir():
             self.model = str(folder.resolve())
+
+    @property
+    def at_once(self) -> int:
+        """How many questions a worker asks at a time."""
+        return self.concurrency if self.name in (GeneratorName.openai, GeneratorName.vllm) else 1
 
     def num_tensor_parallel(self, num_accelerators: int) -> int:
         """Return over how many ranks vLLM splits the model."""

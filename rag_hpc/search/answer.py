@@ -65,14 +65,26 @@ class Answerer:
 
     def answer(self, question: str, ordinals: Sequence[int]) -> Answered:
         """Return the answer from the chunks with these ordinals, best first."""
-        passages = read_passages(self._chunks, ordinals)
-        answer = self._generator.generate(question, passages)
-        checked = check_quotes(answer.text, answer.quotes, passages) or verify_citations(answer.text, passages)
-        return Answered(answer=answer, passages=passages, checks=checked)
+        passages = self.passages(ordinals)
+        return checked(self.generate(question, passages), passages)
+
+    def passages(self, ordinals: Sequence[int]) -> list[Passage]:
+        """Return the chunks with these ordinals, in the same order."""
+        return read_passages(self._chunks, ordinals)
+
+    def generate(self, question: str, passages: Sequence[Passage]) -> Answer:
+        """Return the generator's answer; of those with an endpoint, from any number of threads."""
+        return self._generator.generate(question, passages)
 
     def close(self) -> None:
         """Free what the generator holds."""
         self._generator.close()
+
+
+def checked(answer: Answer, passages: list[Passage]) -> Answered:
+    """Return the answer with a verdict on each of its citations."""
+    checks = check_quotes(answer.text, answer.quotes, passages) or verify_citations(answer.text, passages)
+    return Answered(answer=answer, passages=passages, checks=checks)
 
 
 class Asker:

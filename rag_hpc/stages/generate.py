@@ -5,22 +5,25 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rag_hpc.core.settings import path_field
-from rag_hpc.core.stage import Context, Inputs, Stage
+from rag_hpc.core.stage import Context, Inputs, Stage, plain
 from rag_hpc.core.unit import Counts, Unit
 from rag_hpc.errors import ConfigError
-from rag_hpc.generators.base import Encode
-from rag_hpc.generators.config import GeneratorConfig
+from rag_hpc.generators.base import Answer, Encode, Passage
+from rag_hpc.generators.config import GeneratorConfig, GeneratorName
 from rag_hpc.generators.folder import model_identity, require_model
+from rag_hpc.generators.pool import Draining, in_order
+from rag_hpc.generators.replay import Replay
 from rag_hpc.stores.answers import open_answers
 from rag_hpc.stores.hits import handed_on
 from rag_hpc.stores.passages import Asked, ranked
 
 if TYPE_CHECKING:
-    from rag_hpc.search.answer import Answerer
+    from rag_hpc.search.answer import Answered, Answerer
 
 
 @dataclass(kw_only=True)
@@ -67,7 +70,9 @@ class Generate(Stage):
 
         begun = time.monotonic()
         chunks, generator = ctx.inputs["chunk"], self.config.generator
-        self._answerer = Answerer(chunks, generator, load, ctx.check_stop, ctx.scratch)
+        stop = Draining(ctx.stop_requested, ctx.check_stop, 0.0)  # a start is broken off at once
+        self._answerer = Answerer(chunks, generator, load, stop, ctx.scratch)
+        stop.drain_s = generator.drain_s
         self._untold = {"start": time.monotonic() - begun}  # a part of the worker's set-up: goes to its first record
 
     def close(self) -> None:
@@ -77,24 +82,37 @@ class Generate(Stage):
 
     def run(self, unit: Unit, out: Path, ctx: Context) -> Counts:
         """Write answers.parquet, one row a question; citations are JSON with a verdict each."""
+        from rag_hpc.search.answer import checked
+
+        assert self._answerer is not None
         asked = ranked(ctx.inputs, unit.inputs["position"], self.config.k)
-        begun = time.monotonic()
+        read = [(question.text, self._answerer.passages(question.ordinals)) for question in asked]
+        generator, begun = self.config.generator, time.monotonic()
+        asks_model = generator.name is not GeneratorName.extractive  # the other is quicker than a disk
+        with Replay(ctx.carry if asks_model else None, plain(generator)) as replay:
+            said = in_order(read, partial(self._said, replay), generator.at_once, ctx.check_stop)
         with open_answers(out) as answers:
-            for question in asked:
-                ctx.check_stop()
-                answers.add(*self._answer(question))
+            for question, (_, passages), answer in zip(asked, read, said, strict=True):
+                answers.add(*_row(question, checked(answer, passages)))
         timings = {"generate": time.monotonic() - begun, **self._untold}
+        if replay.num_replayed:
+            timings["replayed"] = float(replay.num_replayed)  # a matter of what was killed: no manifest says it
         self._untold = {}
         return Counts(items_in=len(asked), items_out=answers.num_rows, timings=timings)
 
-    def _answer(self, question: Asked) -> tuple[Any, ...]:
+    def _said(self, replay: Replay, asked: tuple[str, list[Passage]]) -> Answer:
+        """Return the answer to a question from its passages, that of an earlier attempt where there is one."""
         assert self._answerer is not None
-        answered = self._answerer.answer(question.text, question.ordinals)
-        answer, passages = answered.answer, answered.passages
-        cited = [
-            {"citation": c.citation, "supported": c.supported, "reason": c.reason, "start": c.start, "end": c.end}
-            for c in answered.checks
-        ]
-        said = (question.query_id, question.text, answer.text, answer.short, answer.found, question.answers)
-        ids = ([p.chunk_id for p in passages], [p.doc_id for p in passages])
-        return (*said, json.dumps(cited), *map(json.dumps, ids))
+        key = replay.key(*asked)
+        return replay.get(key) or replay.put(key, self._answerer.generate(*asked))
+
+
+def _row(question: Asked, answered: Answered) -> tuple[Any, ...]:
+    answer, passages = answered.answer, answered.passages
+    cited = [
+        {"citation": c.citation, "supported": c.supported, "reason": c.reason, "start": c.start, "end": c.end}
+        for c in answered.checks
+    ]
+    said = (question.query_id, question.text, answer.text, answer.short, answer.found, question.answers)
+    ids = ([p.chunk_id for p in passages], [p.doc_id for p in passages])
+    return (*said, json.dumps(cited), *map(json.dumps, ids))
