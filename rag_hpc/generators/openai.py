@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from rag_hpc.algo.answer.prompt import Passage, build_prompt
+from rag_hpc.algo.answer.prompt import Passage
 from rag_hpc.algo.text.headers import retry_after_s
 from rag_hpc.core.trust import account
 from rag_hpc.errors import ClusterError, InputError
 from rag_hpc.generators.base import Answer, answer_of, not_found
 from rag_hpc.generators.config import GeneratorConfig
+from rag_hpc.generators.prompt import PromptConfig
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class OpenAIGenerator:
         self,
         config: GeneratorConfig,
         check_stop: Callable[[], None] = lambda: None,
+        prompt: PromptConfig | None = None,
         *,
         uds: Path | None = None,
         sleep: Callable[[float], None] | None = None,
@@ -74,7 +76,7 @@ class OpenAIGenerator:
                 f"generator: base_url={config.base_url!r} is no http(s) address; e.g. http://127.0.0.1:8000/v1"
             )
         self._config, self._check_stop, self._sleep = config, check_stop, sleep or self._pause
-        self._uds, self._jitter = uds, jitter
+        self._prompt, self._uds, self._jitter = prompt or PromptConfig(), uds, jitter
         self._key = read_key(config)
         key = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         self._options: dict[str, Any] = {
@@ -91,7 +93,8 @@ class OpenAIGenerator:
         """Return the model's answer; without passages the model is not asked. Raises InputError or ClusterError."""
         if not passages:
             return not_found()
-        text, counts = self._said(self._post(self._body(build_prompt(question, passages), self._config.max_tokens)))
+        body = self._body(self._prompt.messages(question, passages), self._config.max_tokens)
+        text, counts = self._said(self._post(body))
         return answer_of(text, len(passages), counts)
 
     def answers(self) -> bool:

@@ -40,8 +40,8 @@ def in_order(items: Sequence[T], work: Callable[[T], R], at_once: int, check_sto
                 raise failed[min(failed)]
             for done in wait(running, timeout=POLL_S, return_when=FIRST_COMPLETED).done:
                 index = running.pop(done)
-                if (error := done.exception()) is not None:
-                    failed[index] = error
+                if (problem := done.exception()) is not None:
+                    failed[index] = problem
                 else:
                     results[index] = done.result()
     if failed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rag_hpc.errors import ConfigError
@@ -11,35 +12,40 @@ from rag_hpc.generators.config import GeneratorConfig, GeneratorName
 from rag_hpc.generators.extractive import ExtractiveGenerator
 from rag_hpc.generators.folder import require_model
 from rag_hpc.generators.openai import OpenAIGenerator
+from rag_hpc.generators.prompt import Packer, PromptConfig
 from rag_hpc.generators.transformers import TransformersGenerator
 from rag_hpc.generators.vllm import VllmGenerator, require_vllm
 
-Make = Callable[[GeneratorConfig, Callable[[], Encode], Callable[[], None], Path | None], Generator]
-GENERATORS: dict[GeneratorName, Make] = {
-    GeneratorName.extractive: lambda config, load, stop, scratch: ExtractiveGenerator(load(), config.min_score),
-    GeneratorName.openai: lambda config, load, stop, scratch: OpenAIGenerator(config, stop),
-    GeneratorName.vllm: lambda config, load, stop, scratch: VllmGenerator(config, stop, scratch),
-    GeneratorName.transformers: lambda config, load, stop, scratch: TransformersGenerator(config, stop),
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What a generator may use beside its settings."""
+
+    load: Callable[[], Encode]  # gives the encoder, to those that have a use for it
+    check_stop: Callable[[], None] = lambda: None  # raises when the generator is to wait no longer
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    scratch: Path | None = None  # a node-local folder of this process
+
+
+GENERATORS: dict[GeneratorName, Callable[[GeneratorConfig, Given], Generator]] = {
+    GeneratorName.extractive: lambda config, given: ExtractiveGenerator(given.load(), config.min_score),
+    GeneratorName.openai: lambda config, given: OpenAIGenerator(config, given.check_stop, given.prompt),
+    GeneratorName.vllm: lambda config, given: VllmGenerator(config, given.check_stop, given.prompt, given.scratch),
+    GeneratorName.transformers: lambda config, given: TransformersGenerator(config, given.check_stop, given.prompt),
 }
 
 
-def get_generator(
-    config: GeneratorConfig,
-    load: Callable[[], Encode],
-    check_stop: Callable[[], None] = lambda: None,
-    scratch: Path | None = None,
-) -> Generator:
-    """Return the generator that the configuration names; `load` gives the encoder, to those that have a use for it.
-
-    `check_stop` raises when the generator is to wait no longer; `scratch` is a node-local folder of this process.
-    """
-    return GENERATORS[config.name](config, load, check_stop, scratch)
+def get_generator(config: GeneratorConfig, given: Given) -> Generator:
+    """Return the generator that the configuration names."""
+    return GENERATORS[config.name](config, given)
 
 
-def check_generator(config: GeneratorConfig) -> None:
-    """Raise, before anything is queued, for a generator whose model or program is not there."""
+def check_generator(config: GeneratorConfig, prompt: PromptConfig) -> None:
+    """Raise, before anything is queued, for a generator whose model, tokenizer or program is not there."""
     if config.name.loads_model:
         require_model(config.model)
+    if config.name is not GeneratorName.extractive:
+        Packer(prompt, config)
     if config.name is GeneratorName.vllm:
         require_vllm(config)
     if config.vllm.args and config.name is not GeneratorName.vllm:

@@ -10,24 +10,26 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rag_hpc.algo.answer.prompt import Passage, build_prompt
+from rag_hpc.algo.answer.prompt import Passage
 from rag_hpc.errors import InputError
 from rag_hpc.generators.base import Answer, answer_of, not_found
 from rag_hpc.generators.config import GeneratorConfig
 from rag_hpc.generators.folder import PLAIN_CHAT, has_chat_template, max_positions, require_model
+from rag_hpc.generators.prompt import PromptConfig
 from rag_hpc.models.device import Device, num_threads, resolve_device
 
 
 class TransformersGenerator:
     """A causal language model with its tokenizer, on the job's GPU where it has one."""
 
-    def __init__(self, config: GeneratorConfig, check_stop: Callable[[], None]) -> None:
+    def __init__(self, config: GeneratorConfig, check_stop: Callable[[], None], prompt: PromptConfig) -> None:
         """Raises InputError when the folder cannot be loaded. `check_stop` is called at every token."""
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         folder = require_model(config.model)
         self._config, self._check_stop, self._turn = config, check_stop, threading.Lock()
+        self._prompt = prompt
         self._device = resolve_device(Device.auto)
         self._limit = max_positions(folder)
         self._template = None if has_chat_template(folder) else PLAIN_CHAT
@@ -50,7 +52,7 @@ class TransformersGenerator:
         if not passages:
             return not_found()
         with self._turn:
-            return self._answer(build_prompt(question, passages), len(passages))
+            return self._answer(self._prompt.messages(question, passages), len(passages))
 
     def close(self) -> None:
         """Let the model go."""
@@ -71,7 +73,7 @@ class TransformersGenerator:
         if self._limit is not None and length + self._config.max_tokens > self._limit:
             raise InputError(
                 f"generator: the prompt has {length} tokens and the answer may have {self._config.max_tokens}, but "
-                f"{self._config.model} holds {self._limit} in all; lower stage.generate.k or generator.max_tokens"
+                f"{self._config.model} holds {self._limit} in all; lower prompt.max_tokens or generator.max_tokens"
             )
         with torch.inference_mode():
             made = self._model.generate(

@@ -27,6 +27,7 @@ from rag_hpc.generators.base import Answer
 from rag_hpc.generators.config import GeneratorConfig, Listen
 from rag_hpc.generators.folder import PLAIN_CHAT, has_chat_template
 from rag_hpc.generators.openai import OpenAIGenerator
+from rag_hpc.generators.prompt import PromptConfig
 from rag_hpc.generators.server import PortRange, Server, num_accelerators
 
 log = logging.getLogger(__name__)
@@ -39,10 +40,16 @@ _FOUND = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') 
 class VllmGenerator:
     """Starts its server when it is made; `close` ends it."""
 
-    def __init__(self, config: GeneratorConfig, check_stop: Callable[[], None], scratch: Path | None = None) -> None:
+    def __init__(
+        self,
+        config: GeneratorConfig,
+        check_stop: Callable[[], None],
+        prompt: PromptConfig | None = None,
+        scratch: Path | None = None,
+    ) -> None:
         """scratch: a folder of this process, for sockets, key and log. Raises ClusterError with the end of the server's
         log when no token came in time."""
-        self._config, self._check_stop = config, check_stop
+        self._config, self._check_stop, self._prompt = config, check_stop, prompt
         self._scratch = short_folder(scratch)
         self._starting, self._ports = threading.Lock(), PortRange()
         self._server: Server | None = None
@@ -107,6 +114,7 @@ class VllmGenerator:
                 api_key_file=str(self._folder / "key"),
             ),
             self._check_stop,
+            self._prompt,
             uds=uds,
         )
         what = f"generator: vLLM with {config.model} on {tensor_parallel} rank(s)"

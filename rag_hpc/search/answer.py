@@ -5,7 +5,8 @@ The generate stage, `rag-hpc ask` and whatever serves later differ in where the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -13,14 +14,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from rag_hpc.algo.answer.cite import CitationCheck, check_quotes, verify_citations
+from rag_hpc.algo.answer.cite import CitationCheck, check_quotes, uncited_sentences, verify_citations
 from rag_hpc.algo.answer.prompt import Passage
 from rag_hpc.algo.types import Array
 from rag_hpc.core.comm import SerialComm
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.generators import registry
 from rag_hpc.generators.base import Answer, Encode
-from rag_hpc.generators.config import GeneratorConfig
+from rag_hpc.generators.config import GeneratorConfig, GeneratorName
+from rag_hpc.generators.prompt import Packer, PromptConfig
+from rag_hpc.generators.registry import Given
 from rag_hpc.stores.chunks import ChunkStore
 from rag_hpc.stores.passages import read_passages
 
@@ -46,6 +49,15 @@ class Answered:
     checks: list[CitationCheck]
     ranks: list[dict[str, Place]] = field(default_factory=list)  # of each passage, by the rankings that have it
 
+    def counts(self) -> dict[str, int]:
+        """Return how its citations came off: `citations`, those of them by a flaw, and sentences that name no passage.
+
+        An answer that quotes names a passage for every sentence by its making.
+        """
+        flaws = Counter(f"citations_{check.reason}" for check in self.checks if not check.supported)
+        uncited = uncited_sentences(self.answer.text) if self.answer.found and not self.answer.quotes else []
+        return {"citations": len(self.checks), **flaws, "sentences_uncited": len(uncited)}
+
 
 class Answerer:
     """A generator with the chunks that its passages are read from."""
@@ -54,23 +66,25 @@ class Answerer:
         self,
         chunks: Manifest,
         generator: GeneratorConfig,
-        load: Callable[[], Encode],
-        check_stop: Callable[[], None] = lambda: None,
-        scratch: Path | None = None,
+        given: Given,
     ) -> None:
-        """load: gives the encoder, if the generator wants it. `check_stop` raises when the process is to end; a
-        generator that waits calls it now and then. scratch: a node-local folder of this process."""
+        """given: what the generator may use."""
         self._chunks = ChunkStore(chunks)
-        self._generator = registry.get_generator(generator, load, check_stop, scratch)
+        self._packer = Packer(given.prompt, generator) if generator.name is not GeneratorName.extractive else None
+        self._generator = registry.get_generator(generator, given)
 
     def answer(self, question: str, ordinals: Sequence[int]) -> Answered:
         """Return the answer from the chunks with these ordinals, best first."""
-        passages = self.passages(ordinals)
+        passages, _ = self.passages(question, ordinals)
         return checked(self.generate(question, passages), passages)
 
-    def passages(self, ordinals: Sequence[int]) -> list[Passage]:
-        """Return the chunks with these ordinals, in the same order."""
-        return read_passages(self._chunks, ordinals)
+    def passages(self, question: str, ordinals: Sequence[int]) -> tuple[list[Passage], dict[str, int]]:
+        """Return the passages to answer from, of the chunks with these ordinals, best first; and what was left out.
+
+        A generator without a language model has no budget: it reads all of them, in their order.
+        """
+        passages = read_passages(self._chunks, ordinals)
+        return (passages, {}) if self._packer is None else self._packer.select(question, passages)
 
     def generate(self, question: str, passages: Sequence[Passage]) -> Answer:
         """Return the generator's answer; of those with an endpoint, from any number of threads."""
@@ -113,8 +127,9 @@ class Asker:
         self._method = retrieve.get("method", "fused").replace("ann", "dense")  # one question is searched exactly
         parts = inputs["lexical"], inputs["encode"], None
         self._searcher = Searcher(*parts, search, SerialComm(), scratch, knowledge(inputs))
-        load = partial(reading, encoder, self._prefix)
-        self._answerer = Answerer(inputs["chunk"], generator, load, scratch=scratch)
+        prompt = from_plain(PromptConfig, settings["generate"].get("prompt", {}))
+        given = Given(load=partial(reading, encoder, self._prefix), prompt=prompt, scratch=scratch)
+        self._answerer = Answerer(inputs["chunk"], generator, given)
 
     def close(self) -> None:
         """Free what the generator holds."""

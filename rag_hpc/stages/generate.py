@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,8 @@ from rag_hpc.generators.base import Answer, Encode, Passage
 from rag_hpc.generators.config import GeneratorConfig, GeneratorName
 from rag_hpc.generators.folder import model_identity, require_model
 from rag_hpc.generators.pool import Draining, in_order
+from rag_hpc.generators.prompt import PromptConfig
+from rag_hpc.generators.registry import Given
 from rag_hpc.generators.replay import Replay
 from rag_hpc.stores.answers import open_answers
 from rag_hpc.stores.hits import handed_on
@@ -34,6 +37,7 @@ class GenerateConfig:
     model: str = path_field("minilm", only="folder")  # of the encoder, for generators that read sentences with it
     prefix: str = ""  # text put before each question, as in retrieve.queries
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)  # of generators with a language model
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -71,7 +75,8 @@ class Generate(Stage):
         begun = time.monotonic()
         chunks, generator = ctx.inputs["chunk"], self.config.generator
         stop = Draining(ctx.stop_requested, ctx.check_stop, 0.0)  # a start is broken off at once
-        self._answerer = Answerer(chunks, generator, load, stop, ctx.scratch)
+        given = Given(load=load, check_stop=stop, prompt=self.config.prompt, scratch=ctx.scratch)
+        self._answerer = Answerer(chunks, generator, given)
         stop.drain_s = generator.drain_s
         self._untold = {"start": time.monotonic() - begun}  # a part of the worker's set-up: goes to its first record
 
@@ -86,19 +91,24 @@ class Generate(Stage):
 
         assert self._answerer is not None
         asked = ranked(ctx.inputs, unit.inputs["position"], self.config.k)
-        read = [(question.text, self._answerer.passages(question.ordinals)) for question in asked]
+        chosen = [self._answerer.passages(question.text, question.ordinals) for question in asked]
+        read = [(question.text, passages) for question, (passages, _) in zip(asked, chosen, strict=True)]
         generator, begun = self.config.generator, time.monotonic()
         asks_model = generator.name is not GeneratorName.extractive  # the other is quicker than a disk
-        with Replay(ctx.carry if asks_model else None, plain(generator)) as replay:
+        with Replay(ctx.carry if asks_model else None, plain(self.config)) as replay:
             said = in_order(read, partial(self._said, replay), generator.at_once, ctx.check_stop)
+        extra: Counter[str] = Counter()
         with open_answers(out) as answers:
-            for question, (_, passages), answer in zip(asked, read, said, strict=True):
-                answers.add(*_row(question, checked(answer, passages)))
+            for question, (passages, left_out), answer in zip(asked, chosen, said, strict=True):
+                answered = checked(answer, passages)
+                answers.add(*_row(question, answered))
+                extra += Counter({**answered.counts(), **answer.counts, **left_out})
         timings = {"generate": time.monotonic() - begun, **self._untold}
         if replay.num_replayed:
             timings["replayed"] = float(replay.num_replayed)  # a matter of what was killed: no manifest says it
         self._untold = {}
-        return Counts(items_in=len(asked), items_out=answers.num_rows, timings=timings)
+        figures = {name: float(number) for name, number in sorted(extra.items())}
+        return Counts(items_in=len(asked), items_out=answers.num_rows, extra=figures, timings=timings)
 
     def _said(self, replay: Replay, asked: tuple[str, list[Passage]]) -> Answer:
         """Return the answer to a question from its passages, that of an earlier attempt where there is one."""

@@ -18,7 +18,7 @@ from rag_hpc.algo.answer.cite import parse_citations
 from rag_hpc.errors import Interrupted
 from rag_hpc.generators.base import Generator
 from rag_hpc.generators.config import GeneratorConfig, GeneratorName
-from rag_hpc.generators.registry import GENERATORS, get_generator
+from rag_hpc.generators.registry import GENERATORS, Given, get_generator
 from rag_hpc.schema import from_plain
 
 Made = Callable[..., contextlib.AbstractContextManager[Generator]]
@@ -56,7 +56,8 @@ def made(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
             if delay_s:
                 settings["max_tokens"] = 4000  # of a model that says nonsense for as long as it may
             config = from_plain(GeneratorConfig, settings)
-            yield stack.enter_context(contextlib.closing(get_generator(config, lambda: by_words, check_stop, folder)))
+            given = Given(load=lambda: by_words, check_stop=check_stop, scratch=folder)
+            yield stack.enter_context(contextlib.closing(get_generator(config, given)))
 
     if kind != "real-vllm":
         yield make

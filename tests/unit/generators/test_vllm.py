@@ -70,7 +70,7 @@ def gone(word: str, within_s: float = 10.0) -> bool:
 @pytest.mark.parametrize("listen", ["uds", "loopback"])
 def test_it_is_ready_with_its_first_token_and_closed_to_others(listen: str, scratch: Path) -> None:
     python = fake_vllm(scratch, start_s=0.7)
-    with contextlib.closing(VllmGenerator(config(python, listen=listen), lambda: None, scratch)) as generator:
+    with contextlib.closing(VllmGenerator(config(python, listen=listen), lambda: None, scratch=scratch)) as generator:
         assert generator.start_s > 0.7
         assert generator.generate(*ASKED).text == "The default time limit is 240 minutes. Longer [2]."
         (folder,) = scratch.glob("vllm-*")
@@ -94,7 +94,7 @@ def test_one_that_cannot_start_or_takes_too_long_is_told_with_the_end_of_its_log
         ({"start_s": 60}, {"start_timeout_s": 1.0}, r"did not answer within 1 s.*loading the model.*start_timeout_s"),
     ):
         with pytest.raises(ClusterError, match=re.compile(words, re.DOTALL)):
-            VllmGenerator(config(fake_vllm(scratch, **told), **settings), lambda: None, scratch)
+            VllmGenerator(config(fake_vllm(scratch, **told), **settings), lambda: None, scratch=scratch)
         assert gone(str(scratch)) and not list(scratch.glob("vllm-*"))
 
 
@@ -103,13 +103,13 @@ def test_a_stop_ends_the_start(scratch: Path) -> None:
         raise Interrupted("stopped")
 
     with pytest.raises(Interrupted):
-        VllmGenerator(config(fake_vllm(scratch, start_s=60)), check_stop, scratch)
+        VllmGenerator(config(fake_vllm(scratch, start_s=60)), check_stop, scratch=scratch)
     assert gone(str(scratch))
 
 
 def test_one_that_dies_is_told_and_started_again_by_whoever_asks_next(scratch: Path) -> None:
     python = fake_vllm(scratch, dies_after=3, delay_s=0.1)  # the first of them is the first token
-    with contextlib.closing(VllmGenerator(config(python), lambda: None, scratch)) as generator:
+    with contextlib.closing(VllmGenerator(config(python), lambda: None, scratch=scratch)) as generator:
         assert generator.generate(*ASKED).found
         with pytest.raises(ClusterError, match=re.compile(r"ended while it was asked.*loading the model", re.DOTALL)):
             generator.generate(*ASKED)
@@ -124,7 +124,7 @@ def test_nothing_is_left_when_its_owner_is_killed(number: signal.Signals, scratc
         "from rag_hpc.generators.config import GeneratorConfig; from rag_hpc.generators.vllm import VllmGenerator\n"
         "from rag_hpc.schema import from_plain\n"
         "settings = {'name': 'vllm', 'model': sys.argv[2], 'vllm': {'python': sys.argv[3]}}\n"
-        "made = VllmGenerator(from_plain(GeneratorConfig, settings), lambda: None, Path(sys.argv[4]))\n"
+        "made = VllmGenerator(from_plain(GeneratorConfig, settings), lambda: None, None, Path(sys.argv[4]))\n"
         "print('ready', flush=True); time.sleep(60)\n"
     )
     words = [str(SUPPORT), str(MODEL), fake_vllm(scratch), str(scratch)]
@@ -138,7 +138,7 @@ def test_nothing_is_left_when_its_owner_is_killed(number: signal.Signals, scratc
 
 
 def test_signals_of_the_job_leave_it_running_until_its_owner_is_done(scratch: Path) -> None:
-    with contextlib.closing(VllmGenerator(config(fake_vllm(scratch)), lambda: None, scratch)) as generator:
+    with contextlib.closing(VllmGenerator(config(fake_vllm(scratch)), lambda: None, scratch=scratch)) as generator:
         (folder,) = scratch.glob("vllm-*")
         guard = next(pid for pid in processes(str(folder)) if b"guard" in Path(f"/proc/{pid}/cmdline").read_bytes())
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
@@ -150,7 +150,7 @@ def test_eight_that_start_at_once_have_ports_of_their_own(scratch: Path) -> None
     def start(number: int) -> tuple[int, str]:
         folder = scratch / str(number)
         folder.mkdir()
-        generator = VllmGenerator(config(fake_vllm(folder, start_s=1), listen="loopback"), lambda: None, folder)
+        generator = VllmGenerator(config(fake_vllm(folder, start_s=1), listen="loopback"), lambda: None, scratch=folder)
         with contextlib.closing(generator):
             text = generator.generate(*ASKED).text
             log = next(folder.glob("vllm-*/log")).read_text()
