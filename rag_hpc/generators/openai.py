@@ -98,14 +98,17 @@ class OpenAIGenerator:
         return answer_of(text, len(passages), counts)
 
     def answers(self) -> bool:
-        """Return whether the endpoint gives one token; asked once, and whatever goes wrong means no."""
+        """Return whether the endpoint gives one token; asked once. Raises ClusterError when it refuses to."""
         import httpx
 
         try:
-            one = self._body([{"role": "user", "content": "1"}], 1)
-            return asyncio.run(self._in_time(one)).status == 200
+            reply = asyncio.run(self._in_time(self._body([{"role": "user", "content": "1"}], 1)))
         except (TimeoutError, httpx.TransportError):
             return False
+        if 400 <= reply.status < 500 and reply.status not in _RETRIED:
+            said = self._masked(reply.body.decode("utf-8", "replace"))[:300]
+            raise ClusterError(f"it refuses to answer: HTTP {reply.status}: {said}")
+        return reply.status == 200
 
     def close(self) -> None:
         """Do nothing: each request has a connection of its own."""

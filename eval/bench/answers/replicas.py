@@ -1,6 +1,6 @@
 """Two replicas of a real vLLM answer the demo's questions, and one of them is killed half-way: is any lost or doubled?
 
-    python -m rag_hpc.eval.bench.answers.replicas python=/path/to/venv/bin/python work=FOLDER [questions=150] [tp=2]
+    python -m rag_hpc.eval.bench.answers.replicas python=/path/to/venv/bin/python work=FOLDER [tp=2] [signal=SIGTERM]
 
 The model is a tiny Llama with random weights, made here: what is measured is the plumbing. A run of its own is made in
 FOLDER, up to its ranking first and then with generator=vllm; the same command again goes on with it.
@@ -8,6 +8,7 @@ FOLDER, up to its ranking first and then with generator=vllm; the same command a
 
 from __future__ import annotations
 
+import contextlib
 import importlib.resources
 import json
 import os
@@ -20,15 +21,23 @@ from pathlib import Path
 from typing import Any
 
 from rag_hpc.core import manifest
-from rag_hpc.core.commit import read_record
+from rag_hpc.core.commit import UNITS, committed, drafts, read_record
 from rag_hpc.errors import RagHpcError
 from rag_hpc.eval.bench.answers.tinyllama import make_tiny_llama
 from rag_hpc.eval.bench.registry import known
 from rag_hpc.models.device import cpu_class
 from rag_hpc.stores.answers import read_answers
 
-DEFAULTS = {"python": "", "work": "", "questions": "150", "tp": "2", "workers": "2", "pages": "200", "kill": "true"}
-QUESTIONS_PER_UNIT = 15
+DEFAULTS = {
+    "python": "",
+    "work": "",
+    "questions": "150",
+    "tp": "2",
+    "workers": "2",
+    "pages": "200",
+    "signal": "SIGKILL",
+}
+QUESTIONS_PER_UNIT = 30
 NAME = "replicas"
 SERVERS = (b"vllm.entrypoints", b"VLLM::", b"rag_hpc.generators.guard")
 
@@ -55,7 +64,7 @@ def main(words: list[str]) -> int:
     settings = [f"generator.vllm.{name}={value}" for name, value in vllm.items()]
     before, begun = servers(), time.monotonic()
     run = start(work, [*common, "generator=vllm", f"generator.model={model}", "generator.max_tokens=32", *settings])
-    killed = kill_one(work, run) if given["kill"] == "true" else None
+    killed = kill_one(work, run, signal.Signals[given["signal"]]) if given["signal"] else None
     code = run.wait()
     found = {
         "exit_code": code,
@@ -81,43 +90,31 @@ def start(work: Path, overrides: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", "rag_hpc.cli", "run", *overrides], cwd=work, stdout=sys.stderr)
 
 
-def kill_one(work: Path, run: subprocess.Popen[bytes]) -> dict[str, Any] | None:
-    """Kill one worker of generate with SIGKILL once a unit of its own is half answered; return what it had done."""
+def kill_one(work: Path, run: subprocess.Popen[bytes], number: signal.Signals) -> dict[str, Any] | None:
+    """Send the signal to a worker of generate once a third of its unit is answered; return what was done by then."""
     while run.poll() is None:
         for carry in (work / "results" / "runs" / NAME).glob("generate-*/carry/unit-*"):
             done = sum(path.read_bytes().count(b"\n") for path in carry.glob("answers-*.jsonl"))
-            workers = generate_workers()
-            if done >= QUESTIONS_PER_UNIT // 2 and len(workers) > 1:
-                holder = next(iter(workers.values()))  # any: every replica is within a unit
-                os.kill(holder, signal.SIGKILL)
-                return {"answered_in_one_open_unit": done, "workers": len(workers)}
-        time.sleep(0.02)
+            units = carry.parents[1] / UNITS
+            owners = [
+                int(name.rpartition("-")[2])
+                for name, index in drafts(units).items()
+                if carry.name[5:] == f"{index:05d}"
+            ]
+            if done >= QUESTIONS_PER_UNIT // 3 and owners and not (units / carry.name).exists():
+                os.kill(owners[0], number)
+                return {"signal": number.name, "answered_of_the_open_unit": done, "committed": len(committed(units))}
+        time.sleep(0.01)
     return None
-
-
-def generate_workers() -> dict[str, int]:
-    """Return worker index -> process id of the workers of generate."""
-    found = {}
-    for pid, line in processes():
-        words = line.split(b"\0")
-        if b"rag_hpc.worker" in words and b"generate.plan.json" in line and NAME.encode() in line:
-            found[words[-2].decode()] = pid
-    return found
 
 
 def servers() -> set[int]:
     """Return the processes that are vLLM's or guards of one."""
-    return {pid for pid, line in processes() if any(word in line for word in SERVERS)}
-
-
-def processes() -> list[tuple[int, bytes]]:
-    """Return the process ids and command lines of this machine."""
-    found = []
+    found = set()
     for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            found.append((int(entry.name), (entry / "cmdline").read_bytes()))
-        except OSError:
-            continue
+        with contextlib.suppress(OSError):
+            line = (entry / "cmdline").read_bytes()
+            found |= {int(entry.name)} if any(word in line for word in SERVERS) else set()
     return found
 
 

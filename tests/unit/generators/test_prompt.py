@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from chatserver import model_like
-from generators import FISH, SLURM, passage, tiny_llama
+from generators import FISH, SLURM, passage
 
 from rag_hpc.algo.answer.answers import NOT_FOUND
 from rag_hpc.algo.answer.prompt import build_prompt
@@ -16,9 +16,12 @@ from rag_hpc.core.summary import in_and_out
 from rag_hpc.errors import ConfigError, InputError
 from rag_hpc.generators.config import GeneratorConfig
 from rag_hpc.generators.prompt import CHARS_PER_TOKEN, CHAT_TOKENS, Packer, PromptConfig
+from rag_hpc.models.folder import model_folder
 from rag_hpc.schema import from_plain
 
 ENDPOINT = from_plain(GeneratorConfig, {"name": "openai", "base_url": "http://127.0.0.1:1/v1", "model": "m"})
+
+FOLDER = model_folder("minilm")  # of an encoder: its tokenizer counts as well as any
 
 
 def prompt(**settings: Any) -> PromptConfig:
@@ -57,14 +60,21 @@ def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], words: st
 def test_tokens_are_the_model_s_own_and_its_room_is_not_exceeded() -> None:
     from tokenizers import Tokenizer
 
-    model = from_plain(GeneratorConfig, {"name": "transformers", "model": str(tiny_llama()), "max_tokens": 7000})
+    model = from_plain(GeneratorConfig, {"name": "transformers", "model": str(FOLDER), "max_tokens": 100})
     packer = Packer(prompt(max_tokens=0), model)
-    tokenizer = Tokenizer.from_file(str(tiny_llama() / "tokenizer.json"))
-    assert packer.count("Fish live") == len(tokenizer.encode("Fish live").ids)
+    tokenizer = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+
+    def count(text: str) -> int:
+        return len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    assert packer.count("Fish live " * 400) == count("Fish live " * 400) == 800
     many = [passage(f"{n} is a number among others of its kind. " * 4, chunk_id=f"{n}") for n in range(100)]
     kept, counts = packer.select("Which?", many)
-    whole = sum(len(tokenizer.encode(m["content"]).ids) for m in PromptConfig().messages("Which?", kept))
-    assert 0.8 * (8192 - 7000) < whole <= 8192 - 7000 - CHAT_TOKENS
+    whole = sum(count(message["content"]) for message in PromptConfig().messages("Which?", kept))
+    room = 512 - 100 - CHAT_TOKENS
+    assert room - 70 < whole <= room  # another passage would take 60
     assert counts == {"passages_repeated": 0, "passages_over_budget": 100 - len(kept), "passages_cut": 0}
     assert kept == many[: len(kept)]
 
@@ -73,7 +83,7 @@ def test_without_a_tokenizer_characters_are_counted_and_it_is_said() -> None:
     packer = Packer(prompt(), ENDPOINT)
     assert packer.count("a" * CHARS_PER_TOKEN * 7) == 7
     assert packer.select("Why?", [FISH])[1]["prompts_counted_by_characters"] == 1
-    exact = Packer(prompt(tokenizer=str(tiny_llama())), ENDPOINT)
+    exact = Packer(prompt(tokenizer=str(FOLDER)), ENDPOINT)
     assert "prompts_counted_by_characters" not in exact.select("Why?", [FISH])[1]
 
 

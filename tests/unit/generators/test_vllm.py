@@ -91,6 +91,7 @@ def test_it_is_ready_with_its_first_token_and_closed_to_others(listen: str, scra
 def test_one_that_cannot_start_or_takes_too_long_is_told_with_the_end_of_its_log(scratch: Path) -> None:
     for told, settings, words in (
         ({"fail": 1}, {}, r"ended with code 1 before it answered.*CUDA out of memory"),
+        ({"refuses": 1}, {}, r"refuses to answer: HTTP 400: .*busy"),
         ({"start_s": 60}, {"start_timeout_s": 1.0}, r"did not answer within 1 s.*loading the model.*start_timeout_s"),
     ):
         with pytest.raises(ClusterError, match=re.compile(words, re.DOTALL)):
