@@ -16,7 +16,8 @@ from rag_hpc.errors import ClusterError
 
 log = logging.getLogger(__name__)
 
-GRACE_S = 10.0  # for a server that is told to end
+GRACE_S = 3.0  # for a server that is told to end: nobody is asking it any more
+KILLED_S = 15.0  # within which its guard is done with it after that
 POLL_S = 0.25
 TAIL_LINES, TAIL_CHARS = 30, 4000
 FIRST_PORT, PORTS_EACH = 16_384, 64  # below the kernel's ephemeral range, where a client may hold any port
@@ -32,7 +33,12 @@ class Server:
         guard = [sys.executable, "-P", "-m", "rag_hpc.generators.guard", f"{GRACE_S:g}", str(folder), *command]
         with self._log_path.open("ab") as stream:
             self._guard = subprocess.Popen(
-                guard, stdin=subprocess.PIPE, stdout=stream, stderr=subprocess.STDOUT, env=dict(environment)
+                guard,
+                stdin=subprocess.PIPE,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                env=dict(environment),
+                start_new_session=True,  # who kills the owner's whole group must leave it to clean up
             )
 
     def is_alive(self) -> bool:
@@ -67,9 +73,9 @@ class Server:
             with contextlib.suppress(OSError):
                 self._guard.stdin.close()
         try:
-            self._guard.wait(3 * GRACE_S)
+            self._guard.wait(GRACE_S + KILLED_S)
         except subprocess.TimeoutExpired:
-            log.warning("a server's guard did not end in %g s and is killed", 3 * GRACE_S)
+            log.warning("a server's guard did not end in %g s and is killed", GRACE_S + KILLED_S)
             self._guard.kill()
             self._guard.wait()
 

@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rag_hpc.algo.answer.prompt import Passage
+from rag_hpc.core.job import SAFE_PATH
 from rag_hpc.core.record import granted_cpus
 from rag_hpc.errors import ClusterError, InputError, MissingDependency
 from rag_hpc.generators.base import Answer
@@ -165,7 +166,7 @@ def environment(
         said["VLLM_CPU_KVCACHE_SPACE"] = str(settings.kv_cache_gib)
         if bind := settings.cpu_threads_bind or spread(tensor_parallel, sorted(os.sched_getaffinity(0))):
             said["VLLM_CPU_OMP_THREADS_BIND"] = bind
-    return {**os.environ, **said}
+    return {**os.environ, **said, **SAFE_PATH}
 
 
 def spread(num_ranks: int, cpus: Sequence[int]) -> str:

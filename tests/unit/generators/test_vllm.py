@@ -30,6 +30,7 @@ from rag_hpc.generators import server
 from rag_hpc.generators.config import GeneratorConfig, GeneratorName, VllmConfig
 from rag_hpc.generators.server import PORTS_EACH, PortRange, Server
 from rag_hpc.generators.vllm import VllmGenerator, command, environment, spread
+from rag_hpc.models.folder import model_folder
 from rag_hpc.schema import from_plain
 
 ASKED = ("What is the default time limit?", [FISH, SLURM])
@@ -119,7 +120,7 @@ def test_one_that_dies_is_told_and_started_again_by_whoever_asks_next(scratch: P
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_nothing_is_left_when_its_owner_is_killed(number: signal.Signals, scratch: Path) -> None:
+def test_nothing_is_left_when_its_owner_and_all_its_group_are_killed(number: signal.Signals, scratch: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
         "from rag_hpc.generators.config import GeneratorConfig; from rag_hpc.generators.vllm import VllmGenerator\n"
@@ -129,11 +130,12 @@ def test_nothing_is_left_when_its_owner_is_killed(number: signal.Signals, scratc
         "print('ready', flush=True); time.sleep(60)\n"
     )
     words = [str(SUPPORT), str(MODEL), fake_vllm(scratch), str(scratch)]
-    with subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.PIPE, text=True) as owner:
+    python = [sys.executable, "-c", code]
+    with subprocess.Popen([*python, *words], stdout=subprocess.PIPE, text=True, start_new_session=True) as owner:
         assert owner.stdout is not None and owner.stdout.readline() == "ready\n"
         (folder,) = scratch.glob("vllm-*")
         assert len(processes(str(folder))) >= 3  # guard, server, the server's child
-        owner.send_signal(number)
+        os.killpg(owner.pid, number)
         owner.wait(10)
     assert gone(str(folder))
 
@@ -231,7 +233,7 @@ def test_ranks_on_a_cpu_share_what_was_granted() -> None:
 def test_what_would_fail_in_the_job_is_refused_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "vllm" else find(name))
-    model = f"generator.model={model_like(tmp_path / 'model')}"
+    model = f"generator.model={model_folder('minilm')}"  # of an encoder, which nobody reads that far
     for overrides, error, words in (
         ([model], MissingDependency, r"has no vLLM.*rag-hpc\[serve\].*serve-cpu.*generator.vllm.python="),
         ([model, f"generator.vllm.python={sys.executable}"], MissingDependency, "has no vLLM"),
