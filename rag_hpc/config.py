@@ -20,6 +20,8 @@ from rag_hpc.core.ledger import find_run, runs_root
 from rag_hpc.core.policy import Policy
 from rag_hpc.errors import ConfigError, did_you_mean
 from rag_hpc.generators.config import GeneratorConfig
+from rag_hpc.generators.prompt import PromptConfig
+from rag_hpc.generators.registry import check_generator
 from rag_hpc.schema import explain, to_plain
 from rag_hpc.slurm.cluster import ClusterConfig, StageResources
 from rag_hpc.sources.base import ROUNDS, CorpusConfig, PathConfig, SourceName
@@ -90,6 +92,7 @@ class RunConfig(Policy):
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     milestones: MilestoneConfig = field(default_factory=MilestoneConfig)
 
@@ -124,7 +127,7 @@ class RunConfig(Policy):
         if stage.split(".")[0] == "train":
             return self.train
         if stage == "generate":
-            return dataclasses.replace(self.stage.generate, generator=self.generator)
+            return dataclasses.replace(self.stage.generate, generator=self.generator, prompt=self.prompt)
         return getattr(self.stage, section(stage))
 
 
@@ -287,6 +290,8 @@ def check(config: RunConfig) -> None:
         check_method(config.stage.retrieve.method, stages)
     if "evaluate" in stages:
         check_measures(config.stage.evaluate.measures)
+    if "generate" in stages:
+        check_generator(config.generator, config.prompt)
     if "rerank" in stages and not config.stage.rerank.model:
         raise ConfigError("pipeline=rerank: set stage.rerank.model to the folder of a cross-encoder")
 

@@ -53,14 +53,18 @@ def run_stage(
         random.Random(seed).shuffle(units)
     with tempfile.TemporaryDirectory(prefix="rag-hpc-") as scratch:
         workers: dict[int, tuple[Stage, Context]] = {}
-        for unit in units:
-            index = unit.index % p
-            if index not in workers:
-                ctx = Context(inputs=inputs, shared=run_dir, scratch=Path(scratch) / str(index))
-                ctx.scratch.mkdir()
-                workers[index] = copy.deepcopy(stage), ctx
-                workers[index][0].setup(ctx)
-            _attempt(plan, unit, index, workers[index])
+        try:
+            for unit in units:
+                index = unit.index % p
+                if index not in workers:
+                    ctx = Context(inputs=inputs, shared=run_dir, scratch=Path(scratch) / str(index))
+                    ctx.scratch.mkdir()
+                    workers[index] = copy.deepcopy(stage), ctx
+                    workers[index][0].setup(ctx)
+                _attempt(plan, unit, index, workers[index])
+        finally:
+            for worker, _ in workers.values():
+                worker.close()
     return close_stage(stage, plan, inputs, run_dir)
 
 

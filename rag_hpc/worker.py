@@ -66,6 +66,8 @@ class Worker:
                 stopped = True
                 if self.stage.collective:
                     self.comm.abort(error.exit_code)
+            finally:
+                self.stage.close()
         return self._exit_code(stopped)
 
     def _run_units(self, ctx: Context, started: float) -> None:

@@ -73,6 +73,9 @@ class Stage(ABC):
     def setup(self, ctx: Context) -> None:  # noqa: B027  (an optional step, not an abstract one)
         """Load what all units need; every rank calls this once, so collectives are allowed here."""
 
+    def close(self) -> None:  # noqa: B027  (an optional step, too)
+        """Free what `setup` took, processes above all; called once when the worker ends, however it ends."""
+
     @abstractmethod
     def plan(self, inputs: Inputs, shared: Path) -> list[Unit]:
         """Return the units: deterministic, and the same for every number of workers."""

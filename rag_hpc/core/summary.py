@@ -9,6 +9,7 @@ from rag_hpc.core.manifest import Manifest, add_up
 from rag_hpc.core.plan import Plan
 
 DOCUMENTS = ("chunk", "dedup.drop", "clean", "crawl")  # stages whose items are documents, the last one first
+FLAW = "citations_"  # before its name, in the figures of generate
 _SHOWN = 5  # reasons, and suffixes
 
 
@@ -36,7 +37,27 @@ def in_and_out(manifests: Mapping[str, Manifest], plans: Mapping[str, Plan]) -> 
         parts.append(f"{asked['absent']:,.0f} of {asked['relevant']:,.0f} documents judged relevant are not among them")
     if asked.get("stand_ins"):
         parts.append(f"{asked['stand_ins']:,.0f} titles stand in for questions")
+    parts += _of_answers(manifests["generate"].extra()) if "generate" in manifests else []
     return ", ".join(parts)
+
+
+def _of_answers(said: Mapping[str, float]) -> list[str]:
+    """Return what is wrong with the answers' citations, and which passages the prompts had no room for."""
+    flaws = {name[len(FLAW) :]: int(number) for name, number in said.items() if name.startswith(FLAW)}
+    parts = []
+    if flaws:
+        parts.append(f"{sum(flaws.values()):,} of {said['citations']:,.0f} citations not borne out{_listed(flaws)}")
+    for name, words in (
+        ("sentences_uncited", "answered sentence{} without a citation"),
+        ("passages_over_budget", "passage{} without room in a prompt"),
+        ("passages_cut", "passage{} cut to fit a prompt"),
+        ("answers_cut", "answer{} cut off at generator.max_tokens"),
+    ):
+        if number := int(said.get(name, 0)):
+            parts.append(f"{number:,} {words.format(_s(number))}")
+    if said.get("prompts_counted_by_characters"):
+        parts.append("prompts measured by characters, since no tokenizer was at hand (prompt.tokenizer)")
+    return parts
 
 
 def _s(num: int) -> str:

@@ -52,6 +52,9 @@ class ExtractiveGenerator:
         short = _short(question, chosen[0][0])
         return Answer(text=text, citations=citations, found=True, short=short, quotes=quotes, score=best[0][0])
 
+    def close(self) -> None:
+        """Do nothing: the encoder is the caller's."""
+
 
 def _chosen(best: Sequence[tuple[Sentence, float]]) -> list[tuple[Sentence, float]]:
     """Return the best sentence and the next one that says something else, if it is not much less likely to answer."""

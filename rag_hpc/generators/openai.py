@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import os
+import random
 import re
 import stat
 import time
@@ -20,14 +21,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from rag_hpc.algo.answer.answers import is_not_found
-from rag_hpc.algo.answer.cite import parse_citations
-from rag_hpc.algo.answer.prompt import Passage, build_prompt
+from rag_hpc.algo.answer.prompt import Passage
 from rag_hpc.algo.text.headers import retry_after_s
 from rag_hpc.core.trust import account
 from rag_hpc.errors import ClusterError, InputError
-from rag_hpc.generators.base import Answer, not_found
+from rag_hpc.generators.base import Answer, answer_of, not_found
 from rag_hpc.generators.config import GeneratorConfig
+from rag_hpc.generators.prompt import PromptConfig
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,6 @@ TRIES = 3
 MAX_WAIT_S = 30.0
 MAX_REPLY_BYTES = 4 << 20  # decoded; an answer of 4,096 tokens has some 20 KB
 POLL_S = 0.1  # how soon a wait hears that it has to end
-_SEED = 0
 _RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _KEY = re.compile(r"[!-~]{1,4096}")  # printable ASCII without a space
@@ -51,16 +50,24 @@ class Reply:
 
 
 class OpenAIGenerator:
-    """Asks the endpoint at temperature 0 with a fixed seed; the model may still vary a little between batches."""
+    """Asks the endpoint with a fixed seed, from any number of threads; even at temperature 0 a model may vary a little
+    between batches."""
 
     def __init__(
         self,
         config: GeneratorConfig,
         check_stop: Callable[[], None] = lambda: None,
+        prompt: PromptConfig | None = None,
         *,
+        uds: Path | None = None,
         sleep: Callable[[float], None] | None = None,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
-        """Raises InputError when the key cannot be read. Nothing is sent yet. `check_stop` raises to end a wait."""
+        """Raises InputError when the key cannot be read. Nothing is sent yet. `check_stop` raises to end a wait.
+
+        uds: the Unix socket that the endpoint listens on. jitter: 0 to 1, so that those who were turned away together
+        do not come back together.
+        """
         import httpx
 
         url = urlsplit(config.base_url)
@@ -69,6 +76,7 @@ class OpenAIGenerator:
                 f"generator: base_url={config.base_url!r} is no http(s) address; e.g. http://127.0.0.1:8000/v1"
             )
         self._config, self._check_stop, self._sleep = config, check_stop, sleep or self._pause
+        self._prompt, self._uds, self._jitter = prompt or PromptConfig(), uds, jitter
         self._key = read_key(config)
         key = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         self._options: dict[str, Any] = {
@@ -77,7 +85,7 @@ class OpenAIGenerator:
             # a proxy set for the outside world must not see what goes to this machine
             "trust_env": url.hostname not in _LOOPBACK,
             "follow_redirects": False,
-            "verify": httpx.create_ssl_context(),
+            "verify": httpx.create_ssl_context() if url.scheme == "https" else False,
         }
         self._url = config.base_url.rstrip("/") + "/chat/completions"
 
@@ -85,18 +93,29 @@ class OpenAIGenerator:
         """Return the model's answer; without passages the model is not asked. Raises InputError or ClusterError."""
         if not passages:
             return not_found()
-        body = {
-            "model": self._config.model,
-            "messages": build_prompt(question, passages),
-            "max_tokens": self._config.max_tokens,
-            "temperature": 0,
-            "seed": _SEED,
-        }
-        text = self._text(self._post(body))
-        if is_not_found(text):
-            return not_found()
-        citations = [n for n in parse_citations(text) if n <= len(passages)]
-        return Answer(text=text, citations=citations, found=True, short=text)
+        body = self._body(self._prompt.messages(question, passages), self._config.max_tokens)
+        text, counts = self._said(self._post(body))
+        return answer_of(text, len(passages), counts)
+
+    def answers(self) -> bool:
+        """Return whether the endpoint gives one token; asked once. Raises ClusterError when it refuses to."""
+        import httpx
+
+        try:
+            reply = asyncio.run(self._in_time(self._body([{"role": "user", "content": "1"}], 1)))
+        except (TimeoutError, httpx.TransportError):
+            return False
+        if 400 <= reply.status < 500 and reply.status not in _RETRIED:
+            said = self._masked(reply.body.decode("utf-8", "replace"))[:300]
+            raise ClusterError(f"it refuses to answer: HTTP {reply.status}: {said}")
+        return reply.status == 200
+
+    def close(self) -> None:
+        """Do nothing: each request has a connection of its own."""
+
+    def _body(self, messages: list[dict[str, str]], max_tokens: int) -> dict[str, Any]:
+        asked = {"model": self._config.model, "messages": messages, "max_tokens": max_tokens}
+        return {**asked, "temperature": self._config.temperature, "seed": self._config.seed}
 
     def _post(self, body: dict[str, Any]) -> bytes:
         """Return the body of the endpoint's reply, after up to three tries where another may help."""
@@ -122,7 +141,7 @@ class OpenAIGenerator:
                 wait_s = wait_s if asked_s is None else min(asked_s, MAX_WAIT_S)
             log.debug("generator: try %d of %d failed: %s", attempt + 1, TRIES, trouble)
             if attempt + 1 < TRIES:
-                self._sleep(wait_s)
+                self._sleep(wait_s * (1 + 0.5 * self._jitter()))
         raise ClusterError(
             f"generator: {self._url} did not answer in {TRIES} tries ({trouble}); check that the server runs and is "
             "reachable from this node, or raise generator.timeout_s"
@@ -147,7 +166,9 @@ class OpenAIGenerator:
         """Return the reply. Raises ClusterError for one that is too long, packed or not."""
         import httpx
 
-        async with httpx.AsyncClient(**self._options) as client, client.stream("POST", self._url, json=body) as reply:
+        transport = httpx.AsyncHTTPTransport(uds=str(self._uds)) if self._uds else None
+        options = {**self._options, "transport": transport}
+        async with httpx.AsyncClient(**options) as client, client.stream("POST", self._url, json=body) as reply:
             raw = bytearray()
             async for part in reply.aiter_raw():
                 raw += part
@@ -168,10 +189,11 @@ class OpenAIGenerator:
             self._check_stop()
             time.sleep(min(POLL_S, left_s))
 
-    def _text(self, body: bytes) -> str:
-        """Return the answer's text from the body of a reply of status 200."""
+    def _said(self, body: bytes) -> tuple[str, dict[str, int]]:
+        """Return the answer's text, and what was counted of it, from the body of a reply of status 200."""
         try:
-            choice = json.loads(body)["choices"][0]
+            reply = json.loads(body)
+            choice = reply["choices"][0]
             text = choice["message"]["content"]
         except (ValueError, KeyError, IndexError, TypeError, RecursionError):
             said = self._masked(body.decode("utf-8", "replace"))[:200]
@@ -183,7 +205,12 @@ class OpenAIGenerator:
             raise ClusterError(
                 f"generator: {self._config.model} gave no text (finish_reason={reason}); raise generator.max_tokens"
             )
-        return text.encode("utf-8", "replace").decode().strip()  # half a surrogate pair could not be stored
+        counts = {"answers_cut": int(choice.get("finish_reason") == "length")}
+        usage = reply.get("usage") if isinstance(reply.get("usage"), dict) else {}
+        for name, key in (("prompt_tokens", "prompt_tokens"), ("answer_tokens", "completion_tokens")):
+            if isinstance(usage.get(key), int):
+                counts[name] = usage[key]
+        return text.encode("utf-8", "replace").decode().strip(), counts  # half a surrogate pair could not be stored
 
     def _masked(self, text: str) -> str:
         return text.replace(self._key, "***") if self._key else text

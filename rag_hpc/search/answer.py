@@ -5,21 +5,25 @@ The generate stage, `rag-hpc ask` and whatever serves later differ in where the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from rag_hpc.algo.answer.cite import CitationCheck, check_quotes, verify_citations
+from rag_hpc.algo.answer.cite import CitationCheck, check_quotes, uncited_sentences, verify_citations
 from rag_hpc.algo.answer.prompt import Passage
 from rag_hpc.algo.types import Array
 from rag_hpc.core.comm import SerialComm
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.generators import registry
 from rag_hpc.generators.base import Answer, Encode
-from rag_hpc.generators.config import GeneratorConfig
+from rag_hpc.generators.config import GeneratorConfig, GeneratorName
+from rag_hpc.generators.prompt import Packer, PromptConfig
+from rag_hpc.generators.registry import Given
 from rag_hpc.stores.chunks import ChunkStore
 from rag_hpc.stores.passages import read_passages
 
@@ -45,6 +49,15 @@ class Answered:
     checks: list[CitationCheck]
     ranks: list[dict[str, Place]] = field(default_factory=list)  # of each passage, by the rankings that have it
 
+    def counts(self) -> dict[str, int]:
+        """Return how its citations came off: `citations`, those of them by a flaw, and sentences that name no passage.
+
+        An answer that quotes names a passage for every sentence by its making.
+        """
+        flaws = Counter(f"citations_{check.reason}" for check in self.checks if not check.supported)
+        uncited = uncited_sentences(self.answer.text) if self.answer.found and not self.answer.quotes else []
+        return {"citations": len(self.checks), **flaws, "sentences_uncited": len(uncited)}
+
 
 class Answerer:
     """A generator with the chunks that its passages are read from."""
@@ -53,19 +66,39 @@ class Answerer:
         self,
         chunks: Manifest,
         generator: GeneratorConfig,
-        load: Callable[[], Encode],
-        check_stop: Callable[[], None] = lambda: None,
+        given: Given,
     ) -> None:
-        """load: gives the encoder, if the generator wants it. `check_stop` raises when the process is to end; a
-        generator that waits calls it now and then."""
-        self._chunks, self._generator = ChunkStore(chunks), registry.get_generator(generator, load, check_stop)
+        """given: what the generator may use."""
+        self._chunks = ChunkStore(chunks)
+        self._packer = Packer(given.prompt, generator) if generator.name is not GeneratorName.extractive else None
+        self._generator = registry.get_generator(generator, given)
 
     def answer(self, question: str, ordinals: Sequence[int]) -> Answered:
         """Return the answer from the chunks with these ordinals, best first."""
+        passages, _ = self.passages(question, ordinals)
+        return checked(self.generate(question, passages), passages)
+
+    def passages(self, question: str, ordinals: Sequence[int]) -> tuple[list[Passage], dict[str, int]]:
+        """Return the passages to answer from, of the chunks with these ordinals, best first; and what was left out.
+
+        A generator without a language model has no budget: it reads all of them, in their order.
+        """
         passages = read_passages(self._chunks, ordinals)
-        answer = self._generator.generate(question, passages)
-        checked = check_quotes(answer.text, answer.quotes, passages) or verify_citations(answer.text, passages)
-        return Answered(answer=answer, passages=passages, checks=checked)
+        return (passages, {}) if self._packer is None else self._packer.select(question, passages)
+
+    def generate(self, question: str, passages: Sequence[Passage]) -> Answer:
+        """Return the generator's answer; of those with an endpoint, from any number of threads."""
+        return self._generator.generate(question, passages)
+
+    def close(self) -> None:
+        """Free what the generator holds."""
+        self._generator.close()
+
+
+def checked(answer: Answer, passages: list[Passage]) -> Answered:
+    """Return the answer with a verdict on each of its citations."""
+    checks = check_quotes(answer.text, answer.quotes, passages) or verify_citations(answer.text, passages)
+    return Answered(answer=answer, passages=passages, checks=checks)
 
 
 class Asker:
@@ -94,7 +127,13 @@ class Asker:
         self._method = retrieve.get("method", "fused").replace("ann", "dense")  # one question is searched exactly
         parts = inputs["lexical"], inputs["encode"], None
         self._searcher = Searcher(*parts, search, SerialComm(), scratch, knowledge(inputs))
-        self._answerer = Answerer(inputs["chunk"], generator, lambda: reading(encoder, self._prefix))
+        prompt = from_plain(PromptConfig, settings["generate"].get("prompt", {}))
+        given = Given(load=partial(reading, encoder, self._prefix), prompt=prompt, scratch=scratch)
+        self._answerer = Answerer(inputs["chunk"], generator, given)
+
+    def close(self) -> None:
+        """Free what the generator holds."""
+        self._answerer.close()
 
     def answer(self, question: str) -> Answered:
         """Return the answer to one question."""

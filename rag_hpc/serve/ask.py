@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,7 +130,7 @@ def _readable(text: str) -> str:
     return os.fsencode(text).decode("utf-8", "replace").strip()  # of another charset
 
 
-@contextmanager
+@contextlib.contextmanager
 def opened(run_dir: Path, request: Request, generator: GeneratorConfig) -> Iterator[Asker]:
     """Yield what answers questions from a run; on a terminal a line says what takes the first seconds."""
     inputs = manifests(run_dir, request)
@@ -139,7 +139,8 @@ def opened(run_dir: Path, request: Request, generator: GeneratorConfig) -> Itera
     from rag_hpc.search.answer import Asker
 
     with tempfile.TemporaryDirectory(prefix="rag-hpc-") as scratch:
-        yield Asker(inputs, request.settings, generator, Path(scratch))
+        with contextlib.closing(Asker(inputs, request.settings, generator, Path(scratch))) as asker:
+            yield asker
 
 
 def as_text(found: dict[str, Any]) -> str:
@@ -243,14 +244,22 @@ def generator_of(arguments: Arguments, used: dict[str, Any]) -> GeneratorConfig:
     from rag_hpc.schema import from_plain
 
     given = [override.partition("=")[0].partition(".") for override in arguments.overrides]
-    names = [field.name for field in fields(GeneratorConfig)] + [key for group, _, key in given if group == "generator"]
-    asked: dict[str, Any] = {name: setting(arguments, "generator", name) for name in names if name}
+    keys = [key for group, _, key in given if group == "generator" and key]
+    names = [field.name for field in fields(GeneratorConfig)] + [key for key in keys if not key.startswith("vllm.")]
+    asked: dict[str, Any] = {name: setting(arguments, "generator", name) for name in names}
+    server = [key.removeprefix("vllm.") for key in keys if key.startswith("vllm.")]
+    asked["vllm"] = {key: arguments.override(f"generator.vllm.{key}") for key in server} or None
     asked["name"] = asked["name"] or ("openai" if asked["base_url"] else used.get("name", "extractive"))
     if asked["name"] == "openai" and not (asked["base_url"] and asked["model"]):
         raise ConfigError(
             f"ask: the answer would come from an endpoint (the run's model was {used.get('model') or 'none'}), and a "
             "run does not say where your question is sent. Give generator.base_url and generator.model, and a key as "
             "generator.api_key_env or generator.api_key_file; or generator=extractive, which needs no model"
+        )
+    if asked["name"] in ("vllm", "transformers") and not asked["model"]:
+        raise ConfigError(
+            f"ask: the run's answers are of generator={asked['name']}, and which model is loaded for yours is for you "
+            "to say: give generator.model=FOLDER; or generator=extractive, which needs none"
         )
     asked["max_tokens"] = asked["max_tokens"] or used.get("max_tokens")
     return from_plain(GeneratorConfig, {key: value for key, value in asked.items() if value is not None})

@@ -33,6 +33,7 @@ from rag_hpc.eval.bench.registry import known
 from rag_hpc.eval.bench.rows import Row
 from rag_hpc.generators.base import Encode
 from rag_hpc.generators.config import GeneratorConfig
+from rag_hpc.generators.registry import Given
 from rag_hpc.models.encoder import Encoder
 from rag_hpc.search.answer import Answered, Answerer, Asker, reading
 
@@ -129,7 +130,7 @@ class Bench:
 
     def answers(self, corpus: Corpus, asked: Sequence[Asked]) -> list[Answered]:
         """Return the answers from each question's K best passages."""
-        answerer = Answerer(corpus.results.manifests["chunk"], GeneratorConfig(), lambda: self._encode)
+        answerer = Answerer(corpus.results.manifests["chunk"], GeneratorConfig(), Given(load=lambda: self._encode))
         return [answerer.answer(one.text, one.ordinals[:K]) for one in asked]
 
     def sample(self, asked: Sequence[Asked]) -> list[Asked]:
@@ -212,7 +213,7 @@ def ordinary_rows(asker: Asker, half: str) -> list[Row]:
 def speed_rows(corpus: Corpus, encoder: Encoder, asker: Asker) -> list[Row]:
     """Return answers a CPU second from ready rankings, and the wall time of a question to a loaded `ask`."""
     asked = random.Random(0).sample(corpus.asked, 60)
-    answerer = Answerer(corpus.results.manifests["chunk"], GeneratorConfig(), lambda: reading(encoder, ""))
+    answerer = Answerer(corpus.results.manifests["chunk"], GeneratorConfig(), Given(load=lambda: reading(encoder, "")))
     answerer.answer(asked[0].text, asked[0].ordinals[:K])
     rates = [1.0 / _cpu_s(partial(answerer.answer, one.text, one.ordinals[:K])) for one in asked]
     asker.answer(asked[0].text)

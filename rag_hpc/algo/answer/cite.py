@@ -84,6 +84,11 @@ def verify_citations(answer: str, passages: Sequence[Passage], threshold: float 
     return checks
 
 
+def uncited_sentences(answer: str) -> list[str]:
+    """Return the sentences that say something and name no passage for it."""
+    return [s for s in _with_trailing_citations(answer) if content_words(s) and not parse_citations(s)]
+
+
 def check_quotes(answer: str, quotes: Sequence[Quote], passages: Sequence[Passage]) -> list[CitationCheck]:
     """Return one check a quote: do the answer and the passage both hold it, and does its citation follow it?"""
     said, checks = _one_line(answer), []

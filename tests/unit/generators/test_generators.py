@@ -29,7 +29,7 @@ from rag_hpc.generators.base import Passage
 from rag_hpc.generators.config import GeneratorConfig, GeneratorName
 from rag_hpc.generators.extractive import NUM_READ, ExtractiveGenerator
 from rag_hpc.generators.openai import OpenAIGenerator
-from rag_hpc.generators.registry import GENERATORS, get_generator
+from rag_hpc.generators.registry import GENERATORS, Given, get_generator
 
 
 def passage(text: str, title: str = "") -> Passage:
@@ -194,7 +194,7 @@ def said(text: Any, finish: str = "stop") -> Reply:
 
 def ask(url: str, sleep: Callable[[float], None] = lambda s: None, **more: Any) -> Any:
     config = GeneratorConfig(name=GeneratorName.openai, base_url=url, model="m", **more)
-    return OpenAIGenerator(config, sleep=sleep).generate("What is the limit?", [FISH, SLURM])
+    return OpenAIGenerator(config, sleep=sleep, jitter=lambda: 0.0).generate("What is the limit?", [FISH, SLURM])
 
 
 class TestOpenAI:
@@ -424,10 +424,10 @@ class TestOpenAI:
 
 def test_every_known_name_has_a_generator() -> None:
     assert set(GENERATORS) == set(GeneratorName)
-    assert isinstance(get_generator(GeneratorConfig(), lambda: by_words), ExtractiveGenerator)
+    assert isinstance(get_generator(GeneratorConfig(), Given(load=lambda: by_words)), ExtractiveGenerator)
 
     def never() -> Any:
         raise AssertionError("an endpoint needs no encoder")
 
     config = GeneratorConfig(name=GeneratorName.openai, base_url="http://127.0.0.1:1/v1", model="m")
-    assert isinstance(get_generator(config, never), OpenAIGenerator)
+    assert isinstance(get_generator(config, Given(load=never)), OpenAIGenerator)

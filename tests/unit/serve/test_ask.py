@@ -120,6 +120,9 @@ def test_citation_holds_only_where_every_sentence_of_it_does(
             )
             return Answer(text=text, citations=[1, 2, 3], found=True)
 
+        def close(self) -> None:
+            pass
+
     monkeypatch.setattr(registry, "get_generator", lambda *given: Liar())
     (found,) = _answers(chain, tmp_path, fixedcorpus.ASKED["sorting"], generate={"k": 4})
     assert [p["verdict"] for p in found["passages"]] == ["not supported", "quoted", "supported", None]

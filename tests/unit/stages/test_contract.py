@@ -61,6 +61,10 @@ WRONG = [  # stage, settings, what the message must say
     ("rerank", {"depth": 0}, "try depth=20"),
     ("generate", {"k": 0}, "at least 1 passage"),
     ("generate", {"generator": {"name": "openai"}}, "set generator.base_url"),
+    ("generate", {"generator": {"name": "vllm"}}, "set generator.model to the folder"),
+    ("generate", {"generator": {"name": "transformers", "model": "m", "temperature": 0.5}}, "generator.temperature=0"),
+    ("generate", {"generator": {"concurrency": 0}}, "generator.concurrency=0: between 1 and 1024"),
+    ("generate", {"prompt": {"system": "Answer."}}, "prompt.system"),
     ("evaluate", {"measures": []}, "measures="),
     ("evaluate", {"k": 0}, "k >= 1"),
 ]

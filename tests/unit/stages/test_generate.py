@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import stagerun
+from chatserver import ChatServer
 
 from rag_hpc.algo.answer.answers import NOT_FOUND
+from rag_hpc.errors import InputError
 from rag_hpc.generators import registry
 from rag_hpc.generators.base import Answer
+from rag_hpc.inline import make_stage, same_for_any_p
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +82,9 @@ def test_false_citations_of_a_generator_get_their_verdict(
             text = f"{passages[0].text.split('.')[0]} [1]. Penguins invented astronomy [2]. The moon is cheese [9]."
             return Answer(text=text, citations=[1, 2, 9], found=True, short="penguins")
 
+        def close(self) -> None:
+            pass
+
     monkeypatch.setattr(registry, "get_generator", lambda *given: Liar())
     out = stagerun.run_alone("generate", chain.settings["generate"], chain.out, tmp_path)
     from rag_hpc.stores.tables import read_table
@@ -91,3 +98,34 @@ def test_false_citations_of_a_generator_get_their_verdict(
 def test_number_of_passages_is_the_config_s(chain: stagerun.Chain, tmp_path: Path) -> None:
     found = chain.again("generate", tmp_path, k=1)
     assert {len(json.loads(row["doc_ids"])) for row in stagerun.rows_of(found, "answers.parquet")} == {1}
+
+
+def test_an_endpoint_is_asked_several_at_a_time_and_the_output_is_the_same_for_any_p(
+    chain: stagerun.Chain, tmp_path: Path
+) -> None:
+    with ChatServer(delay_s=0.02) as server:
+        stage = make_stage("generate", {**chain.settings["generate"], "generator": endpoint(server)})
+        found = same_for_any_p(stage, chain.out, tmp_path)
+        assert 1 < server.most_at_once <= 3
+        assert len(server.bodies) == 3 * found.total("items_out") == 3 * found.total("items_in") > 0
+
+
+def test_what_an_attempt_was_told_the_next_one_does_not_ask_again(chain: stagerun.Chain, tmp_path: Path) -> None:
+    with ChatServer() as server:
+        settings = {**chain.settings["generate"], "generator": {**endpoint(server), "concurrency": 1}}
+        stage = make_stage("generate", settings)
+        ctx = replace(stagerun.context(chain.out, tmp_path), carry=tmp_path / "carry")
+        unit = stage.plan(chain.out, tmp_path)[0]
+        stage.setup(ctx)
+        server.statuses = [200, 200, 400]
+        (tmp_path / "first").mkdir()
+        with pytest.raises(InputError, match="HTTP 400"):
+            stage.run(unit, tmp_path / "first", ctx)
+        (tmp_path / "second").mkdir()
+        counts = stage.run(unit, tmp_path / "second", ctx)
+        assert counts.timings["replayed"] == 2.0 and "replayed" not in counts.extra
+        assert len(server.bodies) == counts.items_out + 1
+
+
+def endpoint(server: ChatServer) -> dict[str, Any]:
+    return {"name": "openai", "base_url": server.url, "model": "m", "concurrency": 3}

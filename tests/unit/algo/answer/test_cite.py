@@ -9,6 +9,7 @@ from rag_hpc.algo.answer.cite import (
     check_quotes,
     content_words,
     parse_citations,
+    uncited_sentences,
     verdicts,
     verify_citations,
 )
@@ -96,3 +97,11 @@ def test_sentences_of_a_model_that_stand_in_the_passage_are_quoted_with_their_pl
         ("weak", ""),
     ]
     assert verdicts(vars(c) for c in checks) == {1: "supported", 2: "not supported"}
+
+
+def test_sentences_that_name_no_passage_are_told() -> None:
+    answer = (
+        'Fish live in water. [1] They have gills [2]. Birds fly. It is so "in. water" there [1, 2]. And? `a[1]` rots.'
+    )
+    assert uncited_sentences(answer) == ["Birds fly.", "`a[1]` rots."]
+    assert uncited_sentences("") == []
