@@ -22,6 +22,7 @@ from rag_hpc.core.manifest import Manifest
 from rag_hpc.errors import ConfigError
 from rag_hpc.search import lucene
 from rag_hpc.search.ann import Ann, gathered, slice_of
+from rag_hpc.search.exact import Exact, resolved
 from rag_hpc.search.jvm import Analyzer
 from rag_hpc.search.shards import Shards, analyze, num_threads
 from rag_hpc.stores.questions import FOUND_AGAIN
@@ -38,6 +39,7 @@ class SearchSettings:
     b: float = 0.4
     dense_weight: float | None = None  # in the fused ranking, BM25 has the rest; null = by query and encoder
     num_probes: int = 0  # of the inverted lists; 0 = as the vector index was checked with
+    exact: Exact = Exact.auto  # which questions are searched exactly beside a vector index; see search/exact.py
 
     def __post_init__(self) -> None:
         if self.depth < 1 or self.k1 < 0 or not 0 <= self.b <= 1:
@@ -86,9 +88,13 @@ class Searcher:
         self._store = store
         wanted = Effort(num_probes=settings.num_probes)
         self._index = Ann(vectors, self._rows, self._first, comm, wanted) if vectors else None
+        self.exact = resolved(settings.exact, len(store), indexed=vectors is not None)
 
-    def search(self, texts: Sequence[str], vectors_QD: Array) -> Found:
-        """Return the hits of all methods for the queries (same on every rank)."""
+    def search(self, texts: Sequence[str], vectors_QD: Array, judged: I64 | None = None) -> Found:
+        """Return the hits of all methods for the queries (same on every rank).
+
+        judged: rising rows of the queries that are searched exactly too, where not all are; others have no such hits.
+        """
         results = Found()
         vectors_QD = np.ascontiguousarray(vectors_QD, dtype=np.float32)
         begun = time.monotonic()
@@ -96,8 +102,10 @@ class Searcher:
         results.seconds["bm25"] = time.monotonic() - begun
         steps: dict[str, Callable[[], Hits]] = {
             "bm25": lambda: self._bm25(queries, vectors_QD),
-            "dense": lambda: self._dense(vectors_QD),
         }
+        exactly = np.arange(len(texts)) if self.exact is Exact.always else judged
+        if exactly is not None:
+            steps["dense"] = lambda: self._dense(vectors_QD, exactly)
         if (index := self._index) is not None:
             steps["ann"] = lambda: index.search(vectors_QD, self._settings.depth)
         for method, step in steps.items():
@@ -107,7 +115,8 @@ class Searcher:
             if merged is not None:
                 results.hits[method] = merged
         if self._comm.rank == 0:
-            results.hits["fused"] = self._fuse(queries, results.hits["bm25"], results.hits["dense"])
+            by_vectors = results.hits["dense" if self.exact is Exact.always else "ann"]
+            results.hits["fused"] = self._fuse(queries, results.hits["bm25"], by_vectors)
         return results
 
     def _mine(self, num_shards: int) -> list[int]:
@@ -158,10 +167,12 @@ class Searcher:
                 best[place] += int(np.argmax(canonical_scores(asked, rows)))
         return best
 
-    def _dense(self, vectors_QD: Array) -> Hits:
-        if not len(self._rows):
-            return self._nothing(len(vectors_QD))
-        return exact_topk(vectors_QD, self._rows, self._settings.depth, first_id=self._first)
+    def _dense(self, vectors_QD: Array, judged: I64) -> Hits:
+        scores, ids = self._nothing(len(vectors_QD))
+        if len(self._rows) and len(judged):
+            found = exact_topk(vectors_QD[judged], self._rows, self._settings.depth, first_id=self._first)
+            scores[judged], ids[judged] = found
+        return scores, ids
 
     def _merge(self, local: Hits) -> Hits | None:
         """Return the ranks' hits merged on rank 0, None elsewhere."""

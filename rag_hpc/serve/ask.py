@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rag_hpc.search.answer import Answered, Asker
 
 NEEDED = ("chunk", "lexical", "encode")
-WANTED = "retrieve.queries"  # how well the encoder knows the corpus
+WANTED = ("retrieve.queries", "vectors.build")  # how well the encoder knows the corpus; the vector index
 SETTINGS = ("retrieve.queries", "retrieve.search", "generate")  # stages whose settings are used
 PROMPT = "? "
 PageOf = Callable[[Passage, int], int | None]
@@ -222,15 +222,15 @@ def pages_of(ledger: Ledger) -> PageOf:
 
 def manifests(run_dir: Path, request: Request) -> dict[str, Manifest]:
     """Return the manifests that a search needs. Raises IncompleteError when the run is not that far."""
-    used = [stage for stage in request.stages if stage in (*NEEDED, *SETTINGS)]
+    used = [stage for stage in request.stages if stage in (*NEEDED, *SETTINGS, *WANTED)]
     plans = read_plans(run_dir, request.number, used, request.settings)
     if not set(NEEDED) <= set(plans):
         raise IncompleteError(f"run={run_dir.name}: not indexed yet; run: rag-hpc retry run={run_handle(run_dir)}")
-    folders = {stage: run_dir / plans[stage].folder for stage in (*NEEDED, WANTED) if stage in plans}
+    folders = {stage: run_dir / plans[stage].folder for stage in (*NEEDED, *WANTED) if stage in plans}
     return {
         stage: manifest.load(folder)
         for stage, folder in folders.items()
-        if stage != WANTED or (folder / manifest.MANIFEST).exists()
+        if stage not in WANTED or (folder / manifest.MANIFEST).exists()
     }
 
 

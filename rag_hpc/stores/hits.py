@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 HITS, ANN = "hits.parquet", "ann.parquet"
 RERANKED = "reranked"
+SEARCHED_EXACTLY = "searched_exactly"  # in the extra of retrieve.search: questions with exact hits; absent: all
 _NAMES = ("query_id", "method", "rank", "ordinal", "chunk_id", "doc_id", "score")
 COLUMNS = dict.fromkeys(_NAMES, "string") | {"rank": "int32", "ordinal": "int64", "score": "float32"}
 
@@ -21,7 +22,7 @@ COLUMNS = dict.fromkeys(_NAMES, "string") | {"rank": "int32", "ordinal": "int64"
 class Method(enum.Enum):
     """The rankings that retrieval makes, one of which is handed on."""
 
-    fused = "fused"  # of bm25 and dense
+    fused = "fused"  # of bm25 and dense, or ann where not all questions are searched exactly
     dense = "dense"
     bm25 = "bm25"
     ann = "ann"  # dense, by the vector index
@@ -35,6 +36,11 @@ class Method(enum.Enum):
 def handed_on(inputs: Mapping[str, Manifest]) -> Method:
     """Return the ranking that retrieval handed on; runs of version 0.1.0 do not say, and handed on the fused one."""
     return Method(inputs["retrieve.search"].config.get("method", "fused"))
+
+
+def all_exact(retrieved: Manifest) -> bool:
+    """Return whether all questions have the hits of exact search, not some that judge the vector index."""
+    return SEARCHED_EXACTLY not in retrieved.extra()
 
 
 def hits_table(rows: list[tuple[Any, ...]]) -> pa.Table:

@@ -11,6 +11,7 @@ import stagerun
 from rag_hpc.algo.rank import bm25
 from rag_hpc.core.comm import Comm, SerialComm
 from rag_hpc.search import lucene
+from rag_hpc.search.exact import Exact
 from rag_hpc.search.searcher import Found, Searcher, SearchSettings
 from rag_hpc.search.shards import Shards, analyze
 from rag_hpc.stores.chunks import ChunkStore
@@ -36,12 +37,22 @@ def queries(chain: stagerun.Chain) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def _search(chain: stagerun.Chain, folder: Path, queries: np.ndarray, comm: Comm, depth: int = 15) -> Found:
-    scratch = folder / f"{comm.world_size}-{comm.rank}"
+def _search(
+    chain: stagerun.Chain,
+    folder: Path,
+    queries: np.ndarray,
+    comm: Comm,
+    depth: int = 15,
+    exact: Exact = Exact.auto,
+    judged: np.ndarray | None = None,
+    num_probes: int = 4,
+) -> Found:
+    scratch = folder / f"{comm.world_size}-{comm.rank}-{exact.value}"
     scratch.mkdir()
-    settings = SearchSettings(depth=depth, num_probes=4)
+    settings = SearchSettings(depth=depth, num_probes=num_probes, exact=exact)
     out = chain.out
-    return Searcher(out["lexical"], out["encode"], out["vectors.build"], settings, comm, scratch).search(TEXTS, queries)
+    searcher = Searcher(out["lexical"], out["encode"], out["vectors.build"], settings, comm, scratch)
+    return searcher.search(TEXTS, queries, judged)
 
 
 def test_ranks_find_the_same_bytes(chain: stagerun.Chain, queries: np.ndarray, tmp_path: Path) -> None:
@@ -100,6 +111,29 @@ def test_without_a_vector_index_there_are_no_approximate_hits(
     settings = SearchSettings(depth=3)
     searcher = Searcher(chain.out["lexical"], chain.out["encode"], None, settings, SerialComm(), tmp_path)
     assert set(searcher.search(TEXTS, queries).hits) == {"bm25", "dense", "fused"}
+
+
+def test_the_hits_of_an_index_are_fused_where_exact_search_only_judges(
+    chain: stagerun.Chain, queries: np.ndarray, tmp_path: Path
+) -> None:
+    few = {"num_probes": 1, "depth": 5}
+    always, never = (
+        _search(chain, tmp_path, queries, SerialComm(), exact=e, **few) for e in (Exact.always, Exact.never)
+    )
+    assert set(never.hits) == {"bm25", "ann", "fused"} and "dense" not in never.seconds
+    same = (always.hits["dense"][1] == never.hits["ann"][1]).all(axis=1)
+    assert not same.all()  # one list is probed
+    assert (always.hits["fused"][1][same] == never.hits["fused"][1][same]).all()
+    assert not (always.hits["fused"][1][~same] == never.hits["fused"][1][~same]).all()
+    for world_size in (1, 3):
+        found, *_ = stagerun.on_ranks(
+            world_size,
+            lambda comm: _search(chain, tmp_path, queries, comm, exact=Exact.sample, judged=np.array([1, 4]), **few),
+        )
+        scores, ids = found.hits["dense"]
+        assert (ids[[0, 2, 3]] == -1).all() and (ids[[1, 4]] == always.hits["dense"][1][[1, 4]]).all()
+        assert scores[[1, 4]].tobytes() == always.hits["dense"][0][[1, 4]].tobytes()
+        assert found.hits["fused"][0].tobytes() == never.hits["fused"][0].tobytes()
 
 
 def test_questions_are_taken_apart_as_the_passages_were(
