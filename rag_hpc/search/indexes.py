@@ -38,6 +38,13 @@ def require_faiss() -> None:
         )
 
 
+def alone() -> None:
+    """Keep FAISS from starting threads for what the calling thread asks: it asks OpenMP, which asks every thread."""
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+
+
 def sub_dims(dims: int, most: int) -> int:
     """Return the most dimensions that a code can stand for: a divisor of all."""
     return max(n for n in range(1, most + 1) if dims % n == 0)

@@ -14,20 +14,22 @@ from pathlib import Path
 import numpy as np
 
 from rag_hpc.algo.rank import bm25
-from rag_hpc.algo.rank.fusion import dense_weight, weighted
-from rag_hpc.algo.rank.topk import Hits, canonical_scores, exact_topk, merge_topk, nothing
+from rag_hpc.algo.rank.fusion import dense_weight, weighted_rows
+from rag_hpc.algo.rank.topk import Hits, canonical_scores, exact_topk, nothing
 from rag_hpc.algo.types import F32, I64, Array
 from rag_hpc.core.comm import Comm
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.errors import ConfigError
 from rag_hpc.search import lucene
-from rag_hpc.search.ann import Ann, gathered, slice_of
+from rag_hpc.search.ann import Ann, merged, slice_of
 from rag_hpc.search.exact import Exact, resolved
 from rag_hpc.search.jvm import Analyzer
 from rag_hpc.search.shards import Shards, analyze, num_threads
 from rag_hpc.stores.questions import FOUND_AGAIN
 from rag_hpc.stores.shards import LEXICAL, Effort
 from rag_hpc.stores.vectors import VectorStore
+
+_PASSAGES = 4096  # of documents that are compared at once
 
 
 @dataclass(kw_only=True)
@@ -158,14 +160,22 @@ class Searcher:
 
     def _best_passages(self, documents: Sequence[str], vectors_PD: F32) -> I64:
         """Return the passage of each document, "FIRST-STOP", that is nearest to its query; the first of equal ones."""
-        spans = [tuple(map(int, name.split("-"))) for name in documents]
-        best = np.array([first for first, _ in spans], dtype=np.int64)
-        for place, (first, stop) in enumerate(spans):
-            if stop - first > 1:
-                rows = self._store.take(np.arange(first, stop)).astype(np.float32)
-                asked = np.repeat(vectors_PD[place][None], stop - first, axis=0)
-                best[place] += int(np.argmax(canonical_scores(asked, rows)))
-        return best
+        spans_P2 = np.array([name.split("-") for name in documents], dtype=np.int64).reshape(-1, 2)
+        best_P, sizes_P = spans_P2[:, 0].copy(), spans_P2[:, 1] - spans_P2[:, 0]
+        long = np.flatnonzero(sizes_P > 1)
+        ends = np.cumsum(sizes_P[long])
+        for part in np.split(
+            long, np.searchsorted(ends, np.arange(_PASSAGES, ends[-1], _PASSAGES)) if len(long) else []
+        ):
+            sizes = sizes_P[part]
+            starts = np.cumsum(sizes) - sizes
+            rows = np.repeat(best_P[part] - starts, sizes) + np.arange(sizes.sum())
+            found, at = np.unique(rows, return_inverse=True)
+            scores = canonical_scores(vectors_PD[np.repeat(part, sizes)], self._store.take(found)[at])
+            if len(part):
+                largest = np.repeat(np.maximum.reduceat(scores, starts), sizes)
+                best_P[part] = np.minimum.reduceat(np.where(scores == largest, rows, np.iinfo(np.int64).max), starts)
+        return best_P
 
     def _dense(self, vectors_QD: Array, judged: I64) -> Hits:
         scores, ids = self._nothing(len(vectors_QD))
@@ -176,20 +186,16 @@ class Searcher:
 
     def _merge(self, local: Hits) -> Hits | None:
         """Return the ranks' hits merged on rank 0, None elsewhere."""
-        parts = gathered(local, self._comm)
-        return merge_topk(parts, self._settings.depth) if parts else None
+        return merged(local, self._comm)
 
     def _fuse(self, queries: Sequence[bm25.Query], lexical: Hits, dense: Hits) -> Hits:
-        scores, ids = self._nothing(len(queries))
-        for row, query in enumerate(queries):
-            rankings = [(hits[1][row][hits[1][row] >= 0], hits[0][row][hits[1][row] >= 0]) for hits in (lexical, dense)]
-            weight = self._settings.dense_weight
-            if weight is None:
-                best, possible = float(rankings[0][1].max(initial=0.0)), float(query.weights_T.sum())
-                weight = dense_weight(best / possible if possible else 0.0, self._found_again)
-            fused_ids, fused_scores = weighted(rankings, (1 - weight, weight), self._settings.depth)
-            ids[row, : len(fused_ids)], scores[row, : len(fused_ids)] = fused_ids, fused_scores
-        return scores, ids
+        given = self._settings.dense_weight
+        weights_Q = np.full(len(queries), given if given is not None else 0.0)
+        best_Q = np.maximum(lexical[0][:, 0], 0.0).tolist()
+        for row, query in enumerate(queries if given is None else []):
+            possible = float(query.weights_T.sum())
+            weights_Q[row] = dense_weight(best_Q[row] / possible if possible else 0.0, self._found_again)
+        return weighted_rows(lexical, dense, weights_Q, self._settings.depth)
 
     def _nothing(self, num_queries: int) -> Hits:
         return nothing(num_queries, self._settings.depth)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
-
-import pyarrow as pa
+from typing import ClassVar
 
 from rag_hpc.core.stage import Context, Inputs, Launch, Stage
 from rag_hpc.core.unit import Counts, Unit
@@ -16,7 +14,7 @@ from rag_hpc.errors import ConfigError
 from rag_hpc.search.exact import Exact, check_exact, resolved, sampled
 from rag_hpc.search.searcher import Searcher, SearchSettings, knowledge
 from rag_hpc.stores.chunks import ChunkStore, split_evenly
-from rag_hpc.stores.hits import ANN, HITS, SEARCHED_EXACTLY, Method, hits_table
+from rag_hpc.stores.hits import ANN, HITS, SEARCHED_EXACTLY, Method, ranked_table
 from rag_hpc.stores.questions import read_question_vectors, read_questions
 from rag_hpc.stores.shards import probes_of
 from rag_hpc.stores.tables import write_table
@@ -78,7 +76,7 @@ class Retrieve(Stage):
         self._vectors = ctx.comm.broadcast(read_question_vectors(queries) if ctx.rank == 0 else None)
         if ctx.rank == 0:
             chunks = ChunkStore(inputs["chunk"])
-            self._chunk_ids, self._doc_ids = chunks.column("chunk_id"), chunks.column("doc_id")
+            self._names = {name: chunks.strings(name) for name in ("chunk_id", "doc_id")}
 
     def run(self, unit: Unit, out: Path, ctx: Context) -> Counts:
         """Write hits.parquet (bm25, dense, fused) and, with a vector index, ann.parquet.
@@ -94,22 +92,11 @@ class Retrieve(Stage):
         if ctx.rank == 0:
             query_ids = [q["query_id"] for q in questions]
             by_method = {m: results.hits[m] for m in ("bm25", "dense", "fused") if m in results.hits}
-            write_table(out / HITS, self._table(query_ids, by_method))
+            write_table(out / HITS, ranked_table(query_ids, by_method, self._names))
             if "ann" in results.hits:
-                write_table(out / ANN, self._table(query_ids, {"ann": results.hits["ann"]}))
+                write_table(out / ANN, ranked_table(query_ids, {"ann": results.hits["ann"]}, self._names))
         extra = {} if always else {SEARCHED_EXACTLY: float(len(judged))}
         return Counts(items_in=stop - start, items_out=stop - start, extra=extra, timings=results.seconds)
-
-    def _table(self, query_ids: list[str], by_method: Mapping[str, Any]) -> pa.Table:
-        rows: list[tuple[str, str, int, int, str, str, float]] = []
-        for method, (scores, ids) in by_method.items():
-            for query_id, row_scores, row_ids in zip(query_ids, scores, ids, strict=True):
-                for rank, (score, ordinal) in enumerate(zip(row_scores.tolist(), row_ids.tolist(), strict=True), 1):
-                    if ordinal >= 0:
-                        rows.append(
-                            (query_id, method, rank, ordinal, self._chunk_ids[ordinal], self._doc_ids[ordinal], score)
-                        )
-        return hits_table(rows)
 
 
 def check_method(method: Method, stages: Iterable[str], exact: Exact = Exact.auto) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rag_hpc.algo.rank.topk import Hits
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.stores.tables import table_of
 
@@ -46,3 +47,30 @@ def all_exact(retrieved: Manifest) -> bool:
 def hits_table(rows: list[tuple[Any, ...]]) -> pa.Table:
     """Return rows, their values in the order of the columns, as the table that hits are kept in."""
     return table_of(rows, COLUMNS)
+
+
+def ranked_table(
+    query_ids: Sequence[str], by_method: Mapping[str, Hits], names: Mapping[str, pa.Array[Any]]
+) -> pa.Table:
+    """Return the hits of queries, method by method, as the table that hits are kept in.
+
+    by_method: scores and ordinals [Q, K] each, best first, -1 where there is none. names: chunk_id and doc_id by
+    ordinal.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    queries, parts = pa.array(query_ids, pa.string()), [hits_table([])]
+    for method, (scores_QK, ids_QK) in by_method.items():
+        rows_P, places_P = np.nonzero(ids_QK >= 0)
+        ordinals_P = ids_QK[rows_P, places_P]
+        columns = {
+            "query_id": queries.take(pa.array(rows_P)),
+            "method": pa.repeat(method, len(rows_P)),
+            "rank": pa.array(places_P + 1, pa.int32()),
+            "ordinal": pa.array(ordinals_P, pa.int64()),
+            **{name: names[name].take(pa.array(ordinals_P)).cast(pa.string()) for name in ("chunk_id", "doc_id")},
+            "score": pa.array(scores_QK[rows_P, places_P], pa.float32()),
+        }
+        parts.append(pa.table({name: columns[name] for name in COLUMNS}, schema=parts[0].schema))
+    return pa.concat_tables(parts)

@@ -10,7 +10,7 @@ import stagerun
 
 from rag_hpc.algo.rank import bm25
 from rag_hpc.core.comm import Comm, SerialComm
-from rag_hpc.search import lucene
+from rag_hpc.search import ann, lucene
 from rag_hpc.search.exact import Exact
 from rag_hpc.search.searcher import Found, Searcher, SearchSettings
 from rag_hpc.search.shards import Shards, analyze
@@ -57,7 +57,7 @@ def _search(
 
 def test_ranks_find_the_same_bytes(chain: stagerun.Chain, queries: np.ndarray, tmp_path: Path) -> None:
     alone = _search(chain, tmp_path, queries, SerialComm())
-    for world_size in (2, 3, 5):
+    for world_size in (2, 3, 7):
         first, *others = stagerun.on_ranks(world_size, lambda comm: _search(chain, tmp_path, queries, comm))
         assert set(first.hits) == set(alone.hits) == {"bm25", "dense", "ann", "fused"}
         for method, (scores, ids) in alone.hits.items():
@@ -65,6 +65,25 @@ def test_ranks_find_the_same_bytes(chain: stagerun.Chain, queries: np.ndarray, t
             assert ids.tobytes() == first.hits[method][1].tobytes(), method
         assert all(other.hits == {} for other in others)
         assert all(set(found.seconds) == {"bm25", "dense", "ann"} for found in (first, *others))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_hits_do_not_depend_on_who_else_is_in_the_batch(
+    threads: int, chain: stagerun.Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ann, "num_threads", lambda: threads)
+    vectors = np.random.default_rng(1).standard_normal((256, 384)).astype(np.float32)
+    texts = [TEXTS[n % len(TEXTS)] for n in range(256)]
+    out = chain.out
+    settings = SearchSettings(depth=15, num_probes=2, exact=Exact.never)
+    searcher = Searcher(out["lexical"], out["encode"], out["vectors.build"], settings, SerialComm(), tmp_path)
+    whole = searcher.search(texts, vectors).hits
+    for batch, upto in ((1, 20), (19, 256), (20, 256)):  # at 20 queries FAISS takes a matrix product
+        for low in range(0, upto, batch):
+            found = searcher.search(texts[low : low + batch], vectors[low : low + batch]).hits
+            for method, (scores, ids) in whole.items():
+                assert found[method][1].tobytes() == ids[low : low + batch].tobytes(), (method, batch, low)
+                assert found[method][0].tobytes() == scores[low : low + batch].tobytes(), (method, batch, low)
 
 
 def test_lexical_hits_are_those_of_one_index(chain: stagerun.Chain, queries: np.ndarray, tmp_path: Path) -> None:
