@@ -168,7 +168,7 @@ class Shards:
 
     def shortlist(self, queries_QD: F32, num: int) -> Hits:
         """Return the `num` best rows by (code score, id); of graphs, of the rows that they came by."""
-        kind, parts = self._effort.kind, [nothing(len(queries_QD), num)]
+        kind, parts = self._effort.kind, []
         probes: Hits | None = None
         if self._centroids_LD is not None:
             num_probes = min(max(1, self._effort.num_probes), len(self._centroids_LD))
@@ -180,6 +180,8 @@ class Shards:
                 parts.append(_flat(index, queries_QD, num))
             else:
                 parts.append(_walked(index, queries_QD, num, self._effort.ef_search))
+        if len(parts) < 2:
+            return parts[0] if parts else nothing(len(queries_QD), num)
         return merge_topk(parts, num)
 
 

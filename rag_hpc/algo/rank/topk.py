@@ -65,13 +65,21 @@ def rescore(
         pairs.half_products(queries_QD, rows_ND.view(np.uint16), at_QR, approx_QR)
         kth_Q = np.partition(approx_QR, at_QR.shape[1] - k, axis=1)[:, at_QR.shape[1] - k].astype(np.float64)
         kept_QR &= approx_QR >= _below(kth_Q - 2 * _error(queries_QD, longest_row))
-    scores_QR = np.full(at_QR.shape, -np.inf, dtype=np.float32)
-    slow_QR = kept_QR
+    at_QC = _moved_up(at_QR, kept_QR)
+    scores_QC, slow_QC = np.full(at_QC.shape, -np.inf, dtype=np.float32), at_QC >= 0
     if longest_row is not None:
-        slow_QR = kept_QR & ~_summed(queries_QD, rows_ND, np.where(kept_QR, at_QR, -1), longest_row, scores_QR)
-    queries_P, places_P = np.nonzero(slow_QR)
-    scores_QR[slow_QR] = _scores_of(queries_QD, queries_P, rows_ND, at_QR[queries_P, places_P])
-    return merge_topk([(scores_QR, np.where(kept_QR, at_QR + first_id, -1))], k)
+        slow_QC &= ~_summed(queries_QD, rows_ND, at_QC, longest_row, scores_QC)
+    queries_P, places_P = np.nonzero(slow_QC)
+    scores_QC[slow_QC] = _scores_of(queries_QD, queries_P, rows_ND, at_QC[queries_P, places_P])
+    return merge_topk([(scores_QC, np.where(at_QC >= 0, at_QC + first_id, -1))], k)
+
+
+def _moved_up(at_QR: I64, kept_QR: Array) -> I64:
+    """Return the kept ones of each row in as few columns as hold them, -1 behind."""
+    counts_Q = kept_QR.sum(axis=1)
+    at_QC = np.full((len(at_QR), int(counts_Q.max(initial=0))), -1, dtype=np.int64)
+    at_QC[np.arange(at_QC.shape[1]) < counts_Q[:, None]] = at_QR[kept_QR]
+    return at_QC
 
 
 def _summed(queries_QD: F32, rows_ND: Array, at_QR: I64, longest_row: float, out_QR: F32) -> Array:
@@ -102,10 +110,7 @@ def nearest_rows(queries_QD: F32, rows_ND: F32, k: int) -> Hits:
     kth_Q = np.partition(approx_QN, len(rows_ND) - k, axis=1)[:, len(rows_ND) - k].astype(np.float64)
     # either product is off by one error: the k-th by pairs is at least the k-th less two, and shows at two less again
     floor_Q = _below(kth_Q - 4 * error_bound(queries_QD, rows_ND))
-    queries_P, rows_P = np.nonzero(approx_QN >= floor_Q)
-    starts = np.searchsorted(queries_P, np.arange(len(queries_QD) + 1))
-    at_QR = np.full((len(queries_QD), int(np.diff(starts).max(initial=0))), -1, dtype=np.int64)
-    at_QR[queries_P, np.arange(len(queries_P)) - starts[queries_P]] = rows_P
+    at_QR = _moved_up(np.broadcast_to(np.arange(len(rows_ND)), approx_QN.shape), approx_QN >= floor_Q)
     scores_QR = np.empty(at_QR.shape, dtype=np.float32)
     pairs.products(queries_QD, rows_ND, at_QR, scores_QR)
     return merge_topk([(scores_QR, at_QR)], k)
