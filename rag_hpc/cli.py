@@ -46,6 +46,7 @@ OPTIONS = {
         _option("--out", value="FILE", text="where it is written"),
         _option("--explain", text="with each ranking's rank and score of the passages that were read"),
         _option("--file", value="FILE", text="its questions, one a line or JSON Lines; answers are JSON Lines"),
+        _option("--filter", value="EXPR", text="only of these passages, such as \"lang == 'en'\""),
         click.Option(["--baseline"], metavar="RUN", shell_complete=_continue, help="the run to compare with"),
         _option("--config-dir", value="DIR", text="a site's own groups: DIR/cluster/NAME.yaml and the like"),
     )
@@ -138,7 +139,7 @@ VERBS = {
          '"What does maxlen=3 mean?" run=demo-cluster --json',
          '"Who?" generator=openai generator.base_url=http://127.0.0.1:8000/v1 generator.model=M'), "[QUESTION ...]",
         ("run", "cluster", "cluster.root", "cluster.share", "generator", "generator.*"),
-        ("--json", "--file", "--explain"), text=True),
+        ("--json", "--file", "--filter", "--explain"), text=True),
     "page": Verb("rag_hpc.serve.page", "print a page as it is stored: what a citation leads to",
         ("http://py5.pydoc.internal/shutil.html", "ID run=demo-cluster --json"), "ID", options=("--json",), text=True),
     "devcluster": Verb("rag_hpc.slurm.devcluster.verbs", "a Slurm of four nodes on this machine",

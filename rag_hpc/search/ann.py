@@ -37,11 +37,15 @@ class Ann:
         self._threads = num_threads()
         self._pool = ThreadPoolExecutor(self._threads, initializer=alone)
 
-    def search(self, queries_QD: F32, depth: int) -> Hits:
+    def search(self, queries_QD: F32, depth: int, allowed_N: Array | None = None) -> Hits:
         """Return this rank's part of the `depth` best hits by (score, id): those of its rows; ranks' parts are to be
-        merged."""
+        merged. allowed_N: of each ordinal whether it may be found."""
         num = max(depth, self.effort.shortlist)
-        ids_QR = cut(self._in_threads(lambda part_QD: self._shards.shortlist(part_QD, num), queries_QD), self._comm)
+
+        def coded(part_QD: F32) -> Hits:
+            return self._shards.shortlist(part_QD, num, allowed_N)
+
+        ids_QR = cut(self._in_threads(coded, queries_QD), self._comm)
 
         def scored(part_QD: F32, part_QR: Array) -> Hits:
             return rescore(part_QD, self._rows_ND, part_QR, depth, first_id=self._first, longest_row=self._longest)

@@ -87,6 +87,7 @@ class Asker:
         from rag_hpc.models.encoder import Encoder
         from rag_hpc.schema import from_plain
         from rag_hpc.search.exact import Exact, resolved
+        from rag_hpc.search.filters import allowed
         from rag_hpc.search.searcher import Searcher, SearchSettings, knowledge
 
         asked, retrieve = settings["retrieve.queries"], settings["retrieve.search"]
@@ -104,6 +105,8 @@ class Asker:
         self._method = "dense" if method is Method.ann and index is None else method.value
         parts = inputs["lexical"], inputs["encode"], index
         self._searcher = Searcher(*parts, search, SerialComm(), scratch, knowledge(inputs))
+        if search.filter:
+            self._searcher.restrict(allowed(ChunkStore(inputs["chunk"]), search.filter))
         self._answerer = Answerer(inputs["chunk"], generator, lambda: reading(encoder, self._prefix))
 
     def answer(self, question: str) -> Answered:

@@ -15,14 +15,15 @@ import numpy as np
 
 from rag_hpc.algo.rank import bm25
 from rag_hpc.algo.rank.fusion import dense_weight, weighted_rows
-from rag_hpc.algo.rank.topk import Hits, canonical_scores, exact_topk, nothing
+from rag_hpc.algo.rank.topk import Hits, canonical_scores, exact_topk, merge_topk, nothing
 from rag_hpc.algo.types import F32, I64, Array
 from rag_hpc.core.comm import Comm
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.errors import ConfigError
 from rag_hpc.search import lucene
 from rag_hpc.search.ann import Ann, merged, slice_of
-from rag_hpc.search.exact import Exact, resolved
+from rag_hpc.search.exact import UP_TO, Exact, resolved
+from rag_hpc.search.filters import check_filter
 from rag_hpc.search.jvm import Analyzer
 from rag_hpc.search.shards import Shards, analyze, num_threads
 from rag_hpc.stores.questions import FOUND_AGAIN
@@ -42,6 +43,7 @@ class SearchSettings:
     dense_weight: float | None = None  # in the fused ranking, BM25 has the rest; null = by query and encoder
     num_probes: int = 0  # of the inverted lists; 0 = as the vector index was checked with
     exact: Exact = Exact.auto  # which questions are searched exactly beside a vector index; see search/exact.py
+    filter: str = ""  # which passages may be found, e.g. "lang == 'en'"; see search/filters.py
 
     def __post_init__(self) -> None:
         if self.depth < 1 or self.k1 < 0 or not 0 <= self.b <= 1:
@@ -50,6 +52,7 @@ class SearchSettings:
             raise ConfigError("stage.retrieve: num_probes >= 0 is needed; try num_probes=0")
         if self.dense_weight is not None and not 0 <= self.dense_weight <= 1:
             raise ConfigError(f"stage.retrieve.dense_weight={self.dense_weight}: between 0 and 1; try null, or 0.7")
+        check_filter(self.filter)
 
 
 @dataclass
@@ -80,7 +83,9 @@ class Searcher:
     ) -> None:
         """`found_again`: as `knowledge` returns it."""
         self._settings, self._comm, self._found_again = settings, comm, found_again
+        self._allowed_N: Array | None = None
         self._lexical, self._ordinals = self._open(lexical, scratch)
+        self._held_N: Array | None = None
         self._analyzer = lexical.config.get("analyzer", Analyzer.en.value)  # runs of before have no other
         sizes = np.array([self._lexical.num_docs, self._lexical.total_terms], dtype=np.int64)
         self._num_docs, self._total_terms = (int(n) for n in comm.sum(sizes))
@@ -91,6 +96,13 @@ class Searcher:
         wanted = Effort(num_probes=settings.num_probes)
         self._index = Ann(vectors, self._rows, self._first, comm, wanted) if vectors else None
         self.exact = resolved(settings.exact, len(store), indexed=vectors is not None)
+
+    def restrict(self, allowed_N: Array | None) -> None:
+        """Let only these passages be found (search/filters.py), the same on every rank; None: all.
+
+        Of few, exact search takes the place of the index.
+        """
+        self._allowed_N, self._held_N = allowed_N, None
 
     def search(self, texts: Sequence[str], vectors_QD: Array, judged: I64 | None = None) -> Found:
         """Return the hits of all methods for the queries (same on every rank).
@@ -109,7 +121,9 @@ class Searcher:
         if exactly is not None:
             steps["dense"] = lambda: self._dense(vectors_QD, exactly)
         if (index := self._index) is not None:
-            steps["ann"] = lambda: index.search(vectors_QD, self._settings.depth)
+            every = np.arange(len(texts))
+            few = self._allowed_N is not None and int(self._allowed_N.sum()) <= UP_TO
+            steps["ann"] = lambda: self._dense(vectors_QD, every) if few else self._approximate(index, vectors_QD)
         for method, step in steps.items():
             begun = time.monotonic()
             merged = self._merge(step())
@@ -148,7 +162,7 @@ class Searcher:
         return [bm25.make_query(words, whole, self._settings.k1, self._settings.b) for words in analyzed]
 
     def _bm25(self, queries: Sequence[bm25.Query], vectors_QD: F32) -> Hits:
-        scores, docs = self._lexical.top(queries, self._settings.depth)
+        scores, docs = self._top(queries)
         rows, columns = np.nonzero(docs >= 0)
         found = docs[rows, columns]
         if self._ordinals is None:
@@ -158,9 +172,40 @@ class Searcher:
             docs[rows, columns] = found - self._lexical.starts[shard] + self._ordinals[shard]
         return scores, docs
 
+    def _top(self, queries: Sequence[bm25.Query]) -> Hits:
+        """Return the best documents that may be found; where the filter drops too many, more are asked for."""
+        depth, most = self._settings.depth, self._lexical.max_doc
+        if self._allowed_N is None or not most:
+            return self._lexical.top(queries, depth)
+        scores_QK, docs_QK = self._nothing(len(queries))
+        held_N, open_Q, asked = self._held(), np.arange(len(queries)), 2 * depth
+        while len(open_Q):
+            asked = min(asked, most)
+            scores, docs = self._lexical.top([queries[row] for row in open_Q], asked)
+            kept = (docs >= 0) & held_N[docs]
+            best = merge_topk([(scores, np.where(kept, docs, -1))], depth)
+            done = (kept.sum(axis=1) >= depth) | (docs[:, -1] < 0) | (asked == most)
+            scores_QK[open_Q[done]], docs_QK[open_Q[done]] = best[0][done], best[1][done]
+            open_Q, asked = open_Q[~done], 4 * asked
+        return scores_QK, docs_QK
+
+    def _held(self) -> Array:
+        """Return of each document of this rank's shards whether it, or a passage of it, may be found."""
+        if self._held_N is None:
+            assert self._allowed_N is not None
+            if self._ordinals is None:
+                spans = _spans(self._lexical.ids(range(self._lexical.max_doc)))
+                before_N = np.concatenate([[0], np.cumsum(self._allowed_N)])
+                self._held_N = before_N[spans[:, 1]] > before_N[spans[:, 0]]
+            else:
+                sizes = np.diff(self._lexical.starts)
+                shift = np.repeat(self._ordinals - self._lexical.starts[:-1], sizes)
+                self._held_N = self._allowed_N[np.arange(self._lexical.max_doc) + shift]
+        return self._held_N
+
     def _best_passages(self, documents: Sequence[str], vectors_PD: F32) -> I64:
         """Return the passage of each document, "FIRST-STOP", that is nearest to its query; the first of equal ones."""
-        spans_P2 = np.array([name.split("-") for name in documents], dtype=np.int64).reshape(-1, 2)
+        spans_P2 = _spans(documents)
         best_P, sizes_P = spans_P2[:, 0].copy(), spans_P2[:, 1] - spans_P2[:, 0]
         long = np.flatnonzero(sizes_P > 1)
         ends = np.cumsum(sizes_P[long])
@@ -172,6 +217,8 @@ class Searcher:
             rows = np.repeat(best_P[part] - starts, sizes) + np.arange(sizes.sum())
             found, at = np.unique(rows, return_inverse=True)
             scores = canonical_scores(vectors_PD[np.repeat(part, sizes)], self._store.take(found)[at])
+            if self._allowed_N is not None:
+                scores[~self._allowed_N[rows]] = -np.inf
             if len(part):
                 largest = np.repeat(np.maximum.reduceat(scores, starts), sizes)
                 best_P[part] = np.minimum.reduceat(np.where(scores == largest, rows, np.iinfo(np.int64).max), starts)
@@ -180,9 +227,18 @@ class Searcher:
     def _dense(self, vectors_QD: Array, judged: I64) -> Hits:
         scores, ids = self._nothing(len(vectors_QD))
         if len(self._rows) and len(judged):
-            found = exact_topk(vectors_QD[judged], self._rows, self._settings.depth, first_id=self._first)
+            depth = self._settings.depth
+            if self._allowed_N is None:
+                found = exact_topk(vectors_QD[judged], self._rows, depth, first_id=self._first)
+            else:
+                held = np.flatnonzero(self._allowed_N[self._first : self._first + len(self._rows)])
+                best, at = exact_topk(vectors_QD[judged], self._rows[held], depth)
+                found = best, np.where(at >= 0, np.append(held, 0)[at] + self._first, -1)
             scores[judged], ids[judged] = found
         return scores, ids
+
+    def _approximate(self, index: Ann, vectors_QD: F32) -> Hits:
+        return index.search(vectors_QD, self._settings.depth, self._allowed_N)
 
     def _merge(self, local: Hits) -> Hits | None:
         """Return the ranks' hits merged on rank 0, None elsewhere."""
@@ -199,3 +255,8 @@ class Searcher:
 
     def _nothing(self, num_queries: int) -> Hits:
         return nothing(num_queries, self._settings.depth)
+
+
+def _spans(documents: Sequence[str]) -> I64:
+    """Return the ordinals [first, stop) of documents named "FIRST-STOP"."""
+    return np.array([name.split("-") for name in documents], dtype=np.int64).reshape(-1, 2)

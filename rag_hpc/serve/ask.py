@@ -61,7 +61,7 @@ def ask(arguments: Arguments) -> int:
     def show(found: dict[str, Any]) -> str:
         return "\n\n".join([as_text(found), *([explained(found)] if "--explain" in arguments.flags else [])])
 
-    with opened(ledger.run_dir, request, generator) as asker:
+    with opened(ledger.run_dir, request, generator, arguments.values.get("--filter")) as asker:
         page_of = pages_of(ledger)
         if question:
             found = plain(ledger.name, question, asker.answer(question), page_of)
@@ -131,15 +131,20 @@ def _readable(text: str) -> str:
 
 
 @contextmanager
-def opened(run_dir: Path, request: Request, generator: GeneratorConfig) -> Iterator[Asker]:
-    """Yield what answers questions from a run; on a terminal a line says what takes the first seconds."""
-    inputs = manifests(run_dir, request)
+def opened(run_dir: Path, request: Request, generator: GeneratorConfig, only: str | None = None) -> Iterator[Asker]:
+    """Yield what answers questions from a run; on a terminal a line says what takes the first seconds.
+
+    only: a filter of passages in place of the run's.
+    """
+    inputs, settings = manifests(run_dir, request), request.settings
+    if only is not None:
+        settings = settings | {"retrieve.search": settings["retrieve.search"] | {"filter": only}}
     if sys.stderr.isatty():
         print(f"loading the model and the indexes of run={run_dir.name} ...", file=sys.stderr, flush=True)
     from rag_hpc.search.answer import Asker
 
     with tempfile.TemporaryDirectory(prefix="rag-hpc-") as scratch:
-        yield Asker(inputs, request.settings, generator, Path(scratch))
+        yield Asker(inputs, settings, generator, Path(scratch))
 
 
 def as_text(found: dict[str, Any]) -> str:

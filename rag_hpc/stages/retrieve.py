@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+
+from rag_hpc.algo.types import Array
 from rag_hpc.core.stage import Context, Inputs, Launch, Stage
 from rag_hpc.core.unit import Counts, Unit
 from rag_hpc.errors import ConfigError
 from rag_hpc.search.exact import Exact, check_exact, resolved, sampled
+from rag_hpc.search.filters import allowed
 from rag_hpc.search.searcher import Searcher, SearchSettings, knowledge
 from rag_hpc.stores.chunks import ChunkStore, split_evenly
 from rag_hpc.stores.hits import ANN, HITS, SEARCHED_EXACTLY, Method, ranked_table
@@ -70,13 +74,14 @@ class Retrieve(Stage):
             ctx.scratch,
             knowledge(inputs),
         )
+        self._searcher.restrict(self._allowed(ctx))
         queries = inputs["retrieve.queries"]
         self._questions = read_questions(queries)
         self._judged = sampled(len(self._questions) if self._searcher.exact is Exact.sample else 0)
         self._vectors = ctx.comm.broadcast(read_question_vectors(queries) if ctx.rank == 0 else None)
         if ctx.rank == 0:
             chunks = ChunkStore(inputs["chunk"])
-            self._names = {name: chunks.strings(name) for name in ("chunk_id", "doc_id")}
+            self._names = {name: chunks.arrow(name) for name in ("chunk_id", "doc_id")}
 
     def run(self, unit: Unit, out: Path, ctx: Context) -> Counts:
         """Write hits.parquet (bm25, dense, fused) and, with a vector index, ann.parquet.
@@ -97,6 +102,13 @@ class Retrieve(Stage):
                 write_table(out / ANN, ranked_table(query_ids, {"ann": results.hits["ann"]}, self._names))
         extra = {} if always else {SEARCHED_EXACTLY: float(len(judged))}
         return Counts(items_in=stop - start, items_out=stop - start, extra=extra, timings=results.seconds)
+
+    def _allowed(self, ctx: Context) -> Array | None:
+        """Return which passages may be found, read by rank 0; None: all may."""
+        if not self.config.filter:
+            return None
+        found = allowed(ChunkStore(ctx.inputs["chunk"]), self.config.filter).astype(np.uint8) if ctx.rank == 0 else None
+        return ctx.comm.broadcast(found).astype(bool)
 
 
 def check_method(method: Method, stages: Iterable[str], exact: Exact = Exact.auto) -> None:

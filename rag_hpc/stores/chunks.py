@@ -59,13 +59,15 @@ class ChunkStore:
         """Return one column of all chunks, in ordinal order."""
         return [value for path in self._manifest.files(CHUNKS) for value in read_column(path, name)]
 
-    def strings(self, name: str) -> pa.Array[Any]:
-        """Return one column of all chunks as an Arrow array of large_string, in ordinal order."""
+    def arrow(self, name: str) -> pa.Array[Any]:
+        """Return one column of all chunks as an Arrow array, texts as large_string, in ordinal order."""
         import pyarrow as pa
 
-        tables = [read_table(path, [name]).column(0).cast(pa.large_string()) for path in self._manifest.files(CHUNKS)]
+        kind: Any = "large_string" if COLUMNS[name] == "string" else COLUMNS[name]
+        wanted = pa.type_for_alias(kind)
+        tables = [read_table(path, [name]).column(0).cast(wanted) for path in self._manifest.files(CHUNKS)]
         chunks = [chunk for column in tables for chunk in column.chunks]
-        return pa.concat_arrays([pa.array([], pa.large_string()), *chunks])
+        return pa.concat_arrays([pa.array([], wanted), *chunks])
 
     def num_tokens(self) -> I64:
         """Return the tokens of each chunk without its heading, in ordinal order."""
