@@ -68,7 +68,7 @@ def _columns(node: ast.expr) -> set[str]:
     if type(node.ops[0]) not in _COMPARISONS and not many:
         raise ConfigError(f"stage.retrieve.filter: {ast.unparse(node)!r} is no comparison that it knows; {_EXAMPLE}")
     given = values if isinstance(values, list) else [values]
-    fits = all(type(v) is wanted and (wanted is str or abs(v) < 2**31) for v in given)
+    fits = all(type(v) is wanted and (wanted is str or abs(int(v)) < 2**31) for v in given)
     if isinstance(values, list) != many or not fits:
         kind = "a text in quotes" if wanted is str else "a whole number"
         raise ConfigError(

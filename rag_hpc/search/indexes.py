@@ -7,6 +7,7 @@ queries; ties go to the lower id. So shortlists of shards merge to the shortlist
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -193,6 +194,13 @@ def _bits(allowed_N: Array | None) -> U8 | None:
     return None if allowed_N is None else np.packbits(allowed_N, bitorder="little")
 
 
+def _parameters(name: str, bits: U8 | None, **numbers: int) -> Any:
+    """Return FAISS's parameters of a search, which read `bits` as long as they live."""
+    faiss: Any = import_module("faiss")  # its stubs do not know these
+    selected = {} if bits is None else {"sel": faiss.IDSelectorBitmap(bits)}
+    return getattr(faiss, name)(**numbers, **selected)
+
+
 def _probed(index: Any, queries_QD: F32, num: int, probes: Hits, bits: U8 | None) -> Hits:
     """Return the best of some lists. More than asked for are fetched until the last is worse than the last wanted:
     which of equal scores FAISS keeps depends on the order in which it reads them."""
@@ -200,15 +208,13 @@ def _probed(index: Any, queries_QD: F32, num: int, probes: Hits, bits: U8 | None
 
     scores_QK, ids_QK = nothing(len(queries_QD), num)
     open_Q, asked = np.arange(len(queries_QD)), num + num // 8 + 8
-    selected = {} if bits is None else {"sel": faiss.IDSelectorBitmap(bits)}
-    given = faiss.SearchParametersIVF(nprobe=probes[1].shape[1], **selected)
+    given = _parameters("SearchParametersIVF", bits, nprobe=probes[1].shape[1])
     while len(open_Q):
         asked = min(asked, max(num, int(index.ntotal)))
         found = nothing(len(open_Q), asked)
         read = [np.ascontiguousarray(part[open_Q]) for part in (queries_QD, probes[1], probes[0])]
-        queries, lists, near, scores, ids = map(
-            faiss.swig_ptr, (*read, *found)
-        )  # FAISS's own wrapper takes no selector
+        queries, lists, near, scores, ids = map(faiss.swig_ptr, (*read, *found))
+        # FAISS's own wrapper of this takes no selector
         index.search_preassigned_c(len(open_Q), queries, asked, lists, near, scores, ids, False, given)
         scores, ids = merge_topk([found], asked)
         done = (ids[:, -1] < 0) | (scores[:, -1] < scores[:, num - 1]) | (asked >= index.ntotal)
@@ -227,7 +233,7 @@ def _flat(index: Any, queries_QD: F32, num: int, allowed_N: Array | None) -> Hit
     scores_QK, ids_QK = nothing(len(queries_QD), num)
     bits = _bits(None if allowed_N is None else allowed_N[ids_N])
     most = len(ids_N) if allowed_N is None else int(allowed_N[ids_N].sum())
-    given = None if bits is None else faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))
+    given = None if bits is None else _parameters("SearchParameters", bits)
     open_Q, asked = np.arange(len(queries_QD) if most else 0), num + 8
     while len(open_Q):
         asked = min(asked, most)
@@ -243,10 +249,7 @@ def _flat(index: Any, queries_QD: F32, num: int, allowed_N: Array | None) -> Hit
 
 
 def _walked(index: Any, queries_QD: F32, num: int, ef_search: int, bits: U8 | None) -> Hits:
-    import faiss
-
-    selected = {} if bits is None else {"sel": faiss.IDSelectorBitmap(bits)}
-    given = faiss.SearchParametersHNSW(efSearch=max(ef_search, num), **selected)
+    given = _parameters("SearchParametersHNSW", bits, efSearch=max(ef_search, num))
     scores, ids = index.search(queries_QD, num, params=given)
     return merge_topk([(scores, ids)], num)
 

@@ -15,22 +15,20 @@ import numpy as np
 
 from rag_hpc.algo.rank import bm25
 from rag_hpc.algo.rank.fusion import dense_weight, weighted_rows
-from rag_hpc.algo.rank.topk import Hits, canonical_scores, exact_topk, merge_topk, nothing
+from rag_hpc.algo.rank.topk import Hits, exact_topk, nothing
 from rag_hpc.algo.types import F32, I64, Array
 from rag_hpc.core.comm import Comm
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.errors import ConfigError
-from rag_hpc.search import lucene
 from rag_hpc.search.ann import Ann, merged, slice_of
 from rag_hpc.search.exact import UP_TO, Exact, resolved
 from rag_hpc.search.filters import check_filter
 from rag_hpc.search.jvm import Analyzer
-from rag_hpc.search.shards import Shards, analyze, num_threads
+from rag_hpc.search.lexical import Lexical
+from rag_hpc.search.shards import analyze
 from rag_hpc.stores.questions import FOUND_AGAIN
-from rag_hpc.stores.shards import LEXICAL, Effort
+from rag_hpc.stores.shards import Effort
 from rag_hpc.stores.vectors import VectorStore
-
-_PASSAGES = 4096  # of documents that are compared at once
 
 
 @dataclass(kw_only=True)
@@ -84,15 +82,14 @@ class Searcher:
         """`found_again`: as `knowledge` returns it."""
         self._settings, self._comm, self._found_again = settings, comm, found_again
         self._allowed_N: Array | None = None
-        self._lexical, self._ordinals = self._open(lexical, scratch)
-        self._held_N: Array | None = None
-        self._analyzer = lexical.config.get("analyzer", Analyzer.en.value)  # runs of before have no other
-        sizes = np.array([self._lexical.num_docs, self._lexical.total_terms], dtype=np.int64)
-        self._num_docs, self._total_terms = (int(n) for n in comm.sum(sizes))
         store = VectorStore(encoded)
+        self._lexical = Lexical(lexical, store, comm, scratch)
+        self._analyzer = lexical.config.get("analyzer", Analyzer.en.value)  # runs of before have no other
+        shards = self._lexical.shards
+        sizes = np.array([shards.num_docs, shards.total_terms], dtype=np.int64)
+        self._num_docs, self._total_terms = (int(n) for n in comm.sum(sizes))
         self._first, stop = slice_of(len(store), comm)
         self._rows = store.rows(self._first, stop)
-        self._store = store
         wanted = Effort(num_probes=settings.num_probes)
         self._index = Ann(vectors, self._rows, self._first, comm, wanted) if vectors else None
         self.exact = resolved(settings.exact, len(store), indexed=vectors is not None)
@@ -102,7 +99,8 @@ class Searcher:
 
         Of few, exact search takes the place of the index.
         """
-        self._allowed_N, self._held_N = allowed_N, None
+        self._allowed_N = allowed_N
+        self._lexical.restrict(allowed_N)
 
     def search(self, texts: Sequence[str], vectors_QD: Array, judged: I64 | None = None) -> Found:
         """Return the hits of all methods for the queries (same on every rank).
@@ -115,114 +113,32 @@ class Searcher:
         queries = self._queries(texts)
         results.seconds["bm25"] = time.monotonic() - begun
         steps: dict[str, Callable[[], Hits]] = {
-            "bm25": lambda: self._bm25(queries, vectors_QD),
+            "bm25": lambda: self._lexical.search(queries, vectors_QD, self._settings.depth),
         }
         exactly = np.arange(len(texts)) if self.exact is Exact.always else judged
         if exactly is not None:
             steps["dense"] = lambda: self._dense(vectors_QD, exactly)
-        if (index := self._index) is not None:
-            every = np.arange(len(texts))
-            few = self._allowed_N is not None and int(self._allowed_N.sum()) <= UP_TO
-            steps["ann"] = lambda: self._dense(vectors_QD, every) if few else self._approximate(index, vectors_QD)
+        if self._index is not None:
+            steps["ann"] = lambda: self._approximate(vectors_QD)
         for method, step in steps.items():
             begun = time.monotonic()
-            merged = self._merge(step())
+            found = merged(step(), self._comm)
             results.seconds[method] = results.seconds.get(method, 0.0) + time.monotonic() - begun
-            if merged is not None:
-                results.hits[method] = merged
+            if found is not None:
+                results.hits[method] = found
         if self._comm.rank == 0:
             by_vectors = results.hits["dense" if self.exact is Exact.always else "ann"]
             results.hits["fused"] = self._fuse(queries, results.hits["bm25"], by_vectors)
         return results
 
-    def _mine(self, num_shards: int) -> list[int]:
-        return [s for s in range(num_shards) if s % self._comm.world_size == self._comm.rank]
-
-    def _open(self, lexical: Manifest, scratch: Path) -> tuple[Shards, I64 | None]:
-        """Unpack this rank's shards onto node-local scratch; return them, and of each the ordinal of its first document
-        (None: they hold whole documents)."""
-        mine = self._mine(len(lexical.units))
-        packed = [lexical.checked(position, LEXICAL) for position in mine]
-        folders = [scratch / f"lexical-{position}" for position in mine]
-        shards = Shards([lucene.unpack(*pair) for pair in zip(packed, folders, strict=True)], threads=num_threads())
-        held = np.diff(shards.starts) > 0
-        names, ordinals = shards.ids(shards.starts[:-1][held]), np.zeros(len(mine), dtype=np.int64)
-        if any("-" in name for name in names):
-            return shards, None
-        ordinals[held] = [int(name) for name in names]
-        return shards, ordinals
-
     def _queries(self, texts: Sequence[str]) -> list[bm25.Query]:
         analyzed = analyze(texts, self._analyzer)
         terms = sorted({term for words in analyzed for term in words})
-        counts = self._lexical.df(terms)
+        counts = self._lexical.shards.df(terms)
         summed = self._comm.sum(np.array([counts[term] for term in terms], dtype=np.int64))
         df = dict(zip(terms, (int(n) for n in summed), strict=True))
         whole = bm25.Collection(num_docs=self._num_docs, total_terms=self._total_terms, df=df)
         return [bm25.make_query(words, whole, self._settings.k1, self._settings.b) for words in analyzed]
-
-    def _bm25(self, queries: Sequence[bm25.Query], vectors_QD: F32) -> Hits:
-        scores, docs = self._top(queries)
-        rows, columns = np.nonzero(docs >= 0)
-        found = docs[rows, columns]
-        if self._ordinals is None:
-            docs[rows, columns] = self._best_passages(self._lexical.ids(found), vectors_QD[rows])
-        else:
-            shard = np.searchsorted(self._lexical.starts, found, side="right") - 1
-            docs[rows, columns] = found - self._lexical.starts[shard] + self._ordinals[shard]
-        return scores, docs
-
-    def _top(self, queries: Sequence[bm25.Query]) -> Hits:
-        """Return the best documents that may be found; where the filter drops too many, more are asked for."""
-        depth, most = self._settings.depth, self._lexical.max_doc
-        if self._allowed_N is None or not most:
-            return self._lexical.top(queries, depth)
-        scores_QK, docs_QK = self._nothing(len(queries))
-        held_N, open_Q, asked = self._held(), np.arange(len(queries)), 2 * depth
-        while len(open_Q):
-            asked = min(asked, most)
-            scores, docs = self._lexical.top([queries[row] for row in open_Q], asked)
-            kept = (docs >= 0) & held_N[docs]
-            best = merge_topk([(scores, np.where(kept, docs, -1))], depth)
-            done = (kept.sum(axis=1) >= depth) | (docs[:, -1] < 0) | (asked == most)
-            scores_QK[open_Q[done]], docs_QK[open_Q[done]] = best[0][done], best[1][done]
-            open_Q, asked = open_Q[~done], 4 * asked
-        return scores_QK, docs_QK
-
-    def _held(self) -> Array:
-        """Return of each document of this rank's shards whether it, or a passage of it, may be found."""
-        if self._held_N is None:
-            assert self._allowed_N is not None
-            if self._ordinals is None:
-                spans = _spans(self._lexical.ids(range(self._lexical.max_doc)))
-                before_N = np.concatenate([[0], np.cumsum(self._allowed_N)])
-                self._held_N = before_N[spans[:, 1]] > before_N[spans[:, 0]]
-            else:
-                sizes = np.diff(self._lexical.starts)
-                shift = np.repeat(self._ordinals - self._lexical.starts[:-1], sizes)
-                self._held_N = self._allowed_N[np.arange(self._lexical.max_doc) + shift]
-        return self._held_N
-
-    def _best_passages(self, documents: Sequence[str], vectors_PD: F32) -> I64:
-        """Return the passage of each document, "FIRST-STOP", that is nearest to its query; the first of equal ones."""
-        spans_P2 = _spans(documents)
-        best_P, sizes_P = spans_P2[:, 0].copy(), spans_P2[:, 1] - spans_P2[:, 0]
-        long = np.flatnonzero(sizes_P > 1)
-        ends = np.cumsum(sizes_P[long])
-        for part in np.split(
-            long, np.searchsorted(ends, np.arange(_PASSAGES, ends[-1], _PASSAGES)) if len(long) else []
-        ):
-            sizes = sizes_P[part]
-            starts = np.cumsum(sizes) - sizes
-            rows = np.repeat(best_P[part] - starts, sizes) + np.arange(sizes.sum())
-            found, at = np.unique(rows, return_inverse=True)
-            scores = canonical_scores(vectors_PD[np.repeat(part, sizes)], self._store.take(found)[at])
-            if self._allowed_N is not None:
-                scores[~self._allowed_N[rows]] = -np.inf
-            if len(part):
-                largest = np.repeat(np.maximum.reduceat(scores, starts), sizes)
-                best_P[part] = np.minimum.reduceat(np.where(scores == largest, rows, np.iinfo(np.int64).max), starts)
-        return best_P
 
     def _dense(self, vectors_QD: Array, judged: I64) -> Hits:
         scores, ids = self._nothing(len(vectors_QD))
@@ -237,12 +153,11 @@ class Searcher:
             scores[judged], ids[judged] = found
         return scores, ids
 
-    def _approximate(self, index: Ann, vectors_QD: F32) -> Hits:
-        return index.search(vectors_QD, self._settings.depth, self._allowed_N)
-
-    def _merge(self, local: Hits) -> Hits | None:
-        """Return the ranks' hits merged on rank 0, None elsewhere."""
-        return merged(local, self._comm)
+    def _approximate(self, vectors_QD: F32) -> Hits:
+        if self._allowed_N is not None and int(self._allowed_N.sum()) <= UP_TO:
+            return self._dense(vectors_QD, np.arange(len(vectors_QD)))
+        assert self._index is not None
+        return self._index.search(vectors_QD, self._settings.depth, self._allowed_N)
 
     def _fuse(self, queries: Sequence[bm25.Query], lexical: Hits, dense: Hits) -> Hits:
         given = self._settings.dense_weight
@@ -255,8 +170,3 @@ class Searcher:
 
     def _nothing(self, num_queries: int) -> Hits:
         return nothing(num_queries, self._settings.depth)
-
-
-def _spans(documents: Sequence[str]) -> I64:
-    """Return the ordinals [first, stop) of documents named "FIRST-STOP"."""
-    return np.array([name.split("-") for name in documents], dtype=np.int64).reshape(-1, 2)

@@ -96,7 +96,7 @@ class Retrieve(Stage):
         results = self._searcher.search(texts, self._vectors[start:stop], judged if len(judged) else None)
         if ctx.rank == 0:
             query_ids = [q["query_id"] for q in questions]
-            by_method = {m: results.hits[m] for m in ("bm25", "dense", "fused") if m in results.hits}
+            by_method = {method: hits for method, hits in results.hits.items() if method != "ann"}
             write_table(out / HITS, ranked_table(query_ids, by_method, self._names))
             if "ann" in results.hits:
                 write_table(out / ANN, ranked_table(query_ids, {"ann": results.hits["ann"]}, self._names))

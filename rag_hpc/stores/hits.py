@@ -65,11 +65,11 @@ def ranked_table(
         rows_P, places_P = np.nonzero(ids_QK >= 0)
         ordinals_P = ids_QK[rows_P, places_P]
         columns = {
-            "query_id": queries.take(pa.array(rows_P)),
+            "query_id": queries.take(rows_P),
             "method": pa.repeat(method, len(rows_P)),
             "rank": pa.array(places_P + 1, pa.int32()),
             "ordinal": pa.array(ordinals_P, pa.int64()),
-            **{name: names[name].take(pa.array(ordinals_P)).cast(pa.string()) for name in ("chunk_id", "doc_id")},
+            **{name: names[name].take(ordinals_P).cast(pa.string()) for name in ("chunk_id", "doc_id")},
             "score": pa.array(scores_QK[rows_P, places_P], pa.float32()),
         }
         parts.append(pa.table({name: columns[name] for name in COLUMNS}, schema=parts[0].schema))

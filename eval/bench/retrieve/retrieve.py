@@ -30,6 +30,7 @@ from rag_hpc.search import lucene
 from rag_hpc.search.shards import Shards
 from rag_hpc.stages.registry import make_stage
 from rag_hpc.stores.questions import read_question_vectors, read_questions
+from rag_hpc.stores.shards import Effort, effort_of
 
 DEFAULTS = {
     "data": "",
@@ -71,8 +72,9 @@ def _rows(given: Options, parts: Sequence[str], data: Path, folder: Path) -> lis
     if "search" in parts or "threads" in parts:
         chosen = {**settings, "index": given["index"], "min_recall": float(given["recall"])}
         inputs = made.indexed(inputs, chosen, folder)
-        effort = json.loads(inputs["vectors.build"].files("probes.json")[0].read_bytes())
-        about = f"{num:,} passages x {made.DIMS}, {', '.join(f'{k} {v}' for k, v in effort.items())}, {cpu_class()}"
+        effort = effort_of(inputs["vectors.build"]) or Effort()
+        about = f"{num:,} passages x {made.DIMS}, {effort.kind.value}, {effort.num_probes} lists probed"
+        about += f", shortlist {effort.shortlist}, {cpu_class()}" if effort.shortlist else f", {cpu_class()}"
         if "search" in parts:
             rows += _searched(inputs, data, given, folder, about)
         if "threads" in parts:
@@ -105,6 +107,10 @@ class Stage:
     def rate(self) -> Rate:
         """Return questions a second."""
         return rate_of(self.questions, lambda: self.search(next(self._turn)))
+
+    def wall(self) -> float:
+        """Return questions a second by the clock."""
+        return self.rate().wall
 
     def search(self, units: Sequence[Unit]) -> dict[str, float]:
         """Write the units' files; return the seconds of each method."""
@@ -145,7 +151,7 @@ def _threads(inputs: Mapping[str, Manifest], pairs: int, folder: Path, about: st
     for one in sides.values():
         for _ in range(3):
             one.rate()
-    timed = take_turns({name: lambda one=one: one.rate().wall for name, one in sides.items()}, pairs)
+    timed = take_turns({name: one.wall for name, one in sides.items()}, pairs)
     ratio, interval = timed.ratio("1 thread")
     return Row(
         name="retrieve.threads",
@@ -173,7 +179,7 @@ def _ranks(inputs: Mapping[str, Manifest], folder: Path, threads: int, pairs: in
         for ask in (ours, faiss):
             for _ in range(5):
                 ask()
-        found, theirs = (np.load(folder / f"{name}.npy") for name in ("ours", "faiss"))
+        found, theirs = (np.load(array_path(folder, name)) for name in ("ours", "faiss"))
         timed = take_turns({"ours": ours, "faiss": faiss}, pairs)
     ratio, interval = timed.ratio("faiss")
     same = np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found.tolist(), theirs.tolist(), strict=True)])

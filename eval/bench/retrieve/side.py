@@ -33,7 +33,7 @@ def main(name: str, place: str, threads: str) -> None:
     folder = Path(place)
     queries = np.load(array_path(folder, "queries"))[:BATCH]
     if name == "faiss":
-        _serve(_faiss(folder, int(threads)), queries, folder / "faiss.npy")
+        _serve(_faiss(folder, int(threads)), queries, array_path(folder, name))
         return
     comm = MpiComm()
     answer, word = _ours(folder, comm), np.ones(1, dtype=np.int64)
@@ -43,7 +43,7 @@ def main(name: str, place: str, threads: str) -> None:
             comm.broadcast(word)
             return answer(comm.broadcast(batch))
 
-        _serve(asked, queries, folder / "ours.npy")
+        _serve(asked, queries, array_path(folder, name))
         comm.broadcast(0 * word)
         return
     while comm.broadcast(None)[0]:

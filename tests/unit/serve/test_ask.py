@@ -96,6 +96,12 @@ def test_a_run_that_fused_its_index_s_hits_is_asked_by_its_index(
         assert set(answered["passages"][0]["ranks"]) <= {"bm25", "ann", "fused"}
 
 
+def test_only_passages_that_a_filter_lets_through_are_read(chain: stagerun.Chain, tmp_path: Path) -> None:
+    settings = {**chain.settings["retrieve.search"], "filter": "title in ['Caching note 2', 'Caching note 10']"}
+    (found,) = _answers(chain, tmp_path, fixedcorpus.ASKED["caching"], **{"retrieve.search": settings})
+    assert found["passages"] and {p["title"] for p in found["passages"]} <= {"Caching note 2", "Caching note 10"}
+
+
 def test_citations_lead_to_the_words_in_the_passage_and_in_the_document(chain: stagerun.Chain, tmp_path: Path) -> None:
     documents = {row["doc_id"]: row["text"] for row in chain.table("dedup.drop", "documents.parquet")}
     (found,) = _answers(chain, tmp_path, fixedcorpus.ASKED["caching"])

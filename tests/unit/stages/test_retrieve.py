@@ -202,6 +202,23 @@ def test_neither_ranks_nor_blocks_change_which_questions_judge(
     assert sorted(map(str, rows)) == sorted(map(str, judged.table("retrieve.search", HITS)))
 
 
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_a_filter_leaves_hits_of_what_it_lets_through(world_size: int, chain: stagerun.Chain, tmp_path: Path) -> None:
+    chunks = chain.table("chunk", "chunks.parquet")
+    settings = {**chain.settings["retrieve.search"], "filter": "num_tokens > 40"}
+    inputs = {n: m for n, m in chain.out.items() if n in make_stage("retrieve.search", {}).needs or "vectors" in n}
+    out = stagerun.run_on_ranks("retrieve.search", settings, inputs, tmp_path, world_size)
+    rows = [row for path in sorted(out.glob(f"*/{HITS}")) for row in read_table(path).to_pylist()]
+    assert all(chunks[row["ordinal"]]["num_tokens"] > 40 for row in rows)
+    allowed = [n for n, chunk in enumerate(chunks) if chunk["num_tokens"] > 40]
+    assert 20 < len(allowed) < len(chunks)
+    for method in ("dense", "fused"):
+        assert {len(ids) for ids in _ids(rows, method).values()} == {20}
+    whole = _ids(stagerun.rows_of(chain.again("retrieve.search", tmp_path / "r", depth=len(chunks)), HITS), "dense")
+    kept = set(allowed)
+    assert _ids(rows, "dense") == {name: [n for n in ids if n in kept][:20] for name, ids in whole.items()}
+
+
 def test_dense_is_not_handed_on_where_only_some_questions_have_it(chain: stagerun.Chain, tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"exact=never leaves it out; set stage\.retrieve\.method=ann, or exact=always"
