@@ -168,13 +168,14 @@ def _counts(run: Results) -> Milestone:
 
 def _quality(run: Results, predicted: dict[str, Any]) -> Iterator[Milestone]:
     recall = quality.ann_recall(run)
-    yield at_least(
+    judged = at_least(
         f"vector index, {recall[0] if recall else 'recall@10'}",
         recall[1] if recall else None,
         predicted.get("min_recall_at_10"),
         lambda value: share(value, 4),
         "no vector index was judged",
     )
+    yield dataclasses.replace(judged, note=judged.note or quality.ann_judged(run))
     yield at_least(
         "duplicates found",
         _duplicates(run),

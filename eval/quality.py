@@ -15,7 +15,7 @@ from rag_hpc.eval.results import Results
 from rag_hpc.stores.answers import ANSWERS
 from rag_hpc.stores.chunks import ChunkStore
 from rag_hpc.stores.documents import find_document, page_number
-from rag_hpc.stores.hits import ANN, HITS
+from rag_hpc.stores.hits import ANN, HITS, all_exact
 from rag_hpc.stores.metrics import STAND_INS, Measured, read_handed_on, read_judged, read_measured, read_metrics
 from rag_hpc.stores.questions import QUERIES
 
@@ -99,7 +99,7 @@ def handed_on(results: Results) -> str | None:
 def measure_names(results: Results, by_part: dict[str, dict[str, float]]) -> list[str]:
     """Return the measures of rankings, in the order that evaluate was asked for them."""
     asked = results.submission["settings"].get("evaluate", {}).get("measures", [])
-    names = {name for values in by_part.values() for name in values if not name.endswith("_vs_exact")}
+    names = {name for values in by_part.values() for name in values if "_vs_exact" not in name}
     return sorted(names, key=lambda name: (asked.index(name) if name in asked else len(asked), name))
 
 
@@ -111,14 +111,26 @@ def ann_recall(results: Results) -> tuple[str, float] | None:
     return None
 
 
+def ann_judged(results: Results) -> str:
+    """Return over how many questions the index was judged and the interval of that; empty in runs that do not say."""
+    found = metrics(results).get("ann", {})
+    low, high, num = (
+        next((value for name, value in found.items() if name.endswith(f"_vs_exact.{end}")), None)
+        for end in ("low", "high", "judged")
+    )
+    return "" if low is None or high is None or num is None else f"[{low:.4f}, {high:.4f}] over {num:.0f} questions"
+
+
 def recall_curves(results: Results) -> dict[str, list[tuple[int, float]]]:
     """Return method -> (k, mean recall of relevant documents among the k best), over the judged queries.
 
     A document stands where its best passage does. The lists are cut by passages, so that they hold fewer documents.
     """
-    relevant = _relevant(results)
+    relevant, by_method = _relevant(results), _hits_by_method(results)
+    if "retrieve.search" in results.manifests and not all_exact(results.manifests["retrieve.search"]):
+        by_method.pop("dense", None)  # of a sample
     curves = {}
-    for method, rows in _hits_by_method(results).items():
+    for method, rows in by_method.items():
         ranking = _by_rank(rows, "doc_id")
         shares = {
             k: [len(docs & set(ranking.get(q, [])[:k])) / len(docs) for q, docs in relevant.items()] for k in CUTS

@@ -20,7 +20,7 @@ from rag_hpc.errors import ConfigError
 from rag_hpc.eval import quality
 from rag_hpc.eval.results import Results, choose_baseline, named
 from rag_hpc.eval.text import aligned, share
-from rag_hpc.stores.hits import HITS
+from rag_hpc.stores.hits import HITS, SEARCHED_EXACTLY, all_exact
 from rag_hpc.stores.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -79,10 +79,8 @@ def verify(arguments: Arguments) -> int:
     print(aligned(("stage", "A", "B", "verdict"), [(r.stage, short(r.a), short(r.b), r.verdict) for r in rows]))
     if recall:
         verdict = "within" if recall[1] >= 1 - MAX_RECALL_LOSS else "NOT within"
-        print(
-            f"\n{recall[0]} of the vector index against exact search: {share(recall[1], 4)}, "
-            f"{verdict} {MAX_RECALL_LOSS:g} of it"
-        )
+        value = " ".join([share(recall[1], 4), quality.ann_judged(b) or quality.ann_judged(a)]).rstrip()
+        print(f"\n{recall[0]} of the vector index against exact search: {value}, {verdict} {MAX_RECALL_LOSS:g} of it")
     print("\n".join(["", *notes, summary(rows)]))
     return code
 
@@ -138,6 +136,13 @@ def explain(a: Results, b: Results, rows: list[Comparison]) -> Iterator[str]:
             else "same settings and version: did its code change?"
         )
         yield f"the runs part at {stage}; {why}"
+    for run in (a, b):
+        found = run.manifests.get("retrieve.search")
+        if "retrieve.search" in differing and found is not None and not all_exact(found):
+            yield (
+                f"{run.name}: the hits of its vector index were fused, and {found.extra()[SEARCHED_EXACTLY]:.0f} of "
+                f"{found.total('items_out')} questions searched exactly; to compare all: stage.retrieve.exact=always"
+            )
     if "retrieve.search" in differing:
         yield from _first_difference(a, b)
 

@@ -46,6 +46,7 @@ OPTIONS = {
         _option("--out", value="FILE", text="where it is written; of publish, a folder"),
         _option("--explain", text="with each ranking's rank and score of the passages that were read"),
         _option("--file", value="FILE", text="its questions, one a line or JSON Lines; answers are JSON Lines"),
+        _option("--filter", value="EXPR", text="only of these passages, such as \"lang == 'en'\""),
         click.Option(["--baseline"], metavar="RUN", shell_complete=_continue, help="the run to compare with"),
         _option("--config-dir", value="DIR", text="a site's own groups: DIR/cluster/NAME.yaml and the like"),
     )
@@ -143,13 +144,13 @@ VERBS = {
     "bench": Verb("rag_hpc.eval.bench.registry", "measure beside the peers; a wrong key lists the known ones",
         ("chunk", "crawl hosts=3 --json"),
         "crawl|extract|dedup|chunk|checks|lexical|"
-        "rank|encode|rerank|answers|train|laws|forecast|vectors|dedup_scale", ("*",), ("--json",)),
+        "rank|encode|rerank|answers|train|laws|forecast|vectors|retrieve|dedup_scale", ("*",), ("--json",)),
     "ask": Verb("rag_hpc.serve.ask", "answer questions from a finished run; without one, ask for them",
         ('"How do I copy a folder?"', "run=demo-cluster", "--file questions.txt",
          '"What does maxlen=3 mean?" run=demo-cluster --json',
          '"Who?" generator=openai generator.base_url=http://127.0.0.1:8000/v1 generator.model=M'), "[QUESTION ...]",
         ("run", "cluster", "cluster.root", "cluster.share", "generator", "generator.*"),
-        ("--json", "--file", "--explain"), text=True),
+        ("--json", "--file", "--filter", "--explain"), text=True),
     "page": Verb("rag_hpc.serve.page", "print a page as it is stored: what a citation leads to",
         ("http://py5.pydoc.internal/shutil.html", "ID run=demo-cluster --json"), "ID", options=("--json",), text=True),
     "devcluster": Verb("rag_hpc.slurm.devcluster.verbs", "a Slurm of four nodes on this machine",

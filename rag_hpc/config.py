@@ -287,7 +287,7 @@ def check(config: RunConfig) -> None:
         asked = config.stage.queries
         load_questions(asked.source, asked.path, asked.questions, asked.num_hosts)
     if "retrieve.search" in stages:
-        check_method(config.stage.retrieve.method, stages)
+        check_method(config.stage.retrieve.method, stages, config.stage.retrieve.exact)
     if "evaluate" in stages:
         check_measures(config.stage.evaluate.measures)
     if "generate" in stages:

@@ -29,6 +29,7 @@ BENCHES = {
     "laws": "rag_hpc.eval.bench.laws.laws:run",
     "forecast": "rag_hpc.eval.bench.laws.forecast:run",
     "vectors": "rag_hpc.eval.bench.vectors.vectors:run",
+    "retrieve": "rag_hpc.eval.bench.retrieve.retrieve:run",
     "dedup_scale": "rag_hpc.eval.bench.dedup.scale:run",
 }
 

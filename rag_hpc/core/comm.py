@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from importlib import import_module
 from typing import Any, Protocol
@@ -30,6 +30,9 @@ STEP_SETTLE_S = 0.5
 _DTYPES = [np.dtype(code).str for code in ("u1", "i4", "i8", "f2", "f4", "f8", "u4", "u8")]
 
 
+Join = Callable[[Array, Array], Array]
+
+
 class Comm(Protocol):
     """The collectives that stages use."""
 
@@ -41,6 +44,12 @@ class Comm(Protocol):
 
     def gather_rows(self, array: Array) -> Array | None:
         """Return the ranks' arrays joined along axis 0 on rank 0, None elsewhere; other axes and dtype are equal."""
+
+    def fold(self, array: Array, join: Join) -> Array | None:
+        """Return on rank 0, None elsewhere, the ranks' arrays joined two by two in a binary tree, in rank order.
+
+        All have one shape and dtype, as has what `join` makes of two: no rank holds more than two of them.
+        """
 
     def sum(self, array: Array) -> Array:
         """Return the element-wise sum over ranks on every rank; use integers where the result must not depend on p."""
@@ -70,6 +79,10 @@ class SerialComm:
         return np.asarray(array)
 
     def gather_rows(self, array: Array) -> Array | None:
+        """Return the array."""
+        return array
+
+    def fold(self, array: Array, join: Join) -> Array | None:
         """Return the array."""
         return array
 
@@ -138,6 +151,22 @@ class MpiComm:
                 self._comm.Recv(block, source=source, tag=7)
             start = stop
         return joined
+
+    def fold(self, array: Array, join: Join) -> Array | None:
+        """Return the ranks' arrays joined on rank 0."""
+        array, step = _sendable(array), 1
+        while step < self.world_size:
+            if self.rank % (2 * step):
+                for block in _messages(array):
+                    self._comm.Send(block, dest=self.rank - step, tag=9)
+                return None
+            if self.rank + step < self.world_size:
+                other = np.empty_like(array)
+                for block in _messages(other):
+                    self._comm.Recv(block, source=self.rank + step, tag=9)
+                array = _sendable(join(array, other))
+            step *= 2
+        return array
 
     def sum(self, array: Array) -> Array:
         """Return the sum over ranks on every rank."""
@@ -255,6 +284,10 @@ class StoreComm:
     def gather_rows(self, array: Array) -> Array | None:
         """Not offered: stages under torchrun keep their rows and commit them as units."""
         raise NotImplementedError("gather_rows: use an MPI stage")
+
+    def fold(self, array: Array, join: Join) -> Array | None:
+        """Not offered, as `gather_rows`."""
+        raise NotImplementedError("fold: use an MPI stage")
 
     def exchange(self, parts: Sequence[Array]) -> list[Array]:
         """Not offered: all bytes would pass through one process."""

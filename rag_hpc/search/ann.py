@@ -7,6 +7,8 @@ changed with the number of shards. Q queries, R shortlisted, D dimensions.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -14,8 +16,11 @@ from rag_hpc.algo.rank.topk import Hits, longest, merge_topk, rescore
 from rag_hpc.algo.types import F32, Array
 from rag_hpc.core.comm import Comm
 from rag_hpc.core.manifest import Manifest
-from rag_hpc.search.indexes import Shards
+from rag_hpc.search.indexes import Shards, alone
+from rag_hpc.search.shards import num_threads
 from rag_hpc.stores.shards import Effort, effort_of, load_shards
+
+_LEAST = 8  # queries that a thread is begun for
 
 
 class Ann:
@@ -26,23 +31,65 @@ class Ann:
         wanted: numbers that, where not 0, are taken instead of those that the index was checked with."""
         self._rows_ND, self._first, self._comm = rows_ND, first, comm
         self.effort = _joined(effort_of(built) or Effort(), wanted)
-        self._longest = longest(rows_ND) if self.effort.shortlist else None
+        self._longest = longest(rows_ND)
         mine = range(comm.rank, len(built.units), comm.world_size)
         self._shards = Shards(load_shards(built, mine), self.effort)
+        self._threads = num_threads()
+        self._pool = ThreadPoolExecutor(self._threads, initializer=alone)
 
-    def search(self, queries_QD: F32, depth: int) -> Hits:
+    def search(self, queries_QD: F32, depth: int, allowed_N: Array | None = None) -> Hits:
         """Return this rank's part of the `depth` best hits by (score, id): those of its rows; ranks' parts are to be
-        merged."""
+        merged. allowed_N: of each ordinal whether it may be found."""
         num = max(depth, self.effort.shortlist)
-        ids_QR = cut(self._shards.shortlist(queries_QD, num), self._comm)
-        return rescore(queries_QD, self._rows_ND, ids_QR, depth, first_id=self._first, longest_row=self._longest)
+
+        def coded(part_QD: F32) -> Hits:
+            return self._shards.shortlist(part_QD, num, allowed_N)
+
+        ids_QR = cut(self._in_threads(coded, queries_QD), self._comm)
+
+        def scored(part_QD: F32, part_QR: Array) -> Hits:
+            return rescore(part_QD, self._rows_ND, part_QR, depth, first_id=self._first, longest_row=self._longest)
+
+        return self._in_threads(scored, queries_QD, ids_QR)
+
+    def _in_threads(self, work: Callable[..., Hits], *arrays: Array) -> Hits:
+        """Return the hits of a batch, parts of which are searched at once: no query's hits depend on others."""
+        num = min(self._threads, len(arrays[0]) // _LEAST)
+        if num < 2:
+            return work(*arrays)
+        parts = zip(*(np.array_split(array, num) for array in arrays), strict=True)
+        found = list(self._pool.map(lambda part: work(*part), parts))
+        return np.concatenate([scores for scores, _ in found]), np.concatenate([ids for _, ids in found])
 
 
 def cut(local: Hits, comm: Comm) -> Array:
     """Return on every rank the ids of the best hits over all ranks, as many as each rank gives."""
-    parts = gathered(local, comm)
-    best = merge_topk(parts, local[1].shape[1])[1] if parts else None
-    return comm.broadcast(best)
+    if comm.world_size == 1:
+        return local[1]
+    best = merged(local, comm)
+    return comm.broadcast(None if best is None else best[1])
+
+
+def merged(local: Hits, comm: Comm) -> Hits | None:
+    """Return on rank 0 the best hits over all ranks, as many as each rank gives; None elsewhere."""
+    num = local[1].shape[1]
+
+    def join(left: Array, right: Array) -> Array:
+        return _packed(merge_topk([_unpacked(left, num), _unpacked(right, num)], num))
+
+    best = comm.fold(_packed(local), join)
+    return None if best is None else _unpacked(best, num)
+
+
+def _packed(hits: Hits) -> Array:
+    """Return hits as one array [Q, 3 K] of int32: scores, then ids."""
+    scores, ids = (np.ascontiguousarray(part).view(np.int32) for part in hits)
+    return np.concatenate([scores, ids], axis=1)
+
+
+def _unpacked(packed: Array, num: int) -> Hits:
+    scores, ids = (np.ascontiguousarray(part) for part in (packed[:, :num], packed[:, num:]))
+    return scores.view(np.float32), ids.view(np.int64)
 
 
 def gathered(local: Hits, comm: Comm) -> list[Hits]:

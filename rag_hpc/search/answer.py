@@ -25,7 +25,10 @@ from rag_hpc.generators.config import GeneratorConfig, GeneratorName
 from rag_hpc.generators.prompt import Packer, PromptConfig
 from rag_hpc.generators.registry import Given
 from rag_hpc.stores.chunks import ChunkStore
+from rag_hpc.stores.hits import Method
 from rag_hpc.stores.passages import read_passages
+from rag_hpc.stores.shards import effort_of
+from rag_hpc.stores.vectors import VectorStore
 
 if TYPE_CHECKING:
     from rag_hpc.models.encoder import Encoder
@@ -111,25 +114,35 @@ class Asker:
         generator: GeneratorConfig,
         scratch: Path,
     ) -> None:
-        """inputs: manifests of chunk, lexical, encode and, where it is there, retrieve.queries. settings: those of the
-        run's stages, which are used again, but for the generator: that of whoever asks. scratch: a folder for the
-        unpacked index."""
+        """inputs: manifests of chunk, lexical, encode and, where they are there, retrieve.queries and vectors.build.
+        settings: those of the run's stages, which are used again, but for the generator: that of whoever asks. scratch:
+        a folder for the unpacked index."""
         from rag_hpc.models.encoder import Encoder
         from rag_hpc.schema import from_plain
+        from rag_hpc.search.exact import Exact, resolved
+        from rag_hpc.search.filters import allowed
         from rag_hpc.search.searcher import Searcher, SearchSettings, knowledge
 
         asked, retrieve = settings["retrieve.queries"], settings["retrieve.search"]
-        search = from_plain(
-            SearchSettings, {f.name: retrieve[f.name] for f in fields(SearchSettings) if f.name in retrieve}
-        )
+        given = {"exact": Exact.always.name} | retrieve  # runs of before have no other way
+        search = from_plain(SearchSettings, {f.name: given[f.name] for f in fields(SearchSettings) if f.name in given})
         self._k, self._prefix = settings["generate"]["k"], asked["prefix"]
         self._encoder = encoder = Encoder(asked["model"], threads=1, dims=asked.get("dims", 0))
-        self._method = retrieve.get("method", "fused").replace("ann", "dense")  # one question is searched exactly
-        parts = inputs["lexical"], inputs["encode"], None
+        method, index = Method(retrieve.get("method", "fused")), inputs.get("vectors.build")
+        if index is not None and effort_of(index) is None:
+            index = None  # of before 0.2: it does not say how it is searched
+        num = len(VectorStore(inputs["encode"]))
+        search.exact = resolved(search.exact, num, indexed=index is not None, method=method)
+        if search.exact is Exact.always and method is not Method.ann:
+            index = None  # its hits would not be read
+        self._method = "dense" if method is Method.ann and index is None else method.value
+        parts = inputs["lexical"], inputs["encode"], index
         self._searcher = Searcher(*parts, search, SerialComm(), scratch, knowledge(inputs))
+        if search.filter:
+            self._searcher.restrict(allowed(ChunkStore(inputs["chunk"]), search.filter))
         prompt = from_plain(PromptConfig, settings["generate"].get("prompt", {}))
-        given = Given(load=partial(reading, encoder, self._prefix), prompt=prompt, scratch=scratch)
-        self._answerer = Answerer(inputs["chunk"], generator, given)
+        told = Given(load=partial(reading, encoder, self._prefix), prompt=prompt, scratch=scratch)
+        self._answerer = Answerer(inputs["chunk"], generator, told)
 
     def close(self) -> None:
         """Free what the generator holds."""

@@ -7,6 +7,7 @@ queries; ties go to the lower id. So shortlists of shards merge to the shortlist
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,13 @@ def require_faiss() -> None:
             "vectors: faiss-cpu and faiss-gpu are both installed and overwrite each other; pip uninstall -y faiss-cpu "
             "faiss-gpu, then pip install 'rag-hpc[cpu]' or 'rag-hpc[gpu]'"
         )
+
+
+def alone() -> None:
+    """Keep FAISS from starting threads for what the calling thread asks: it asks OpenMP, which asks every thread."""
+    import faiss
+
+    faiss.omp_set_num_threads(1)
 
 
 def sub_dims(dims: int, most: int) -> int:
@@ -159,32 +167,55 @@ class Shards:
         self._shards = shards
         self._centroids_LD = centroids_of(shards[0]) if shards else None
 
-    def shortlist(self, queries_QD: F32, num: int) -> Hits:
-        """Return the `num` best rows by (code score, id); of graphs, of the rows that they came by."""
-        kind, parts = self._effort.kind, [nothing(len(queries_QD), num)]
+    def shortlist(self, queries_QD: F32, num: int, allowed_N: Array | None = None) -> Hits:
+        """Return the `num` best rows by (code score, id); of graphs, of the rows that they came by.
+
+        allowed_N: of each id whether it may be found; None: all may.
+        """
+        kind, parts = self._effort.kind, []
         probes: Hits | None = None
         if self._centroids_LD is not None:
             num_probes = min(max(1, self._effort.num_probes), len(self._centroids_LD))
             probes = nearest_rows(queries_QD, self._centroids_LD, num_probes)
         for index in self._shards:
             if probes is not None:
-                parts.append(_probed(index, queries_QD, num, probes))
+                parts.append(_probed(index, queries_QD, num, probes, _bits(allowed_N)))
             elif kind is Kind.flat:
-                parts.append(_flat(index, queries_QD, num))
+                parts.append(_flat(index, queries_QD, num, allowed_N))
             else:
-                parts.append(_walked(index, queries_QD, num, self._effort.ef_search))
+                parts.append(_walked(index, queries_QD, num, self._effort.ef_search, _bits(allowed_N)))
+        if len(parts) < 2:
+            return parts[0] if parts else nothing(len(queries_QD), num)
         return merge_topk(parts, num)
 
 
-def _probed(index: Any, queries_QD: F32, num: int, probes: Hits) -> Hits:
+def _bits(allowed_N: Array | None) -> U8 | None:
+    """Return what FAISS's selector reads, and does not own."""
+    return None if allowed_N is None else np.packbits(allowed_N, bitorder="little")
+
+
+def _parameters(name: str, bits: U8 | None, **numbers: int) -> Any:
+    """Return FAISS's parameters of a search, which read `bits` as long as they live."""
+    faiss: Any = import_module("faiss")  # its stubs do not know these
+    selected = {} if bits is None else {"sel": faiss.IDSelectorBitmap(bits)}
+    return getattr(faiss, name)(**numbers, **selected)
+
+
+def _probed(index: Any, queries_QD: F32, num: int, probes: Hits, bits: U8 | None) -> Hits:
     """Return the best of some lists. More than asked for are fetched until the last is worse than the last wanted:
     which of equal scores FAISS keeps depends on the order in which it reads them."""
+    import faiss
+
     scores_QK, ids_QK = nothing(len(queries_QD), num)
     open_Q, asked = np.arange(len(queries_QD)), num + num // 8 + 8
-    index.nprobe = probes[1].shape[1]
+    given = _parameters("SearchParametersIVF", bits, nprobe=probes[1].shape[1])
     while len(open_Q):
         asked = min(asked, max(num, int(index.ntotal)))
-        found = index.search_preassigned(queries_QD[open_Q], asked, probes[1][open_Q], probes[0][open_Q])
+        found = nothing(len(open_Q), asked)
+        read = [np.ascontiguousarray(part[open_Q]) for part in (queries_QD, probes[1], probes[0])]
+        queries, lists, near, scores, ids = map(faiss.swig_ptr, (*read, *found))
+        # FAISS's own wrapper of this takes no selector
+        index.search_preassigned_c(len(open_Q), queries, asked, lists, near, scores, ids, False, given)
         scores, ids = merge_topk([found], asked)
         done = (ids[:, -1] < 0) | (scores[:, -1] < scores[:, num - 1]) | (asked >= index.ntotal)
         scores_QK[open_Q[done]], ids_QK[open_Q[done]] = scores[done, :num], ids[done, :num]
@@ -192,7 +223,7 @@ def _probed(index: Any, queries_QD: F32, num: int, probes: Hits) -> Hits:
     return scores_QK, ids_QK
 
 
-def _flat(index: Any, queries_QD: F32, num: int) -> Hits:
+def _flat(index: Any, queries_QD: F32, num: int, allowed_N: Array | None) -> Hits:
     """Return the best of all rows, by canonical scores: FAISS's own differ with the number of queries."""
     import faiss
 
@@ -200,26 +231,26 @@ def _flat(index: Any, queries_QD: F32, num: int) -> Hits:
     ids_N = faiss.vector_to_array(index.id_map)
     held_ND = faiss.rev_swig_ptr(rows.get_xb(), rows.ntotal * rows.d).reshape(rows.ntotal, rows.d)
     scores_QK, ids_QK = nothing(len(queries_QD), num)
-    open_Q, asked = np.arange(len(queries_QD)), num + 8
+    bits = _bits(None if allowed_N is None else allowed_N[ids_N])
+    most = len(ids_N) if allowed_N is None else int(allowed_N[ids_N].sum())
+    given = None if bits is None else _parameters("SearchParameters", bits)
+    open_Q, asked = np.arange(len(queries_QD) if most else 0), num + 8
     while len(open_Q):
-        asked = min(asked, len(ids_N))
-        approx, at = rows.search(queries_QD[open_Q], asked)
+        asked = min(asked, most)
+        approx, at = rows.search(queries_QD[open_Q], asked, params=given)
         left, right = np.repeat(queries_QD[open_Q], asked, axis=0), held_ND[at.reshape(-1)]
         exact = canonical_scores(left, right).reshape(at.shape)
         scores, ids = merge_topk([(exact, ids_N[at])], num)
         error_Q = error_bound(queries_QD[open_Q], held_ND[at.reshape(-1)])
-        done = (approx[:, -1] < scores[:, -1] - error_Q) | (asked == len(ids_N))
+        done = (approx[:, -1] < scores[:, -1] - error_Q) | (asked == most)
         scores_QK[open_Q[done]], ids_QK[open_Q[done]] = scores[done], ids[done]
         open_Q, asked = open_Q[~done], 2 * asked
     return scores_QK, ids_QK
 
 
-def _walked(index: Any, queries_QD: F32, num: int, ef_search: int) -> Hits:
-    import faiss
-
-    graph: Any = faiss.downcast_index(index.index)
-    graph.hnsw.efSearch = max(ef_search, num)
-    scores, ids = index.search(queries_QD, num)
+def _walked(index: Any, queries_QD: F32, num: int, ef_search: int, bits: U8 | None) -> Hits:
+    given = _parameters("SearchParametersHNSW", bits, efSearch=max(ef_search, num))
+    scores, ids = index.search(queries_QD, num, params=given)
     return merge_topk([(scores, ids)], num)
 
 

@@ -24,7 +24,7 @@ from rag_hpc.stores.shards import Effort, Kind
 TUNING_QUERIES, MOST_QUERIES = 256, 1000
 NOISE = 4.0
 DEPTHS = (10, 100)
-_RESAMPLES = 2000
+_RESAMPLES, _DRAWN = 2000, 4_000_000  # of queries at once: 32 MiB
 _GRAPH_ROWS = 16384  # of a sample; a graph of more takes minutes
 _SHORTLISTS, _EFS = (100, 200, 400, 800, 1600), (16, 32, 64, 128, 256, 512, 1024)
 
@@ -59,8 +59,10 @@ class Recall:
 
 def of_queries(name: str, recall_Q: F64) -> Recall:
     """Return the mean of the queries' recalls."""
-    drawn = np.random.default_rng(0).integers(len(recall_Q), size=(_RESAMPLES, len(recall_Q)))
-    low, high = np.quantile(recall_Q[drawn].mean(1), (0.025, 0.975))
+    rng, num = np.random.default_rng(0), len(recall_Q)
+    at_once = max(1, min(_RESAMPLES, _DRAWN // num))
+    means = [recall_Q[rng.integers(num, size=(at_once, num))].mean(1) for _ in range(-(-_RESAMPLES // at_once))]
+    low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
     return Recall(name, len(recall_Q), *(round(float(x), 6) for x in (recall_Q.mean(), low, high)))
 
 

@@ -14,18 +14,20 @@ from pathlib import Path
 import numpy as np
 
 from rag_hpc.algo.rank import bm25
-from rag_hpc.algo.rank.fusion import dense_weight, weighted
-from rag_hpc.algo.rank.topk import Hits, canonical_scores, exact_topk, merge_topk, nothing
+from rag_hpc.algo.rank.fusion import dense_weight, weighted_rows
+from rag_hpc.algo.rank.topk import Hits, exact_topk, nothing
 from rag_hpc.algo.types import F32, I64, Array
 from rag_hpc.core.comm import Comm
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.errors import ConfigError
-from rag_hpc.search import lucene
-from rag_hpc.search.ann import Ann, gathered, slice_of
+from rag_hpc.search.ann import Ann, merged, slice_of
+from rag_hpc.search.exact import UP_TO, Exact, resolved
+from rag_hpc.search.filters import check_filter
 from rag_hpc.search.jvm import Analyzer
-from rag_hpc.search.shards import Shards, analyze, num_threads
+from rag_hpc.search.lexical import Lexical
+from rag_hpc.search.shards import analyze
 from rag_hpc.stores.questions import FOUND_AGAIN
-from rag_hpc.stores.shards import LEXICAL, Effort
+from rag_hpc.stores.shards import Effort
 from rag_hpc.stores.vectors import VectorStore
 
 
@@ -38,6 +40,8 @@ class SearchSettings:
     b: float = 0.4
     dense_weight: float | None = None  # in the fused ranking, BM25 has the rest; null = by query and encoder
     num_probes: int = 0  # of the inverted lists; 0 = as the vector index was checked with
+    exact: Exact = Exact.auto  # which questions are searched exactly beside a vector index; see search/exact.py
+    filter: str = ""  # which passages may be found, e.g. "lang == 'en'"; see search/filters.py
 
     def __post_init__(self) -> None:
         if self.depth < 1 or self.k1 < 0 or not 0 <= self.b <= 1:
@@ -46,6 +50,7 @@ class SearchSettings:
             raise ConfigError("stage.retrieve: num_probes >= 0 is needed; try num_probes=0")
         if self.dense_weight is not None and not 0 <= self.dense_weight <= 1:
             raise ConfigError(f"stage.retrieve.dense_weight={self.dense_weight}: between 0 and 1; try null, or 0.7")
+        check_filter(self.filter)
 
 
 @dataclass
@@ -76,109 +81,92 @@ class Searcher:
     ) -> None:
         """`found_again`: as `knowledge` returns it."""
         self._settings, self._comm, self._found_again = settings, comm, found_again
-        self._lexical, self._ordinals = self._open(lexical, scratch)
-        self._analyzer = lexical.config.get("analyzer", Analyzer.en.value)  # runs of before have no other
-        sizes = np.array([self._lexical.num_docs, self._lexical.total_terms], dtype=np.int64)
-        self._num_docs, self._total_terms = (int(n) for n in comm.sum(sizes))
+        self._allowed_N: Array | None = None
         store = VectorStore(encoded)
+        self._lexical = Lexical(lexical, store, comm, scratch)
+        self._analyzer = lexical.config.get("analyzer", Analyzer.en.value)  # runs of before have no other
+        shards = self._lexical.shards
+        sizes = np.array([shards.num_docs, shards.total_terms], dtype=np.int64)
+        self._num_docs, self._total_terms = (int(n) for n in comm.sum(sizes))
         self._first, stop = slice_of(len(store), comm)
         self._rows = store.rows(self._first, stop)
-        self._store = store
         wanted = Effort(num_probes=settings.num_probes)
         self._index = Ann(vectors, self._rows, self._first, comm, wanted) if vectors else None
+        self.exact = resolved(settings.exact, len(store), indexed=vectors is not None)
 
-    def search(self, texts: Sequence[str], vectors_QD: Array) -> Found:
-        """Return the hits of all methods for the queries (same on every rank)."""
+    def restrict(self, allowed_N: Array | None) -> None:
+        """Let only these passages be found (search/filters.py), the same on every rank; None: all.
+
+        Of few, exact search takes the place of the index.
+        """
+        self._allowed_N = allowed_N
+        self._lexical.restrict(allowed_N)
+
+    def search(self, texts: Sequence[str], vectors_QD: Array, judged: I64 | None = None) -> Found:
+        """Return the hits of all methods for the queries (same on every rank).
+
+        judged: rising rows of the queries that are searched exactly too, where not all are; others have no such hits.
+        """
         results = Found()
         vectors_QD = np.ascontiguousarray(vectors_QD, dtype=np.float32)
         begun = time.monotonic()
         queries = self._queries(texts)
         results.seconds["bm25"] = time.monotonic() - begun
         steps: dict[str, Callable[[], Hits]] = {
-            "bm25": lambda: self._bm25(queries, vectors_QD),
-            "dense": lambda: self._dense(vectors_QD),
+            "bm25": lambda: self._lexical.search(queries, vectors_QD, self._settings.depth),
         }
-        if (index := self._index) is not None:
-            steps["ann"] = lambda: index.search(vectors_QD, self._settings.depth)
+        exactly = np.arange(len(texts)) if self.exact is Exact.always else judged
+        if exactly is not None:
+            steps["dense"] = lambda: self._dense(vectors_QD, exactly)
+        if self._index is not None:
+            steps["ann"] = lambda: self._approximate(vectors_QD)
         for method, step in steps.items():
             begun = time.monotonic()
-            merged = self._merge(step())
+            found = merged(step(), self._comm)
             results.seconds[method] = results.seconds.get(method, 0.0) + time.monotonic() - begun
-            if merged is not None:
-                results.hits[method] = merged
+            if found is not None:
+                results.hits[method] = found
         if self._comm.rank == 0:
-            results.hits["fused"] = self._fuse(queries, results.hits["bm25"], results.hits["dense"])
+            by_vectors = results.hits["dense" if self.exact is Exact.always else "ann"]
+            results.hits["fused"] = self._fuse(queries, results.hits["bm25"], by_vectors)
         return results
-
-    def _mine(self, num_shards: int) -> list[int]:
-        return [s for s in range(num_shards) if s % self._comm.world_size == self._comm.rank]
-
-    def _open(self, lexical: Manifest, scratch: Path) -> tuple[Shards, I64 | None]:
-        """Unpack this rank's shards onto node-local scratch; return them, and of each the ordinal of its first document
-        (None: they hold whole documents)."""
-        mine = self._mine(len(lexical.units))
-        packed = [lexical.checked(position, LEXICAL) for position in mine]
-        folders = [scratch / f"lexical-{position}" for position in mine]
-        shards = Shards([lucene.unpack(*pair) for pair in zip(packed, folders, strict=True)], threads=num_threads())
-        held = np.diff(shards.starts) > 0
-        names, ordinals = shards.ids(shards.starts[:-1][held]), np.zeros(len(mine), dtype=np.int64)
-        if any("-" in name for name in names):
-            return shards, None
-        ordinals[held] = [int(name) for name in names]
-        return shards, ordinals
 
     def _queries(self, texts: Sequence[str]) -> list[bm25.Query]:
         analyzed = analyze(texts, self._analyzer)
         terms = sorted({term for words in analyzed for term in words})
-        counts = self._lexical.df(terms)
+        counts = self._lexical.shards.df(terms)
         summed = self._comm.sum(np.array([counts[term] for term in terms], dtype=np.int64))
         df = dict(zip(terms, (int(n) for n in summed), strict=True))
         whole = bm25.Collection(num_docs=self._num_docs, total_terms=self._total_terms, df=df)
         return [bm25.make_query(words, whole, self._settings.k1, self._settings.b) for words in analyzed]
 
-    def _bm25(self, queries: Sequence[bm25.Query], vectors_QD: F32) -> Hits:
-        scores, docs = self._lexical.top(queries, self._settings.depth)
-        rows, columns = np.nonzero(docs >= 0)
-        found = docs[rows, columns]
-        if self._ordinals is None:
-            docs[rows, columns] = self._best_passages(self._lexical.ids(found), vectors_QD[rows])
-        else:
-            shard = np.searchsorted(self._lexical.starts, found, side="right") - 1
-            docs[rows, columns] = found - self._lexical.starts[shard] + self._ordinals[shard]
-        return scores, docs
+    def _dense(self, vectors_QD: Array, judged: I64) -> Hits:
+        scores, ids = self._nothing(len(vectors_QD))
+        if len(self._rows) and len(judged):
+            depth = self._settings.depth
+            if self._allowed_N is None:
+                found = exact_topk(vectors_QD[judged], self._rows, depth, first_id=self._first)
+            else:
+                held = np.flatnonzero(self._allowed_N[self._first : self._first + len(self._rows)])
+                best, at = exact_topk(vectors_QD[judged], self._rows[held], depth)
+                found = best, np.where(at >= 0, np.append(held, 0)[at] + self._first, -1)
+            scores[judged], ids[judged] = found
+        return scores, ids
 
-    def _best_passages(self, documents: Sequence[str], vectors_PD: F32) -> I64:
-        """Return the passage of each document, "FIRST-STOP", that is nearest to its query; the first of equal ones."""
-        spans = [tuple(map(int, name.split("-"))) for name in documents]
-        best = np.array([first for first, _ in spans], dtype=np.int64)
-        for place, (first, stop) in enumerate(spans):
-            if stop - first > 1:
-                rows = self._store.take(np.arange(first, stop)).astype(np.float32)
-                asked = np.repeat(vectors_PD[place][None], stop - first, axis=0)
-                best[place] += int(np.argmax(canonical_scores(asked, rows)))
-        return best
-
-    def _dense(self, vectors_QD: Array) -> Hits:
-        if not len(self._rows):
-            return self._nothing(len(vectors_QD))
-        return exact_topk(vectors_QD, self._rows, self._settings.depth, first_id=self._first)
-
-    def _merge(self, local: Hits) -> Hits | None:
-        """Return the ranks' hits merged on rank 0, None elsewhere."""
-        parts = gathered(local, self._comm)
-        return merge_topk(parts, self._settings.depth) if parts else None
+    def _approximate(self, vectors_QD: F32) -> Hits:
+        if self._allowed_N is not None and int(self._allowed_N.sum()) <= UP_TO:
+            return self._dense(vectors_QD, np.arange(len(vectors_QD)))
+        assert self._index is not None
+        return self._index.search(vectors_QD, self._settings.depth, self._allowed_N)
 
     def _fuse(self, queries: Sequence[bm25.Query], lexical: Hits, dense: Hits) -> Hits:
-        scores, ids = self._nothing(len(queries))
-        for row, query in enumerate(queries):
-            rankings = [(hits[1][row][hits[1][row] >= 0], hits[0][row][hits[1][row] >= 0]) for hits in (lexical, dense)]
-            weight = self._settings.dense_weight
-            if weight is None:
-                best, possible = float(rankings[0][1].max(initial=0.0)), float(query.weights_T.sum())
-                weight = dense_weight(best / possible if possible else 0.0, self._found_again)
-            fused_ids, fused_scores = weighted(rankings, (1 - weight, weight), self._settings.depth)
-            ids[row, : len(fused_ids)], scores[row, : len(fused_ids)] = fused_ids, fused_scores
-        return scores, ids
+        given = self._settings.dense_weight
+        weights_Q = np.full(len(queries), given if given is not None else 0.0)
+        best_Q = np.maximum(lexical[0][:, 0], 0.0).tolist()
+        for row, query in enumerate(queries if given is None else []):
+            possible = float(query.weights_T.sum())
+            weights_Q[row] = dense_weight(best_Q[row] / possible if possible else 0.0, self._found_again)
+        return weighted_rows(lexical, dense, weights_Q, self._settings.depth)
 
     def _nothing(self, num_queries: int) -> Hits:
         return nothing(num_queries, self._settings.depth)

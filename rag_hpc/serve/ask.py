@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rag_hpc.search.answer import Answered, Asker
 
 NEEDED = ("chunk", "lexical", "encode")
-WANTED = "retrieve.queries"  # how well the encoder knows the corpus
+WANTED = ("retrieve.queries", "vectors.build")  # how well the encoder knows the corpus; the vector index
 SETTINGS = ("retrieve.queries", "retrieve.search", "generate")  # stages whose settings are used
 PROMPT = "? "
 PageOf = Callable[[Passage, int], int | None]
@@ -61,7 +61,7 @@ def ask(arguments: Arguments) -> int:
     def show(found: dict[str, Any]) -> str:
         return "\n\n".join([as_text(found), *([explained(found)] if "--explain" in arguments.flags else [])])
 
-    with opened(ledger.run_dir, request, generator) as asker:
+    with opened(ledger.run_dir, request, generator, arguments.values.get("--filter")) as asker:
         page_of = pages_of(ledger)
         if question:
             found = plain(ledger.name, question, asker.answer(question), page_of)
@@ -131,15 +131,20 @@ def _readable(text: str) -> str:
 
 
 @contextlib.contextmanager
-def opened(run_dir: Path, request: Request, generator: GeneratorConfig) -> Iterator[Asker]:
-    """Yield what answers questions from a run; on a terminal a line says what takes the first seconds."""
-    inputs = manifests(run_dir, request)
+def opened(run_dir: Path, request: Request, generator: GeneratorConfig, only: str | None = None) -> Iterator[Asker]:
+    """Yield what answers questions from a run; on a terminal a line says what takes the first seconds.
+
+    only: a filter of passages in place of the run's.
+    """
+    inputs, settings = manifests(run_dir, request), request.settings
+    if only is not None:
+        settings = settings | {"retrieve.search": settings["retrieve.search"] | {"filter": only}}
     if sys.stderr.isatty():
         print(f"loading the model and the indexes of run={run_dir.name} ...", file=sys.stderr, flush=True)
     from rag_hpc.search.answer import Asker
 
     with tempfile.TemporaryDirectory(prefix="rag-hpc-") as scratch:
-        with contextlib.closing(Asker(inputs, request.settings, generator, Path(scratch))) as asker:
+        with contextlib.closing(Asker(inputs, settings, generator, Path(scratch))) as asker:
             yield asker
 
 
@@ -223,15 +228,15 @@ def pages_of(ledger: Ledger) -> PageOf:
 
 def manifests(run_dir: Path, request: Request) -> dict[str, Manifest]:
     """Return the manifests that a search needs. Raises IncompleteError when the run is not that far."""
-    used = [stage for stage in request.stages if stage in (*NEEDED, *SETTINGS)]
+    used = [stage for stage in request.stages if stage in (*NEEDED, *SETTINGS, *WANTED)]
     plans = read_plans(run_dir, request.number, used, request.settings)
     if not set(NEEDED) <= set(plans):
         raise IncompleteError(f"run={run_dir.name}: not indexed yet; run: rag-hpc retry run={run_handle(run_dir)}")
-    folders = {stage: run_dir / plans[stage].folder for stage in (*NEEDED, WANTED) if stage in plans}
+    folders = {stage: run_dir / plans[stage].folder for stage in (*NEEDED, *WANTED) if stage in plans}
     return {
         stage: manifest.load(folder)
         for stage, folder in folders.items()
-        if stage != WANTED or (folder / manifest.MANIFEST).exists()
+        if stage not in WANTED or (folder / manifest.MANIFEST).exists()
     }
 
 

@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
 from rag_hpc.algo.answer.answers import exact_match, token_f1
 from rag_hpc.core.stage import Context, Inputs, Stage
 from rag_hpc.core.unit import Counts, Unit
 from rag_hpc.errors import ConfigError
+from rag_hpc.search.recall import of_queries
 from rag_hpc.stores.answers import read_answers
-from rag_hpc.stores.hits import ANN, HITS, RERANKED, Method, handed_on
+from rag_hpc.stores.hits import ANN, HITS, RERANKED, Method, all_exact, handed_on
 from rag_hpc.stores.metrics import METRICS, RUN, STAND_INS, write_judged, write_metrics
 from rag_hpc.stores.questions import read_questions
 from rag_hpc.stores.tables import rows_of
@@ -36,7 +39,7 @@ class Evaluate(Stage):
 
     Config: ClassVar[type] = EvaluateConfig
     name = "evaluate"
-    version = 2
+    version = 3
     needs = ("retrieve.queries", "retrieve.search", "generate")
     wants = ("rerank",)
     identity = (METRICS,)
@@ -44,7 +47,7 @@ class Evaluate(Stage):
     def plan(self, inputs: Inputs, shared: Path) -> list[Unit]:
         """Return the units; what only some layouts have comes last, so that the others keep their index."""
         check_measures(self.config.measures)
-        parts = ["answers", "bm25", "dense", "fused"]
+        parts = ["answers", "bm25", *(["dense"] if all_exact(inputs["retrieve.search"]) else []), "fused"]
         parts += [RERANKED] if "rerank" in inputs else []
         parts += ["ann"] if inputs["retrieve.search"].holders(ANN) else []
         last = RERANKED if "rerank" in inputs else handed_on(inputs).value
@@ -68,7 +71,7 @@ class Evaluate(Stage):
             metrics, by_query = judge_queries(run, queries, self.config.measures)
             if part == "ann":
                 exact = [row for row in rows_of(hits, HITS) if row["method"] == "dense"]
-                metrics[f"recall@{self.config.k}_vs_exact"] = recall_against(rows, exact, self.config.k)
+                metrics |= judge_index(rows, exact, self.config.k)
         chosen = unit.inputs["handed_on"]
         write_metrics(out, part, len(queries), metrics, by_query=by_query, stand_ins=stand_ins, handed_on=chosen)
         return Counts(items_in=1, items_out=1)
@@ -160,8 +163,20 @@ def _judge_one(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def recall_against(approximate: list[dict[str, Any]], exact: list[dict[str, Any]], k: int) -> float:
-    """Return the mean share of the exact k best ordinals that are among the approximate k best."""
+def judge_index(approximate: list[dict[str, Any]], exact: list[dict[str, Any]], k: int) -> dict[str, float]:
+    """Return the recall against exact search with its interval, over the questions that have exact hits.
+
+    Of none there is no recall.
+    """
+    shares = shares_found(approximate, exact, k)
+    if not shares:
+        return {}
+    found = of_queries(f"recall@{k}_vs_exact", np.array(shares))
+    return {**found.figures(), f"{found.name}.judged": found.num}
+
+
+def shares_found(approximate: list[dict[str, Any]], exact: list[dict[str, Any]], k: int) -> list[float]:
+    """Return of each question with exact hits the share of its k best ordinals among the approximate k best."""
 
     def tops(rows: list[dict[str, Any]]) -> dict[str, set[int]]:
         top: dict[str, set[int]] = {}
@@ -171,8 +186,7 @@ def recall_against(approximate: list[dict[str, Any]], exact: list[dict[str, Any]
         return top
 
     wanted, got = tops(exact), tops(approximate)
-    shares = [len(ids & got.get(query_id, set())) / len(ids) for query_id, ids in wanted.items()]
-    return round(sum(shares) / len(shares), 6) if shares else 1.0
+    return [len(ids & got.get(query_id, set())) / len(ids) for query_id, ids in wanted.items()]
 
 
 def trec_lines(run: dict[str, list[tuple[str, float]]], tag: str) -> str:

@@ -6,19 +6,23 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import pyarrow as pa
+import numpy as np
 
+from rag_hpc.algo.types import Array
 from rag_hpc.core.stage import Context, Inputs, Launch, Stage
 from rag_hpc.core.unit import Counts, Unit
 from rag_hpc.errors import ConfigError
+from rag_hpc.search.exact import Exact, check_exact, resolved, sampled
+from rag_hpc.search.filters import allowed
 from rag_hpc.search.searcher import Searcher, SearchSettings, knowledge
 from rag_hpc.stores.chunks import ChunkStore, split_evenly
-from rag_hpc.stores.hits import ANN, HITS, Method, hits_table
+from rag_hpc.stores.hits import ANN, HITS, SEARCHED_EXACTLY, Method, ranked_table
 from rag_hpc.stores.questions import read_question_vectors, read_questions
 from rag_hpc.stores.shards import probes_of
 from rag_hpc.stores.tables import write_table
+from rag_hpc.stores.vectors import VectorStore
 
 
 @dataclass(kw_only=True)
@@ -48,11 +52,11 @@ class Retrieve(Stage):
     wants = ("vectors.train", "vectors.build")
     counts_from = "retrieve.queries"
     collective = True
-    identity = (HITS,)  # exact lists; the approximate ones are judged by their recall
+    identity = (HITS,)  # the same where all questions are searched exactly; an index is judged by its recall
 
     def plan(self, inputs: Inputs, shared: Path) -> list[Unit]:
         """Return one unit per block of queries."""
-        check_method(self.config.method, inputs)
+        check_method(self.config.method, inputs, self.config.exact)
         num_queries = inputs["retrieve.queries"].total("items_out")
         blocks = split_evenly(num_queries, -(-num_queries // self.config.queries_per_unit))
         known = knowledge(inputs)  # in the fingerprint: it is a count of the input, no file of it
@@ -70,41 +74,48 @@ class Retrieve(Stage):
             ctx.scratch,
             knowledge(inputs),
         )
+        self._searcher.restrict(self._allowed(ctx))
         queries = inputs["retrieve.queries"]
         self._questions = read_questions(queries)
+        self._judged = sampled(len(self._questions) if self._searcher.exact is Exact.sample else 0)
         self._vectors = ctx.comm.broadcast(read_question_vectors(queries) if ctx.rank == 0 else None)
         if ctx.rank == 0:
             chunks = ChunkStore(inputs["chunk"])
-            self._chunk_ids, self._doc_ids = chunks.column("chunk_id"), chunks.column("doc_id")
+            self._names = {name: chunks.arrow(name) for name in ("chunk_id", "doc_id")}
 
     def run(self, unit: Unit, out: Path, ctx: Context) -> Counts:
-        """Write hits.parquet (bm25, dense, fused) and, with a vector index, ann.parquet."""
+        """Write hits.parquet (bm25, dense, fused) and, with a vector index, ann.parquet.
+
+        Where not all questions are searched exactly, dense has those that are.
+        """
         start, stop = unit.inputs["start"], unit.inputs["stop"]
         questions = self._questions[start:stop]
-        results = self._searcher.search([q["text"] for q in questions], self._vectors[start:stop])
+        judged = self._judged[(self._judged >= start) & (self._judged < stop)] - start
+        always = self._searcher.exact is Exact.always
+        texts = [q["text"] for q in questions]
+        results = self._searcher.search(texts, self._vectors[start:stop], judged if len(judged) else None)
         if ctx.rank == 0:
             query_ids = [q["query_id"] for q in questions]
-            exact = ("bm25", "dense", "fused")
-            write_table(out / HITS, self._table(query_ids, {m: results.hits[m] for m in exact}))
+            by_method = {method: hits for method, hits in results.hits.items() if method != "ann"}
+            write_table(out / HITS, ranked_table(query_ids, by_method, self._names))
             if "ann" in results.hits:
-                write_table(out / ANN, self._table(query_ids, {"ann": results.hits["ann"]}))
-        return Counts(items_in=stop - start, items_out=stop - start, timings=results.seconds)
+                write_table(out / ANN, ranked_table(query_ids, {"ann": results.hits["ann"]}, self._names))
+        extra = {} if always else {SEARCHED_EXACTLY: float(len(judged))}
+        return Counts(items_in=stop - start, items_out=stop - start, extra=extra, timings=results.seconds)
 
-    def _table(self, query_ids: list[str], by_method: dict[str, Any]) -> pa.Table:
-        rows: list[tuple[str, str, int, int, str, str, float]] = []
-        for method, (scores, ids) in by_method.items():
-            for query_id, row_scores, row_ids in zip(query_ids, scores, ids, strict=True):
-                for rank, (score, ordinal) in enumerate(zip(row_scores.tolist(), row_ids.tolist(), strict=True), 1):
-                    if ordinal >= 0:
-                        rows.append(
-                            (query_id, method, rank, ordinal, self._chunk_ids[ordinal], self._doc_ids[ordinal], score)
-                        )
-        return hits_table(rows)
+    def _allowed(self, ctx: Context) -> Array | None:
+        """Return which passages may be found, read by rank 0; None: all may."""
+        if not self.config.filter:
+            return None
+        found = allowed(ChunkStore(ctx.inputs["chunk"]), self.config.filter).astype(np.uint8) if ctx.rank == 0 else None
+        return ctx.comm.broadcast(found).astype(bool)
 
 
-def check_method(method: Method, stages: Iterable[str]) -> None:
-    """Raise ConfigError where the ranking to hand on needs a stage that is not among these."""
-    if method is Method.ann and "vectors.build" not in stages:
+def check_method(method: Method, stages: Iterable[str], exact: Exact = Exact.auto) -> None:
+    """Raise ConfigError where the ranking to hand on needs a stage that is not among these, or exact search."""
+    indexed = "vectors.build" in stages
+    check_exact(exact, method, indexed=indexed)
+    if method is Method.ann and not indexed:
         raise ConfigError(
             "stage.retrieve.method=ann: no vector index is built; use pipeline=cluster, or method=dense, which "
             "searches the same vectors exactly"
@@ -115,6 +126,8 @@ def search_settings(config: RetrieveConfig, inputs: Inputs) -> SearchSettings:
     """Return the settings of a search; lists are probed as many as the index's recall was checked with."""
     names = [field.name for field in dataclasses.fields(SearchSettings)]
     settings = SearchSettings(**{name: getattr(config, name) for name in names})
+    num, indexed = len(VectorStore(inputs["encode"])) if "encode" in inputs else 0, "vectors.build" in inputs
+    settings.exact = resolved(config.exact, num, indexed=indexed, method=config.method)
     if not settings.num_probes and "vectors.build" in inputs:
         settings.num_probes = probes_of(inputs["vectors.train"])
     return settings

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rag_hpc.algo.types import I64
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.stores.tables import TableWriter, read_column, read_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 CHUNKS = "chunks.parquet"
 _NAMES = ("chunk_id", "doc_id", "url", "title", "lang", "heading", "text")
@@ -55,6 +58,16 @@ class ChunkStore:
     def column(self, name: str) -> list[Any]:
         """Return one column of all chunks, in ordinal order."""
         return [value for path in self._manifest.files(CHUNKS) for value in read_column(path, name)]
+
+    def arrow(self, name: str) -> pa.Array[Any]:
+        """Return one column of all chunks as an Arrow array, texts as large_string, in ordinal order."""
+        import pyarrow as pa
+
+        kind: Any = "large_string" if COLUMNS[name] == "string" else COLUMNS[name]
+        wanted = pa.type_for_alias(kind)
+        tables = [read_table(path, [name]).column(0).cast(wanted) for path in self._manifest.files(CHUNKS)]
+        chunks = [chunk for column in tables for chunk in column.chunks]
+        return pa.concat_arrays([pa.array([], wanted), *chunks])
 
     def num_tokens(self) -> I64:
         """Return the tokens of each chunk without its heading, in ordinal order."""

@@ -99,9 +99,13 @@ class VectorStore:
 
     def take(self, ordinals: Array) -> Array:
         """Return the rows with these ordinals, which are ascending."""
-        positions = np.searchsorted(self._first, ordinals, side="right") - 1
-        rows = [self._map(int(p))[o - self._first[p]] for p, o in zip(positions, ordinals, strict=True)]
-        return np.stack(rows) if rows else np.zeros((0, self.width), dtype=np.float16)
+        edges = np.searchsorted(ordinals, self._first).tolist()
+        parts = [
+            self._map(position)[ordinals[start:stop] - self._first[position]]
+            for position, (start, stop) in enumerate(pairwise(edges))
+            if start < stop
+        ]
+        return np.concatenate(parts) if parts else np.zeros((0, self.width), dtype=np.float16)
 
     @property
     def width(self) -> int:

@@ -23,7 +23,7 @@ from rag_hpc.core.manifest import Manifest
 from rag_hpc.core.plan import Plan, plan_path, write_plan
 from rag_hpc.core.record import Meter, where
 from rag_hpc.core.unit import Counts, Unit
-from rag_hpc.stages.evaluate import by_document, judge_answers, judge_queries, recall_against, trec_lines
+from rag_hpc.stages.evaluate import by_document, judge_answers, judge_index, judge_queries, trec_lines
 from rag_hpc.stages.registry import stage_class
 from rag_hpc.stores.answers import COLUMNS as ANSWER_COLUMNS
 from rag_hpc.stores.answers import open_answers
@@ -398,9 +398,7 @@ class FakeRun:
                     ["nDCG@10", "RR@10", "R@10", "AP"],
                 )
                 if part == "ann":
-                    found["recall@10_vs_exact"] = recall_against(
-                        hits, hits_table(self.hits(0, num, "dense")).to_pylist(), 10
-                    )
+                    found |= judge_index(hits, hits_table(self.hits(0, num, "dense")).to_pylist(), 10)
             chosen = part == "fused"
             write_metrics(out, part, num, found, by_query=by_query, stand_ins=self.shape.stand_ins, handed_on=chosen)
             return Counts(items_in=1, items_out=1)

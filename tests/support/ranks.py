@@ -25,6 +25,8 @@ def main(out: Path) -> None:
     got = [group.broadcast(array if group.rank == 0 else None) for array in arrays]
     rows = np.array([[group.rank, i] for i in range(group.rank * 3)], dtype=np.float32).reshape(-1, 2)
     joined = group.gather_rows(rows) if isinstance(group, comm.MpiComm) else None
+    pair = np.array([[group.rank, 1]], dtype=np.int64)
+    folded = group.fold(pair, lambda left, right: left * 10 + right) if isinstance(group, comm.MpiComm) else None
     total = group.sum(np.array([group.rank, 1]))
     sent = [
         np.array([[group.rank, to]] * (group.rank + 2 * to), dtype=np.int32).reshape(-1, 2)
@@ -38,6 +40,7 @@ def main(out: Path) -> None:
         "sum": total.tolist(),
         "broadcast": [[a.dtype.str, list(a.shape), float(a.sum())] for a in got],
         "exchanged": [part.tolist() for part in exchanged],
+        "folded": None if folded is None else folded.tolist(),
         "gathered": None if joined is None else joined.tolist(),
     }
     (out / f"{group.rank}.json").write_text(json.dumps(value))

@@ -20,7 +20,7 @@ from fixedcorpus import write_files, write_questions
 
 from rag_hpc import inline
 from rag_hpc.algo.types import Array
-from rag_hpc.core.comm import Comm, SerialComm
+from rag_hpc.core.comm import Comm, Join, SerialComm
 from rag_hpc.core.hashing import seed_of
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.core.stage import Context
@@ -151,6 +151,14 @@ class ThreadComm:
         if len({(part.dtype.str, part.shape[1:]) for part in parts}) > 1:
             raise ValueError(f"ranks gave rows of different kinds: {[(p.dtype.str, p.shape) for p in parts]}")
         return np.concatenate(parts) if self.rank == 0 else None
+
+    def fold(self, array: Array, join: Join) -> Array | None:
+        """Return the ranks' arrays joined in a binary tree on rank 0, None elsewhere."""
+        parts = self._exchange(np.array(array, copy=True))
+        while self.rank == 0 and len(parts) > 1:
+            pairs = [parts[at : at + 2] for at in range(0, len(parts), 2)]
+            parts = [join(*pair) if len(pair) == 2 else pair[0] for pair in pairs]
+        return np.asarray(parts[0]) if self.rank == 0 else None
 
     def sum(self, array: Array) -> Array:
         """Return the sum over ranks; the last rank is added first, so that float sums betray an order they rely on."""

@@ -116,9 +116,9 @@ def _rows(name: str, texts: list[str], asked: list[str], given: Options, folder:
         sides = {
             "ours": _halves(asked, partial(search, many, k=k)),
             "lucene": _halves(asked, partial(search, one, k=k, own=False)),
-            "anserini": _anserini(folder / "one", asked, k, threads),
+            "anserini": anserini(folder / "one", asked, k, threads),
         }
-        rows += _compared(f"lexical.{name}.top{k}", sides, pairs, f"{threads} threads, {about}")
+        rows += compared(f"lexical.{name}.top{k}", sides, pairs, f"{threads} threads, {about}")
         rows.append(_equal(f"lexical.{name}.same{k}", many, one, asked[:CHECKED], k))
     if given["bm25s_python"] != "none":
         with _bm25s(given["bm25s_python"] or sys.executable, texts, asked, folder) as peer:
@@ -129,7 +129,7 @@ def _rows(name: str, texts: list[str], asked: list[str], given: Options, folder:
                     "ours": _halves(asked, partial(search, single, k=k)),
                     "bm25s": partial(_asked, peer, k, half, turn),
                 }
-                rows += _compared(f"lexical.{name}.bm25s{k}", sides, pairs, f"1 thread, {about}", bar=None)
+                rows += compared(f"lexical.{name}.bm25s{k}", sides, pairs, f"1 thread, {about}", bar=None)
             if name == "pages":
                 rows.append(_indexed(name, texts, peer, pairs, about))
     for opened in (many, one, single):
@@ -137,7 +137,7 @@ def _rows(name: str, texts: list[str], asked: list[str], given: Options, folder:
     return rows
 
 
-def _compared(
+def compared(
     name: str, sides: dict[str, Side], pairs: int, note: str, bar: float | None = round(1 / SLOWER, 3)
 ) -> list[Row]:
     """Return the rows of sides, all warmed up, in turns: by the clock, and by the CPU time of all threads."""
@@ -215,12 +215,13 @@ def _halves(asked: list[str], answer: Callable[[list[str]], Hits]) -> Side:
     turn = _forever(asked[:half], asked[half : 2 * half])
 
     def rate() -> Rate:
-        return _rate(half, lambda: answer(next(turn)))
+        return rate_of(half, lambda: answer(next(turn)))
 
     return rate
 
 
-def _rate(questions: int, call: Callable[[], object]) -> Rate:
+def rate_of(questions: int, call: Callable[[], object]) -> Rate:
+    """Return the rate of a call that answers so many questions, over CALLS of it."""
     wall_s, cpu_s = time.perf_counter(), time.process_time()
     for _ in range(CALLS):
         call()
@@ -228,7 +229,7 @@ def _rate(questions: int, call: Callable[[], object]) -> Rate:
     return Rate(wall=asked / (time.perf_counter() - wall_s), cpu=asked / (time.process_time() - cpu_s))
 
 
-def _anserini(index: Path, asked: list[str], k: int, threads: int) -> Side:
+def anserini(index: Path, asked: list[str], k: int, threads: int) -> Side:
     """Return the batch search that pyserini calls, over one index."""
     searcher = jvm.java("io.anserini.search.SimpleSearcher")(
         jvm.java_string(str(index)), signature="(Ljava/lang/String;)V"
@@ -243,7 +244,7 @@ def _anserini(index: Path, asked: list[str], k: int, threads: int) -> Side:
         halves.append((texts, ids))
     turn = _forever(*halves)
 
-    return lambda: _rate(half, lambda: searcher.batch_search(*next(turn), k, threads))
+    return lambda: rate_of(half, lambda: searcher.batch_search(*next(turn), k, threads))
 
 
 def _asked(peer: Callable[..., dict[str, float]], k: int, half: int, turn: Iterator[tuple[int, int]]) -> Rate:

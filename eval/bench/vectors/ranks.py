@@ -19,6 +19,7 @@ from rag_hpc.eval.bench.vectors.data import array_path
 from rag_hpc.search.ann import Ann, gathered, slice_of
 from rag_hpc.search.recall import compare
 from rag_hpc.stages.registry import make_stage
+from rag_hpc.stores.tables import read_table
 from rag_hpc.stores.vectors import VectorStore
 
 NEEDS = {
@@ -84,6 +85,8 @@ def manifest_of(stage: str, folder: Path) -> Manifest:
             files[path.name] = {"bytes": path.stat().st_size, "sha256": hash_file(path), "rows": None}
             if path.suffix == ".npy":
                 files[path.name]["rows"] = int(np.load(path, mmap_mode="r").shape[0])
+            elif path.suffix == ".parquet":
+                files[path.name]["rows"] = read_table(path).num_rows
         num = max(file["rows"] or 0 for file in files.values())
         units.append({"index": index, "files": files, "items_in": num, "items_out": num, "dropped": {}, "extra": {}})
     return Manifest(

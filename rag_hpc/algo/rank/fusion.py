@@ -1,6 +1,6 @@
 """Fusion of ranked lists: by weighted standard scores, which runs use, and by reciprocal ranks, its common peer.
 
-Shapes: K hits of one list. Sums are exactly rounded: no order of lists or hits changes one.
+Shapes: Q queries, K hits of one list, C of two. Sums are exactly rounded: no order of lists or hits changes one.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rag_hpc.algo.rank.topk import Hits, merge_topk
 from rag_hpc.algo.types import F32, F64, I64, Array
 from rag_hpc.errors import ConfigError
 
@@ -38,6 +39,26 @@ def weighted(rankings: Sequence[tuple[Array, Array]], weights: Sequence[float], 
     sums = {one: np.float32(math.fsum(w * hits.get(one, lowest) for w, hits, lowest in lists)) for one in every}
     ordered = sorted(every, key=lambda one: (-sums[one], one))[:depth]  # by what is returned, or ties would be hidden
     return np.array(ordered, dtype=np.int64), np.array([sums[one] for one in ordered], dtype=np.float32)
+
+
+def weighted_rows(left: Hits, right: Hits, right_weight_Q: F64, depth: int) -> Hits:
+    """Return what `weighted` gives for each row of two rankings [Q, K] with weights 1 - right_weight and right_weight,
+    to the bit; missing hits are (-inf, -1) and come last."""
+    longest_Q = np.maximum(*((ids >= 0).sum(axis=1) for _, ids in (left, right)))
+    shares, missing = [], []
+    for (scores, ids), weight_Q in ((left, 1 - right_weight_Q), (right, right_weight_Q)):
+        standard_QK, lowest_Q = _standard_rows(scores, ids >= 0, longest_Q)
+        shares.append(weight_Q[:, None] * standard_QK)
+        missing.append(np.repeat((weight_Q * lowest_Q)[:, None], ids.shape[1], axis=1))
+    ids_QC, share_QC = np.concatenate([left[1], right[1]], axis=1), np.concatenate(shares, axis=1)
+    order_QC = np.argsort(ids_QC, axis=1, kind="stable")  # of an id in both, the left one stands first
+    ids_QC, share_QC, other_QC = (
+        np.take_along_axis(part, order_QC, axis=1) for part in (ids_QC, share_QC, np.concatenate(missing[::-1], axis=1))
+    )
+    both_QC = (ids_QC[:, :-1] == ids_QC[:, 1:]) & (ids_QC[:, 1:] >= 0)
+    other_QC[:, :-1] = np.where(both_QC, share_QC[:, 1:], other_QC[:, :-1])
+    ids_QC[:, 1:][both_QC] = -1
+    return merge_topk([((share_QC + other_QC).astype(np.float32), ids_QC)], depth)
 
 
 def dense_weight(coverage: float, found_again: float | None) -> float:
@@ -74,9 +95,33 @@ def _standard_scores(scores: list[float]) -> list[float]:
     """Return the scores less their mean, in standard deviations; zeros where all are equal."""
     if not scores:
         return []
-    mean = math.fsum(scores) / len(scores)
-    deviation = math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / len(scores))
+    mean, deviation = _moments(scores)
     return [(score - mean) / deviation if deviation > 0 else 0.0 for score in scores]
+
+
+def _standard_rows(scores_QK: F32, held_QK: Array, longest_Q: I64) -> tuple[F64, F64]:
+    """Return each row's standard scores, zeros where nothing is held, and the lowest of a row."""
+    lengths_Q = held_QK.sum(axis=1)
+    given_QK = np.where(held_QK, scores_QK, np.float32(0)).astype(np.float64)
+    moments_Q2 = np.zeros((len(given_QK), 2), dtype=np.float64)
+    for row, (scores, length, longest) in enumerate(zip(given_QK.tolist(), lengths_Q, longest_Q, strict=True)):
+        if longest:
+            moments_Q2[row] = _moments(scores[:length] + [0.0] * int(longest - length))
+    mean_Q1, deviation_Q1 = moments_Q2[:, :1], moments_Q2[:, 1:]
+    flat_Q1 = deviation_Q1 == 0
+    divisor_Q1 = np.where(flat_Q1, 1.0, deviation_Q1)
+    standard_QK = np.where(flat_Q1 | ~held_QK, 0.0, (given_QK - mean_Q1) / divisor_Q1)
+    least_Q = np.where(held_QK, given_QK, np.inf).min(axis=1, initial=np.inf)
+    least_Q = np.where(lengths_Q < longest_Q, np.minimum(least_Q, 0.0), least_Q)
+    least_Q[longest_Q == 0] = 0.0
+    lowest_Q: F64 = np.where(flat_Q1[:, 0], 0.0, (least_Q - mean_Q1[:, 0]) / divisor_Q1[:, 0])
+    return standard_QK, lowest_Q
+
+
+def _moments(scores: list[float]) -> tuple[float, float]:
+    """Return the mean and the standard deviation of scores, of which there are some."""
+    mean = math.fsum(scores) / len(scores)
+    return mean, math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / len(scores))
 
 
 def _between(figure: float, ends: tuple[tuple[float, float], tuple[float, float]]) -> float:

@@ -1,6 +1,6 @@
 """Products of float32 queries with single rows, which no other row can influence, without a copy of the rows.
 
-Each is one sum in single precision, in an order that the compiled code fixes. Q queries, R rows for each, D dimensions.
+Each is one sum, in an order that the compiled code fixes. Q queries, R rows for each, D dimensions.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numba import types  # type: ignore[import-untyped]
 from numba.extending import intrinsic  # type: ignore[import-untyped]
 
 from rag_hpc.algo.jit import jit_math
-from rag_hpc.algo.types import F32, I64, U16
+from rag_hpc.algo.types import F32, F64, I64, U16
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -56,6 +56,22 @@ def half_products(queries_QD: F32, bits_ND: U16, at_QR: I64, out_QR: F32) -> Non
             row_D, total = bits_ND[at], np.float32(0)
             for d in range(len(query_D)):
                 total += _widened(row_D[d]) * query_D[d]
+            out_QR[query, place] = total
+
+
+@jit_math
+def half_sums(queries_QD: F64, bits_ND: U16, at_QR: I64, out_QR: F64) -> None:
+    """Fill out_QR like `half_products`, with sums in double precision."""
+    for query in range(len(at_QR)):
+        query_D = queries_QD[query]
+        for place in range(at_QR.shape[1]):
+            at = at_QR[query, place]
+            if at < 0:
+                out_QR[query, place] = -np.inf
+                continue
+            row_D, total = bits_ND[at], np.float64(0)
+            for d in range(len(query_D)):
+                total += np.float64(_widened(row_D[d])) * query_D[d]
             out_QR[query, place] = total
 
 

@@ -19,6 +19,8 @@ Hits = tuple[F32, I64]
 _PAIRS = 2048  # pairs rescored at once: 2048 x 768 float64 = 12 MiB
 _FEW_ROWS = 256  # that need no compiled products
 _CELLS = 1 << 24  # approximate scores held at once: 64 MiB
+_MOST_IDS = (1 << 32) - 1  # that sort with their score as one number
+_NO_HIT = np.uint64(2**64 - 1)
 
 
 def exact_topk(queries_QD: F32, vectors_ND: Array, k: int, *, first_id: int = 0, block: int = 65536) -> Hits:
@@ -50,8 +52,8 @@ def rescore(
     """Return the k best by canonical score of each query's candidates; those that are none of these rows are left out.
 
     rows_ND: float16, row i has id `first_id + i`. ids_QR: all different, -1 where there is no candidate. longest_row:
-    as `longest` returns it; without it nothing is left out before the slow scores. Single precision proposes, as in
-    `exact_topk`.
+    as `longest` returns it; without it all scores are summed the slow way. Single precision proposes, as in
+    `exact_topk`; of what it leaves, float64 sums in any order are scores where another order could not round to others.
     """
     queries_QD = np.ascontiguousarray(queries_QD, dtype=np.float32)
     at_QR = np.where((ids_QR >= first_id) & (ids_QR < first_id + len(rows_ND)), ids_QR - first_id, -1)
@@ -63,9 +65,35 @@ def rescore(
         pairs.half_products(queries_QD, rows_ND.view(np.uint16), at_QR, approx_QR)
         kth_Q = np.partition(approx_QR, at_QR.shape[1] - k, axis=1)[:, at_QR.shape[1] - k].astype(np.float64)
         kept_QR &= approx_QR >= _below(kth_Q - 2 * _error(queries_QD, longest_row))
-    queries_P, places_P = np.nonzero(kept_QR)
-    at_P = at_QR[queries_P, places_P]
-    return _group_best(queries_P, _scores_of(queries_QD, queries_P, rows_ND, at_P), at_P + first_id, (len(ids_QR), k))
+    at_QC = _moved_up(at_QR, kept_QR)
+    scores_QC, slow_QC = np.full(at_QC.shape, -np.inf, dtype=np.float32), at_QC >= 0
+    if longest_row is not None:
+        slow_QC &= ~_summed(queries_QD, rows_ND, at_QC, longest_row, scores_QC)
+    queries_P, places_P = np.nonzero(slow_QC)
+    scores_QC[slow_QC] = _scores_of(queries_QD, queries_P, rows_ND, at_QC[queries_P, places_P])
+    return merge_topk([(scores_QC, np.where(at_QC >= 0, at_QC + first_id, -1))], k)
+
+
+def _moved_up(at_QR: I64, kept_QR: Array) -> I64:
+    """Return the kept ones of each row in as few columns as hold them, -1 behind."""
+    counts_Q = kept_QR.sum(axis=1)
+    at_QC = np.full((len(at_QR), int(counts_Q.max(initial=0))), -1, dtype=np.int64)
+    at_QC[np.arange(at_QC.shape[1]) < counts_Q[:, None]] = at_QR[kept_QR]
+    return at_QC
+
+
+def _summed(queries_QD: F32, rows_ND: Array, at_QR: I64, longest_row: float, out_QR: F32) -> Array:
+    """Fill out_QR with the scores of float16 rows; return where they are the canonical ones in whichever order the
+    products, which float64 holds exactly, are added."""
+    from rag_hpc.algo.rank import pairs
+
+    sums_QR = np.empty(at_QR.shape, dtype=np.float64)
+    pairs.half_sums(queries_QD.astype(np.float64), rows_ND.view(np.uint16), at_QR, sums_QR)
+    norms_Q = np.sqrt(np.einsum("qd,qd->q", queries_QD, queries_QD, dtype=np.float64))
+    error_Q1 = (2.0 * queries_QD.shape[1] * 2.0**-53 * norms_Q * longest_row)[:, None]  # of either order, with room
+    out_QR[:] = (sums_QR - error_Q1 + 0.0).astype(np.float32)
+    known: Array = (out_QR == (sums_QR + error_Q1).astype(np.float32)) & (out_QR != 0)
+    return known
 
 
 def nearest_rows(queries_QD: F32, rows_ND: F32, k: int) -> Hits:
@@ -82,10 +110,7 @@ def nearest_rows(queries_QD: F32, rows_ND: F32, k: int) -> Hits:
     kth_Q = np.partition(approx_QN, len(rows_ND) - k, axis=1)[:, len(rows_ND) - k].astype(np.float64)
     # either product is off by one error: the k-th by pairs is at least the k-th less two, and shows at two less again
     floor_Q = _below(kth_Q - 4 * error_bound(queries_QD, rows_ND))
-    queries_P, rows_P = np.nonzero(approx_QN >= floor_Q)
-    starts = np.searchsorted(queries_P, np.arange(len(queries_QD) + 1))
-    at_QR = np.full((len(queries_QD), int(np.diff(starts).max(initial=0))), -1, dtype=np.int64)
-    at_QR[queries_P, np.arange(len(queries_P)) - starts[queries_P]] = rows_P
+    at_QR = _moved_up(np.broadcast_to(np.arange(len(rows_ND)), approx_QN.shape), approx_QN >= floor_Q)
     scores_QR = np.empty(at_QR.shape, dtype=np.float32)
     pairs.products(queries_QD, rows_ND, at_QR, scores_QR)
     return merge_topk([(scores_QR, at_QR)], k)
@@ -122,8 +147,26 @@ def merge_topk(parts: Sequence[Hits], k: int) -> Hits:
         raise ConfigError("merge_topk: no shard answered; give at least one (scores, ids) pair")
     scores = np.concatenate([np.asarray(s, dtype=np.float32) for s, _ in parts], axis=1)
     ids = np.concatenate([np.asarray(i, dtype=np.int64) for _, i in parts], axis=1)
-    queries_P, columns_P = np.nonzero(ids >= 0)
-    return _group_best(queries_P, scores[queries_P, columns_P], ids[queries_P, columns_P], (len(scores), k))
+    if ids.size and ids.max() >= _MOST_IDS:
+        queries_P, columns_P = np.nonzero(ids >= 0)
+        return _group_best(queries_P, scores[queries_P, columns_P], ids[queries_P, columns_P], (len(scores), k))
+    return _best_of_rows(scores, ids, k)
+
+
+def _best_of_rows(scores_QC: F32, ids_QC: I64, k: int) -> Hits:
+    """Return each row's k best; ids are below _MOST_IDS. One number stands for a hit, so that plain sorting will do."""
+    bits_QC = (scores_QC + np.float32(0)).view(np.uint32)  # -0.0 is no score
+    falling_QC = np.where(bits_QC >> 31, bits_QC, bits_QC ^ np.uint32(0x7FFFFFFF))
+    keys_QC = (falling_QC.astype(np.uint64) << np.uint64(32)) | (ids_QC.astype(np.uint64) & np.uint64(_MOST_IDS))
+    keys_QC[ids_QC < 0] = _NO_HIT
+    keys_QC.sort(axis=1)
+    best_QK = np.full((len(keys_QC), k), _NO_HIT, dtype=np.uint64)
+    best_QK[:, : keys_QC.shape[1]] = keys_QC[:, :k]
+    missing_QK, falling_QK = best_QK == _NO_HIT, (best_QK >> np.uint64(32)).astype(np.uint32)
+    scores_QK = np.where(falling_QK >> 31, falling_QK, falling_QK ^ np.uint32(0x7FFFFFFF)).view(np.float32)
+    ids_QK = (best_QK & np.uint64(_MOST_IDS)).astype(np.int64)
+    scores_QK[missing_QK], ids_QK[missing_QK] = -np.inf, -1
+    return scores_QK, ids_QK
 
 
 def _check(queries_QD: Array, vectors_ND: Array, k: int, block: int) -> None:

@@ -53,6 +53,8 @@ def test_mpi_ranks_exchange_uneven_rows(tmp_path: Path, num_ranks: int) -> None:
     rows = [[float(r), float(i)] for r in range(num_ranks) for i in range(r * 3)]
     assert [rank["gathered"] for rank in ranks] == [rows, *[None] * (num_ranks - 1)]
     check_exchange(ranks)
+    folded = {1: [0, 1], 3: [12, 111]}[num_ranks]  # ranks 0 and 1 join first, in order
+    assert [rank["folded"] for rank in ranks] == [[folded], *[None] * (num_ranks - 1)]
 
 
 def check_exchange(ranks: list[dict[str, Any]]) -> None:

@@ -35,6 +35,15 @@ def test_the_vector_index_s_curve_agrees_with_its_judged_recall(tmp_path: Path) 
     assert max(curve) <= 30
 
 
+def test_exact_hits_of_a_sample_judge_the_index_and_draw_no_curve_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Results(fake_run.build(tmp_path, fake_run.Shape(ann_flaws=2)))
+    assert quality.ann_judged(run).endswith("over 8 questions") and "dense" in quality.recall_curves(run)
+    monkeypatch.setattr(quality, "all_exact", lambda found: False)
+    assert list(quality.recall_curves(run)) == ["bm25", "fused", "ann"] and quality.ann_curve(run)
+
+
 def test_a_baseline_has_no_curve_of_a_vector_index(base: Results) -> None:
     assert quality.ann_curve(base) == []
     assert quality.ann_recall(base) is None

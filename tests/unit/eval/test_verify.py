@@ -41,7 +41,10 @@ def test_same_runs_exit_with_0_and_show_the_recall(root: Path, capsys: pytest.Ca
     assert call(root, "demo-baseline", "demo-cluster") == 0
     printed = capsys.readouterr().out
     assert "13 of 13 comparable stages are the same" in printed
-    assert "recall@10 of the vector index against exact search: 1.0000, within 0.01" in printed
+    assert (
+        "recall@10 of the vector index against exact search: 1.0000 [1.0000, 1.0000] over 8 questions, within"
+        in printed
+    )
     assert not any(line.endswith(" ") for line in printed.splitlines())
 
 
@@ -77,7 +80,7 @@ def test_a_recall_that_is_too_low_fails_although_all_stages_agree(
 ) -> None:
     fake_run.build(tmp_path, fake_run.Shape(name="blurred", ann_flaws=1))
     assert call(tmp_path, str(base.run_dir), "blurred") == 1
-    assert "0.9875, NOT within 0.01" in capsys.readouterr().out
+    assert "0.9875 [0.9625, 1.0000] over 8 questions, NOT within 0.01" in capsys.readouterr().out
 
 
 def test_an_unfinished_run_exits_with_3(tmp_path: Path, base: Results, capsys: pytest.CaptureFixture[str]) -> None:

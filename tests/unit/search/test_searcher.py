@@ -10,7 +10,8 @@ import stagerun
 
 from rag_hpc.algo.rank import bm25
 from rag_hpc.core.comm import Comm, SerialComm
-from rag_hpc.search import lucene
+from rag_hpc.search import ann, lucene
+from rag_hpc.search.exact import Exact
 from rag_hpc.search.searcher import Found, Searcher, SearchSettings
 from rag_hpc.search.shards import Shards, analyze
 from rag_hpc.stores.chunks import ChunkStore
@@ -36,17 +37,27 @@ def queries(chain: stagerun.Chain) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def _search(chain: stagerun.Chain, folder: Path, queries: np.ndarray, comm: Comm, depth: int = 15) -> Found:
-    scratch = folder / f"{comm.world_size}-{comm.rank}"
+def _search(
+    chain: stagerun.Chain,
+    folder: Path,
+    queries: np.ndarray,
+    comm: Comm,
+    depth: int = 15,
+    exact: Exact = Exact.auto,
+    judged: np.ndarray | None = None,
+    num_probes: int = 4,
+) -> Found:
+    scratch = folder / f"{comm.world_size}-{comm.rank}-{exact.value}"
     scratch.mkdir()
-    settings = SearchSettings(depth=depth, num_probes=4)
+    settings = SearchSettings(depth=depth, num_probes=num_probes, exact=exact)
     out = chain.out
-    return Searcher(out["lexical"], out["encode"], out["vectors.build"], settings, comm, scratch).search(TEXTS, queries)
+    searcher = Searcher(out["lexical"], out["encode"], out["vectors.build"], settings, comm, scratch)
+    return searcher.search(TEXTS, queries, judged)
 
 
 def test_ranks_find_the_same_bytes(chain: stagerun.Chain, queries: np.ndarray, tmp_path: Path) -> None:
     alone = _search(chain, tmp_path, queries, SerialComm())
-    for world_size in (2, 3, 5):
+    for world_size in (2, 3, 7):
         first, *others = stagerun.on_ranks(world_size, lambda comm: _search(chain, tmp_path, queries, comm))
         assert set(first.hits) == set(alone.hits) == {"bm25", "dense", "ann", "fused"}
         for method, (scores, ids) in alone.hits.items():
@@ -54,6 +65,25 @@ def test_ranks_find_the_same_bytes(chain: stagerun.Chain, queries: np.ndarray, t
             assert ids.tobytes() == first.hits[method][1].tobytes(), method
         assert all(other.hits == {} for other in others)
         assert all(set(found.seconds) == {"bm25", "dense", "ann"} for found in (first, *others))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_hits_do_not_depend_on_who_else_is_in_the_batch(
+    threads: int, chain: stagerun.Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ann, "num_threads", lambda: threads)
+    vectors = np.random.default_rng(1).standard_normal((256, 384)).astype(np.float32)
+    texts = [TEXTS[n % len(TEXTS)] for n in range(256)]
+    out = chain.out
+    settings = SearchSettings(depth=15, num_probes=2, exact=Exact.never)
+    searcher = Searcher(out["lexical"], out["encode"], out["vectors.build"], settings, SerialComm(), tmp_path)
+    whole = searcher.search(texts, vectors).hits
+    for batch, upto in ((1, 20), (19, 256), (20, 256)):  # at 20 queries FAISS takes a matrix product
+        for low in range(0, upto, batch):
+            found = searcher.search(texts[low : low + batch], vectors[low : low + batch]).hits
+            for method, (scores, ids) in whole.items():
+                assert found[method][1].tobytes() == ids[low : low + batch].tobytes(), (method, batch, low)
+                assert found[method][0].tobytes() == scores[low : low + batch].tobytes(), (method, batch, low)
 
 
 def test_lexical_hits_are_those_of_one_index(chain: stagerun.Chain, queries: np.ndarray, tmp_path: Path) -> None:
@@ -100,6 +130,29 @@ def test_without_a_vector_index_there_are_no_approximate_hits(
     settings = SearchSettings(depth=3)
     searcher = Searcher(chain.out["lexical"], chain.out["encode"], None, settings, SerialComm(), tmp_path)
     assert set(searcher.search(TEXTS, queries).hits) == {"bm25", "dense", "fused"}
+
+
+def test_the_hits_of_an_index_are_fused_where_exact_search_only_judges(
+    chain: stagerun.Chain, queries: np.ndarray, tmp_path: Path
+) -> None:
+    few = {"num_probes": 1, "depth": 5}
+    always, never = (
+        _search(chain, tmp_path, queries, SerialComm(), exact=e, **few) for e in (Exact.always, Exact.never)
+    )
+    assert set(never.hits) == {"bm25", "ann", "fused"} and "dense" not in never.seconds
+    same = (always.hits["dense"][1] == never.hits["ann"][1]).all(axis=1)
+    assert not same.all()  # one list is probed
+    assert (always.hits["fused"][1][same] == never.hits["fused"][1][same]).all()
+    assert not (always.hits["fused"][1][~same] == never.hits["fused"][1][~same]).all()
+    for world_size in (1, 3):
+        found, *_ = stagerun.on_ranks(
+            world_size,
+            lambda comm: _search(chain, tmp_path, queries, comm, exact=Exact.sample, judged=np.array([1, 4]), **few),
+        )
+        scores, ids = found.hits["dense"]
+        assert (ids[[0, 2, 3]] == -1).all() and (ids[[1, 4]] == always.hits["dense"][1][[1, 4]]).all()
+        assert scores[[1, 4]].tobytes() == always.hits["dense"][0][[1, 4]].tobytes()
+        assert found.hits["fused"][0].tobytes() == never.hits["fused"][0].tobytes()
 
 
 def test_questions_are_taken_apart_as_the_passages_were(

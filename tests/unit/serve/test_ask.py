@@ -30,6 +30,7 @@ from rag_hpc.generators import registry
 from rag_hpc.generators.base import Answer
 from rag_hpc.generators.config import GeneratorConfig
 from rag_hpc.models import encoder
+from rag_hpc.search import searcher
 from rag_hpc.search.answer import Asker
 from rag_hpc.serve import ask, page
 from rag_hpc.stages.registry import make_stage
@@ -78,6 +79,27 @@ def test_questions_of_the_run_get_the_run_s_passages_and_answers(chain: stagerun
         assert (found["answer"], found["short"], found["found"]) == (row["answer"], row["short"], row["found"])
         cited = json.loads(row["citations"])
         assert [{key: c[key] for key in cited[0]} for c in found["citations"]] == cited
+
+
+def test_a_run_that_fused_its_index_s_hits_is_asked_by_its_index(
+    chain: stagerun.Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {**chain.settings["retrieve.search"], "exact": "never", "num_probes": 1}
+    out = chain.again("retrieve.search", tmp_path / "run", exact="never", num_probes=1)
+    rows = {row["query_id"]: row for row in chain.table("retrieve.queries", "queries.parquet")}
+    fused = [row for row in stagerun.rows_of(out, "hits.parquet") if row["method"] == "fused"]
+    monkeypatch.setattr(searcher, "exact_topk", None)  # all vectors are never read
+    found = _answers(chain, tmp_path, *(rows[q]["text"] for q in ("q0", "q5")), **{"retrieve.search": settings})
+    for query_id, answered in zip(("q0", "q5"), found, strict=True):
+        ids = [p["chunk_id"] for p in answered["passages"]]
+        assert ids == [row["chunk_id"] for row in fused if row["query_id"] == query_id][: len(ids)] and ids
+        assert set(answered["passages"][0]["ranks"]) <= {"bm25", "ann", "fused"}
+
+
+def test_only_passages_that_a_filter_lets_through_are_read(chain: stagerun.Chain, tmp_path: Path) -> None:
+    settings = {**chain.settings["retrieve.search"], "filter": "title in ['Caching note 2', 'Caching note 10']"}
+    (found,) = _answers(chain, tmp_path, fixedcorpus.ASKED["caching"], **{"retrieve.search": settings})
+    assert found["passages"] and {p["title"] for p in found["passages"]} <= {"Caching note 2", "Caching note 10"}
 
 
 def test_citations_lead_to_the_words_in_the_passage_and_in_the_document(chain: stagerun.Chain, tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ WRONG = [  # stage, settings, what the message must say
     ("retrieve.search", {"num_probes": -1}, "num_probes >= 0"),
     ("retrieve.search", {"method": "splade"}, "fused"),
     ("retrieve.search", {"dense_weight": 1.5}, "between 0 and 1; try null"),
+    ("retrieve.search", {"exact": "often"}, "sample"),
     ("rerank", {"depth": 0}, "try depth=20"),
     ("generate", {"k": 0}, "at least 1 passage"),
     ("generate", {"generator": {"name": "openai"}}, "set generator.base_url"),

@@ -125,10 +125,22 @@ def test_recall_against_exact_search_is_over_the_k_best() -> None:
 
     exact = [*hits("a", 1, 2, 3), *hits("b", 4, 5, 6)]
     found = [*hits("a", 2, 9, 1), *hits("b", 5, 4)]
-    assert evaluate.recall_against(found, exact, 2) == 0.75
-    assert evaluate.recall_against(found, exact, 3) == round(4 / 6, 6)
-    assert evaluate.recall_against([], exact, 2) == 0.0
-    assert evaluate.recall_against(exact, exact, 1) == 1.0
+    assert evaluate.shares_found(found, exact, 2) == [0.5, 1.0]
+    assert evaluate.judge_index(found, exact, 2)["recall@2_vs_exact"] == 0.75
+    assert evaluate.shares_found(found, exact, 3) == [2 / 3, 2 / 3]
+    assert evaluate.judge_index([], exact, 2)["recall@2_vs_exact"] == 0.0
+    assert evaluate.judge_index(exact, exact, 1)["recall@1_vs_exact"] == 1.0
+
+
+def test_recall_has_an_interval_over_the_questions_that_were_searched_exactly() -> None:
+    def hits(query_id: str, ordinal: int) -> dict[str, Any]:
+        return {"query_id": query_id, "rank": 1, "ordinal": ordinal}
+
+    found = [hits(str(n), 0) for n in range(50)]
+    judged = evaluate.judge_index(found, [hits(str(n), int(n < 4)) for n in range(40)], 1)
+    assert judged["recall@1_vs_exact"] == 0.9 and judged["recall@1_vs_exact.judged"] == 40
+    assert 0.75 < judged["recall@1_vs_exact.low"] < 0.9 < judged["recall@1_vs_exact.high"] < 1
+    assert evaluate.judge_index(found, [], 1) == {}
 
 
 def test_vector_index_is_judged_against_exact_search(chain: stagerun.Chain) -> None:

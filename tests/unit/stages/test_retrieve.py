@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import stagerun
 
+from rag_hpc.core.fs import read_json
 from rag_hpc.errors import ConfigError
+from rag_hpc.search import exact
 from rag_hpc.stages.registry import make_stage
 from rag_hpc.stages.retrieve import RetrieveConfig, search_settings
+from rag_hpc.stores.hits import Method
 from rag_hpc.stores.shards import probes_of
 from rag_hpc.stores.tables import read_table
 from rag_hpc.stores.vectors import VectorStore
@@ -98,10 +101,10 @@ def test_words_weigh_more_for_a_query_whose_words_a_passage_has(chain: stagerun.
 
 
 def test_approximate_hits_find_what_exact_search_finds(chain: stagerun.Chain) -> None:
-    exact = _ids(chain.table("retrieve.search", HITS), "dense")
+    wanted = _ids(chain.table("retrieve.search", HITS), "dense")
     approximate = _ids(chain.table("retrieve.search", "ann.parquet"), "ann")
-    shares = [len(set(exact[q][:10]) & set(approximate[q][:10])) / 10 for q in exact]
-    assert np.mean(shares) >= 0.9 and set(approximate) == set(exact)
+    shares = [len(set(wanted[q][:10]) & set(approximate[q][:10])) / 10 for q in wanted]
+    assert np.mean(shares) >= 0.9 and set(approximate) == set(wanted)
     scores = {
         (r["query_id"], r["ordinal"]): r["score"]
         for r in chain.table("retrieve.search", HITS)
@@ -159,6 +162,70 @@ def test_approximate_hits_cannot_be_handed_on_without_a_vector_index(chain: stag
         ConfigError, match=r"method=ann: no vector index is built; use pipeline=cluster, or method=dense"
     ):
         make_stage("retrieve.search", {"method": "ann"}).plan(inputs, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def judged(chain: stagerun.Chain, tmp_path_factory: pytest.TempPathFactory) -> stagerun.Chain:
+    """The chain with the hits of its index fused, and three of its nine questions searched exactly."""
+    found = chain.fork(tmp_path_factory.mktemp("judged"), tuple(n for n in stagerun.STAGES if n != "evaluate"))
+    found.settings = {**chain.settings, "retrieve.search": {**chain.settings["retrieve.search"], "exact": "sample"}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exact, "SAMPLE", 3)
+        return found.run("retrieve.search", "generate", "evaluate")
+
+
+def test_a_sample_is_searched_exactly_and_judges_the_index(chain: stagerun.Chain, judged: stagerun.Chain) -> None:
+    mine, always = judged.table("retrieve.search", HITS), chain.table("retrieve.search", HITS)
+    names = [row["query_id"] for row in chain.table("retrieve.queries", "queries.parquet")]
+    drawn = {names[at] for at in np.sort(np.random.default_rng(0).permutation(len(names))[:3])}
+    assert set(_ids(mine, "dense")) == drawn and judged.out["retrieve.search"].extra() == {"searched_exactly": 3}
+    assert [r for r in mine if r["method"] == "dense"] == [
+        r for r in always if r["method"] == "dense" and r["query_id"] in drawn
+    ]
+    assert _bytes(judged, "ann.parquet") == _bytes(chain, "ann.parquet")
+    assert _ids(mine, "bm25") == _ids(always, "bm25")
+    parts = {m["part"]: m["metrics"] for m in map(read_json, judged.out["evaluate"].files("metrics.json"))}
+    assert set(parts) == {"answers", "bm25", "fused", "ann"}
+    assert parts["ann"]["recall@10_vs_exact.judged"] == 3 and parts["ann"]["recall@10_vs_exact.low"] > 0.5
+    assert len(judged.table("generate", "answers.parquet")) == len(names)
+
+
+@pytest.mark.parametrize(("world_size", "queries_per_unit"), [(1, 2), (3, 9)])
+def test_neither_ranks_nor_blocks_change_which_questions_judge(
+    world_size: int, queries_per_unit: int, judged: stagerun.Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exact, "SAMPLE", 3)
+    inputs = {n: m for n, m in judged.out.items() if n in make_stage("retrieve.search", {}).needs or "vectors" in n}
+    settings = {**judged.settings["retrieve.search"], "queries_per_unit": queries_per_unit}
+    out = stagerun.run_on_ranks("retrieve.search", settings, inputs, tmp_path, world_size)
+    rows = [row for path in sorted(out.glob(f"*/{HITS}")) for row in read_table(path).to_pylist()]
+    assert sorted(map(str, rows)) == sorted(map(str, judged.table("retrieve.search", HITS)))
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_a_filter_leaves_hits_of_what_it_lets_through(world_size: int, chain: stagerun.Chain, tmp_path: Path) -> None:
+    chunks = chain.table("chunk", "chunks.parquet")
+    settings = {**chain.settings["retrieve.search"], "filter": "num_tokens > 40"}
+    inputs = {n: m for n, m in chain.out.items() if n in make_stage("retrieve.search", {}).needs or "vectors" in n}
+    out = stagerun.run_on_ranks("retrieve.search", settings, inputs, tmp_path, world_size)
+    rows = [row for path in sorted(out.glob(f"*/{HITS}")) for row in read_table(path).to_pylist()]
+    assert all(chunks[row["ordinal"]]["num_tokens"] > 40 for row in rows)
+    allowed = [n for n, chunk in enumerate(chunks) if chunk["num_tokens"] > 40]
+    assert 20 < len(allowed) < len(chunks)
+    for method in ("dense", "fused"):
+        assert {len(ids) for ids in _ids(rows, method).values()} == {20}
+    whole = _ids(stagerun.rows_of(chain.again("retrieve.search", tmp_path / "r", depth=len(chunks)), HITS), "dense")
+    kept = set(allowed)
+    assert _ids(rows, "dense") == {name: [n for n in ids if n in kept][:20] for name, ids in whole.items()}
+
+
+def test_dense_is_not_handed_on_where_only_some_questions_have_it(chain: stagerun.Chain, tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"exact=never leaves it out; set stage\.retrieve\.method=ann, or exact=always"
+    ):
+        make_stage("retrieve.search", {"method": "dense", "exact": "never"}).plan(chain.out, tmp_path)
+    found = search_settings(RetrieveConfig(method=Method.dense), chain.out)
+    assert found.exact is exact.Exact.always
 
 
 def test_hits_have_one_schema_also_where_there_are_none(chain: stagerun.Chain) -> None:

@@ -42,12 +42,14 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> stagerun.Chain:
     return stagerun.chain_or_skip(lambda: chain.run(*stagerun.TO_CHUNK, "lexical", "encode"))
 
 
-def search(chain: stagerun.Chain, folder: Path, comm: Comm) -> Found:
+def search(chain: stagerun.Chain, folder: Path, comm: Comm, allowed: np.ndarray | None = None) -> Found:
     vectors = np.random.default_rng(0).standard_normal((len(QUERIES), 384)).astype(np.float32)
     scratch = folder / f"{comm.world_size}-{comm.rank}"
     scratch.mkdir()
     settings = SearchSettings(depth=DEPTH)
-    return Searcher(chain.out["lexical"], chain.out["encode"], None, settings, comm, scratch).search(QUERIES, vectors)
+    searcher = Searcher(chain.out["lexical"], chain.out["encode"], None, settings, comm, scratch)
+    searcher.restrict(allowed)
+    return searcher.search(QUERIES, vectors)
 
 
 def test_every_document_with_a_word_or_a_title_has_passages(judged: stagerun.Chain) -> None:
@@ -89,6 +91,19 @@ def test_a_document_is_named_by_its_passage_nearest_to_the_query(judged: stageru
             several += len(own) > 1
             assert ordinal == own[int(np.argmax((vectors[own] * asked[row]).sum(axis=1)))]
     assert several > 20
+
+
+def test_a_document_counts_where_one_of_its_passages_is_let_through(judged: stagerun.Chain, tmp_path: Path) -> None:
+    names = ChunkStore(judged.out["chunk"]).column("doc_id")
+    (tmp_path / "all").mkdir()
+    every = search(judged, tmp_path / "all", SerialComm()).hits["bm25"][1]
+    mask = np.random.default_rng(2).random(len(names)) < 0.3
+    left = {names[n] for n in np.flatnonzero(mask)}
+    _, found = search(judged, tmp_path, SerialComm(), mask).hits["bm25"]
+    assert mask[found[found >= 0]].all()
+    for row, ids in enumerate(every):
+        want = [names[n] for n in ids if n >= 0 and names[n] in left]
+        assert [names[n] for n in found[row] if n >= 0][: len(want)] == want
 
 
 def test_ranks_and_workers_change_nothing(judged: stagerun.Chain, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rag_hpc.algo.rank.fusion import dense_weight, rrf, weighted
+from rag_hpc.algo.rank.fusion import dense_weight, rrf, weighted, weighted_rows
+from rag_hpc.algo.rank.topk import merge_topk, nothing
 from rag_hpc.errors import ConfigError
 
 LISTS = st.lists(st.lists(st.integers(0, 12), unique=True, max_size=12), min_size=1, max_size=5)
@@ -97,3 +98,23 @@ def test_vectors_weigh_less_where_words_are_found_and_where_the_encoder_is_lost(
         [0.3, 0.3, 0.55, 0.8, 0.8]
     )
     assert dense_weight(0.4, 1.0) == 0.5
+
+
+@given(st.lists(st.tuples(SCORED, SCORED, st.floats(0, 1)), min_size=1, max_size=4), st.integers(1, 15))
+def test_rows_are_fused_to_the_bits_of_single_rankings(
+    asked: list[tuple[dict[int, float], dict[int, float], float]], depth: int
+) -> None:
+    sides = []
+    for side in (0, 1):
+        scores, ids = nothing(len(asked), 13)
+        for row, given_row in enumerate(asked):
+            found = merge_topk([tuple(part[None] for part in _arrays(given_row[side])[::-1])], 13)
+            scores[row], ids[row] = found[0][0], found[1][0]
+        sides.append((scores, ids))
+    weights = np.array([weight for _, _, weight in asked])
+    got_scores, got_ids = weighted_rows(*sides, weights, depth)
+    for row, weight in enumerate(weights.tolist()):
+        held = [(ids[row][ids[row] >= 0], scores[row][ids[row] >= 0]) for scores, ids in sides]
+        want_ids, want_scores = weighted(held, (1 - weight, weight), depth)
+        assert got_ids[row].tolist() == want_ids.tolist() + [-1] * (depth - len(want_ids))
+        assert got_scores[row][: len(want_scores)].tolist() == want_scores.tolist()

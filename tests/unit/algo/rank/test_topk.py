@@ -180,3 +180,36 @@ def test_nearest_rows_depend_on_the_pair_alone(num: int) -> None:
         part = topk.nearest_rows(queries[:few], rows, 20)
         assert part[0].tobytes() == scores[:few].tobytes() and part[1].tobytes() == ids[:few].tobytes()
     assert (np.sort(topk.nearest_rows(queries, rows, num)[1], axis=1) == np.arange(num)).all()
+
+
+def test_hits_with_large_ids_and_any_score_merge_alike() -> None:
+    rng = np.random.default_rng(1)
+    scores = rng.choice(np.array([-np.inf, -2.5, -1e-40, -0.0, 0.0, 3.0, np.inf], dtype=np.float32), (6, 50))
+    ids = np.stack([rng.permutation(70)[:50] for _ in range(6)]) - 10
+    found = merge_topk([(scores[:, :20], ids[:, :20]), (scores[:, 20:], ids[:, 20:])], 30)
+    for row in range(6):
+        ranked = sorted((-float(s), int(i)) for s, i in zip(scores[row], ids[row], strict=True) if i >= 0)[:30]
+        assert found[1][row].tolist() == [i for _, i in ranked]
+        assert (
+            found[0][row].tolist() == [-s for s, _ in ranked]
+            and not np.signbit(found[0][row][found[0][row] == 0]).any()
+        )
+    far = np.where(ids >= 0, ids + 2**40, -1)
+    wide = merge_topk([(scores, far)], 30)
+    assert (wide[1] == found[1] + 2**40).all() and (wide[0] == found[0]).all()
+
+
+def test_sums_in_any_order_are_taken_only_where_rounding_is_settled() -> None:
+    rng = np.random.default_rng(2)
+    rows = rng.standard_normal((50, 64)).astype(np.float16)
+    queries = rng.standard_normal((3, 64)).astype(np.float32)
+    queries[1] = 0
+    everyone = np.tile(np.arange(50), (3, 1))
+    want = topk.rescore(queries, rows, everyone, 50)
+    for longest in (topk.longest(rows), 1e9):  # of so long rows nothing would be settled
+        found = topk.rescore(queries, rows, everyone, 50, longest_row=longest)
+        assert same_bits(found, want)
+    out = np.empty((3, 50), dtype=np.float32)
+    known = topk._summed(queries, rows, everyone, topk.longest(rows), out)
+    assert known[[0, 2]].mean() > 0.99 and not known[1].any()
+    assert not topk._summed(queries, rows, everyone, 1e9, out).any()

@@ -1,0 +1,1 @@
+"""Retrieval beside Lucene's own batch search, and ranks beside FAISS in one process."""

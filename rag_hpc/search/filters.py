@@ -1,0 +1,108 @@
+"""A filter over passages' columns, such as "lang == 'en' and num_tokens > 50": which passages a search may find.
+
+Comparisons of a column with a constant (==, !=, <, <=, >, >=, in, not in), joined by and, or, not and brackets. It is
+read as Python reads it and never run.
+"""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+import numpy as np
+
+from rag_hpc.algo.types import Array
+from rag_hpc.errors import ConfigError
+from rag_hpc.stores.chunks import COLUMNS, ChunkStore
+
+MOST_CHARS = 4096
+_COMPARISONS = {
+    ast.Eq: "equal",
+    ast.NotEq: "not_equal",
+    ast.Lt: "less",
+    ast.LtE: "less_equal",
+    ast.Gt: "greater",
+    ast.GtE: "greater_equal",
+}
+_EXAMPLE = "try filter=\"lang == 'en' and num_tokens > 50\""
+
+
+def check_filter(text: str) -> None:
+    """Raise ConfigError for what is no filter, or names a column that passages do not have."""
+    if text:
+        _columns(_parsed(text))
+
+
+def allowed(chunks: ChunkStore, text: str) -> Array:
+    """Return for each passage, by ordinal, whether the filter lets it through. Raises ConfigError where none is."""
+    node = _parsed(text)
+    columns = {name: chunks.arrow(name) for name in sorted(_columns(node))}
+    mask: Array = np.asarray(_evaluated(node, columns), dtype=bool)
+    if not mask.any():
+        raise ConfigError(f"stage.retrieve.filter={text!r}: no passage is let through; {_EXAMPLE}")
+    return mask
+
+
+def _parsed(text: str) -> ast.expr:
+    if len(text) > MOST_CHARS:
+        raise ConfigError(f"stage.retrieve.filter: {len(text)} characters, at most {MOST_CHARS}; {_EXAMPLE}")
+    try:
+        return ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ConfigError(f"stage.retrieve.filter={text!r}: cannot be read ({error}); {_EXAMPLE}") from error
+
+
+def _columns(node: ast.expr) -> set[str]:
+    """Return the columns that a filter reads. Raises ConfigError for all that is no comparison or joins none."""
+    if isinstance(node, ast.BoolOp):
+        return {name for part in node.values for name in _columns(part)}
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        return _columns(node.operand)
+    if not isinstance(node, ast.Compare) or len(node.ops) != 1 or not isinstance(node.left, ast.Name):
+        raise ConfigError(f"stage.retrieve.filter: {ast.unparse(node)!r} compares no field with a value; {_EXAMPLE}")
+    name = node.left.id
+    if name not in COLUMNS:
+        raise ConfigError(f"stage.retrieve.filter: passages have no field {name!r}; they have {', '.join(COLUMNS)}")
+    wanted = str if COLUMNS[name] == "string" else int
+    many, values = isinstance(node.ops[0], (ast.In, ast.NotIn)), _values(node.comparators[0])
+    if type(node.ops[0]) not in _COMPARISONS and not many:
+        raise ConfigError(f"stage.retrieve.filter: {ast.unparse(node)!r} is no comparison that it knows; {_EXAMPLE}")
+    given = values if isinstance(values, list) else [values]
+    fits = all(type(v) is wanted and (wanted is str or abs(int(v)) < 2**31) for v in given)
+    if isinstance(values, list) != many or not fits:
+        kind = "a text in quotes" if wanted is str else "a whole number"
+        raise ConfigError(
+            f"stage.retrieve.filter: {ast.unparse(node)!r} must compare {name} with {kind}, `in` with a list of such"
+        )
+    return {name}
+
+
+def _values(node: ast.expr) -> Any:
+    try:
+        value = ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return list(value) if isinstance(value, (list, tuple, set)) else value
+
+
+def _evaluated(node: ast.expr, columns: dict[str, Any]) -> Any:
+    """Return an Arrow array of booleans; passages whose column is null are not let through by a comparison."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if isinstance(node, ast.BoolOp):
+        join = pc.and_ if isinstance(node.op, ast.And) else pc.or_
+        found, *others = (_evaluated(part, columns) for part in node.values)
+        for other in others:
+            found = join(found, other)
+        return found
+    if isinstance(node, ast.UnaryOp):
+        return pc.invert(_evaluated(node.operand, columns))
+    assert isinstance(node, ast.Compare) and isinstance(node.left, ast.Name)
+    column, (operator,), values = columns[node.left.id], node.ops, _values(node.comparators[0])
+    if isinstance(operator, (ast.In, ast.NotIn)):
+        found = pc.is_in(column, value_set=pa.array(values, column.type))
+        found = found if isinstance(operator, ast.In) else pc.invert(found)
+    else:
+        found = pc.call_function(_COMPARISONS[type(operator)], [column, pa.scalar(values, column.type)])
+    return pc.fill_null(found, False)

@@ -1,0 +1,121 @@
+"""BM25 over the Lucene shards of a rank, whose documents are passages, or hold those that vectors choose among.
+
+Q queries, K hits, P hits of all queries, D dimensions, N passages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rag_hpc.algo.rank import bm25
+from rag_hpc.algo.rank.topk import Hits, canonical_scores, merge_topk, nothing
+from rag_hpc.algo.types import F32, I64, Array
+from rag_hpc.core.comm import Comm
+from rag_hpc.core.manifest import Manifest
+from rag_hpc.search import lucene
+from rag_hpc.search.shards import Shards, num_threads
+from rag_hpc.stores.shards import LEXICAL
+from rag_hpc.stores.vectors import VectorStore
+
+_PASSAGES = 4096  # of documents that are compared at once
+
+
+class Lexical:
+    """This rank's shards; hits are passages' ordinals."""
+
+    def __init__(self, lexical: Manifest, vectors: VectorStore, comm: Comm, scratch: Path) -> None:
+        """Unpack the shards onto node-local scratch. vectors: of all passages."""
+        self._vectors = vectors
+        self._allowed_N: Array | None = None
+        self._held_N: Array | None = None
+        mine = range(comm.rank, len(lexical.units), comm.world_size)
+        self.shards, self._ordinals = _opened(lexical, mine, scratch)
+
+    def restrict(self, allowed_N: Array | None) -> None:
+        """Let only these passages be found; None: all."""
+        self._allowed_N, self._held_N = allowed_N, None
+
+    def search(self, queries: Sequence[bm25.Query], vectors_QD: F32, depth: int) -> Hits:
+        """Return the passages of this rank's `depth` best documents by BM25; of a whole document, by vectors."""
+        scores, docs = self._top(queries, depth)
+        rows, columns = np.nonzero(docs >= 0)
+        found = docs[rows, columns]
+        if self._ordinals is None:
+            docs[rows, columns] = self._best_passages(self.shards.ids(found), vectors_QD[rows])
+        else:
+            shard = np.searchsorted(self.shards.starts, found, side="right") - 1
+            docs[rows, columns] = found - self.shards.starts[shard] + self._ordinals[shard]
+        return scores, docs
+
+    def _top(self, queries: Sequence[bm25.Query], depth: int) -> Hits:
+        """Return the best documents that may be found; where the filter drops too many, more are asked for."""
+        most = self.shards.max_doc
+        if self._allowed_N is None or not most:
+            return self.shards.top(queries, depth)
+        scores_QK, docs_QK = nothing(len(queries), depth)
+        held_N, open_Q, asked = self._held(), np.arange(len(queries)), 2 * depth
+        while len(open_Q):
+            asked = min(asked, most)
+            scores, docs = self.shards.top([queries[row] for row in open_Q.tolist()], asked)
+            kept = (docs >= 0) & held_N[docs]
+            best = merge_topk([(scores, np.where(kept, docs, -1))], depth)
+            done = (kept.sum(axis=1) >= depth) | (docs[:, -1] < 0) | (asked == most)
+            scores_QK[open_Q[done]], docs_QK[open_Q[done]] = best[0][done], best[1][done]
+            open_Q, asked = open_Q[~done], 4 * asked
+        return scores_QK, docs_QK
+
+    def _held(self) -> Array:
+        """Return of each document of this rank's shards whether it, or a passage of it, may be found."""
+        if self._held_N is None:
+            assert self._allowed_N is not None
+            if self._ordinals is None:
+                spans = _spans(self.shards.ids(range(self.shards.max_doc)))
+                before_N = np.concatenate([[0], np.cumsum(self._allowed_N)])
+                self._held_N = before_N[spans[:, 1]] > before_N[spans[:, 0]]
+            else:
+                sizes = np.diff(self.shards.starts)
+                shift = np.repeat(self._ordinals - self.shards.starts[:-1], sizes)
+                self._held_N = self._allowed_N[np.arange(self.shards.max_doc) + shift]
+        return self._held_N
+
+    def _best_passages(self, documents: Sequence[str], vectors_PD: F32) -> I64:
+        """Return the passage of each document, "FIRST-STOP", that is nearest to its query; the first of equal ones."""
+        spans_P2 = _spans(documents)
+        best_P, sizes_P = spans_P2[:, 0].copy(), spans_P2[:, 1] - spans_P2[:, 0]
+        long = np.flatnonzero(sizes_P > 1)
+        ends = np.cumsum(sizes_P[long])
+        edges = np.arange(_PASSAGES, ends[-1] if len(long) else 0, _PASSAGES)
+        for part in np.split(long, np.searchsorted(ends, edges)):
+            sizes = sizes_P[part]
+            starts = np.cumsum(sizes) - sizes
+            rows = np.repeat(best_P[part] - starts, sizes) + np.arange(sizes.sum())
+            found, at = np.unique(rows, return_inverse=True)
+            scores = canonical_scores(vectors_PD[np.repeat(part, sizes)], self._vectors.take(found)[at])
+            if self._allowed_N is not None:
+                scores[~self._allowed_N[rows]] = -np.inf
+            if len(part):
+                largest = np.repeat(np.maximum.reduceat(scores, starts), sizes)
+                best_P[part] = np.minimum.reduceat(np.where(scores == largest, rows, np.iinfo(np.int64).max), starts)
+        return best_P
+
+
+def _opened(lexical: Manifest, mine: Sequence[int], scratch: Path) -> tuple[Shards, I64 | None]:
+    """Return the shards at these positions, and of each the ordinal of its first document (None: they hold whole
+    documents)."""
+    packed = [lexical.checked(position, LEXICAL) for position in mine]
+    folders = [scratch / f"lexical-{position}" for position in mine]
+    shards = Shards([lucene.unpack(*pair) for pair in zip(packed, folders, strict=True)], threads=num_threads())
+    held = np.diff(shards.starts) > 0
+    names, ordinals = shards.ids(shards.starts[:-1][held]), np.zeros(len(mine), dtype=np.int64)
+    if any("-" in name for name in names):
+        return shards, None
+    ordinals[held] = [int(name) for name in names]
+    return shards, ordinals
+
+
+def _spans(documents: Sequence[str]) -> I64:
+    """Return the ordinals [first, stop) of documents named "FIRST-STOP"."""
+    return np.array([name.split("-") for name in documents], dtype=np.int64).reshape(-1, 2)
