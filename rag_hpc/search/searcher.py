@@ -23,7 +23,8 @@ from rag_hpc.errors import ConfigError
 from rag_hpc.search import lucene
 from rag_hpc.search.ann import Ann, gathered, slice_of
 from rag_hpc.search.jvm import Analyzer
-from rag_hpc.search.shards import Shards, analyze, num_threads
+from rag_hpc.search.questions import Questions, field_weights
+from rag_hpc.search.shards import Shards, num_threads
 from rag_hpc.stores.questions import FOUND_AGAIN
 from rag_hpc.stores.shards import LEXICAL, Effort
 from rag_hpc.stores.vectors import VectorStore
@@ -36,6 +37,7 @@ class SearchSettings:
     depth: int = 100  # hits kept of each method, and given to the fusion
     k1: float = 0.9
     b: float = 0.4
+    fields: dict[str, float] = field(default_factory=dict)  # weights of contents and stage.lexical.fields; {} = 1 each
     dense_weight: float | None = None  # in the fused ranking, BM25 has the rest; null = by query and encoder
     num_probes: int = 0  # of the inverted lists; 0 = as the vector index was checked with
 
@@ -76,10 +78,11 @@ class Searcher:
     ) -> None:
         """`found_again`: as `knowledge` returns it."""
         self._settings, self._comm, self._found_again = settings, comm, found_again
-        self._lexical, self._ordinals = self._open(lexical, scratch)
-        self._analyzer = lexical.config.get("analyzer", Analyzer.en.value)  # runs of before have no other
-        sizes = np.array([self._lexical.num_docs, self._lexical.total_terms], dtype=np.int64)
-        self._num_docs, self._total_terms = (int(n) for n in comm.sum(sizes))
+        analyzer = lexical.config.get("analyzer", Analyzer.en.value)  # runs of before have no other
+        fields = lexical.config.get("fields", [])
+        weights = field_weights(fields, settings.fields)
+        self._lexical, self._ordinals = self._open(lexical, scratch, fields)
+        self._questions = Questions(self._lexical, comm, analyzer, settings.k1, settings.b, weights)
         store = VectorStore(encoded)
         self._first, stop = slice_of(len(store), comm)
         self._rows = store.rows(self._first, stop)
@@ -92,7 +95,7 @@ class Searcher:
         results = Found()
         vectors_QD = np.ascontiguousarray(vectors_QD, dtype=np.float32)
         begun = time.monotonic()
-        queries = self._queries(texts)
+        queries = self._questions.queries(texts)
         results.seconds["bm25"] = time.monotonic() - begun
         steps: dict[str, Callable[[], Hits]] = {
             "bm25": lambda: self._bm25(queries, vectors_QD),
@@ -113,28 +116,20 @@ class Searcher:
     def _mine(self, num_shards: int) -> list[int]:
         return [s for s in range(num_shards) if s % self._comm.world_size == self._comm.rank]
 
-    def _open(self, lexical: Manifest, scratch: Path) -> tuple[Shards, I64 | None]:
+    def _open(self, lexical: Manifest, scratch: Path, fields: Sequence[str]) -> tuple[Shards, I64 | None]:
         """Unpack this rank's shards onto node-local scratch; return them, and of each the ordinal of its first document
         (None: they hold whole documents)."""
         mine = self._mine(len(lexical.units))
         packed = [lexical.checked(position, LEXICAL) for position in mine]
         folders = [scratch / f"lexical-{position}" for position in mine]
-        shards = Shards([lucene.unpack(*pair) for pair in zip(packed, folders, strict=True)], threads=num_threads())
+        unpacked = [lucene.unpack(*pair) for pair in zip(packed, folders, strict=True)]
+        shards = Shards(unpacked, threads=num_threads(), fields=(lucene.CONTENTS, *fields))
         held = np.diff(shards.starts) > 0
         names, ordinals = shards.ids(shards.starts[:-1][held]), np.zeros(len(mine), dtype=np.int64)
         if any("-" in name for name in names):
             return shards, None
         ordinals[held] = [int(name) for name in names]
         return shards, ordinals
-
-    def _queries(self, texts: Sequence[str]) -> list[bm25.Query]:
-        analyzed = analyze(texts, self._analyzer)
-        terms = sorted({term for words in analyzed for term in words})
-        counts = self._lexical.df(terms)
-        summed = self._comm.sum(np.array([counts[term] for term in terms], dtype=np.int64))
-        df = dict(zip(terms, (int(n) for n in summed), strict=True))
-        whole = bm25.Collection(num_docs=self._num_docs, total_terms=self._total_terms, df=df)
-        return [bm25.make_query(words, whole, self._settings.k1, self._settings.b) for words in analyzed]
 
     def _bm25(self, queries: Sequence[bm25.Query], vectors_QD: F32) -> Hits:
         scores, docs = self._lexical.top(queries, self._settings.depth)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import enum
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +21,13 @@ from rag_hpc.stores.tables import read_column
 TEXTS = ("doc_id", "title", "text")
 
 
+class Extra(enum.Enum):
+    """What a passage or a document has beside its text."""
+
+    title = "title"
+    heading = "heading"
+
+
 @dataclass(kw_only=True)
 class LexicalConfig:
     """Settings of the Lucene shards."""
@@ -27,11 +35,21 @@ class LexicalConfig:
     num_shards: int = 4
     analyzer: Analyzer = Analyzer.en  # the language of passages and questions
     whole_documents: bool = False  # are scored, and named by their best passages; else passages are
+    fields: list[Extra] = field(
+        default_factory=list
+    )  # of their own, beside contents; stage.retrieve.fields weighs them
     heap_mib: int = field(default=0, metadata={"output": False})  # of Java's; 0 = a quarter of the memory
 
     def __post_init__(self) -> None:
         if self.num_shards < 1 or 0 != self.heap_mib < 64:
             raise ConfigError("stage.lexical: num_shards >= 1 and heap_mib >= 64 (or 0, by the memory) are needed")
+        if len(set(self.fields)) < len(self.fields):
+            raise ConfigError("stage.lexical.fields: a field stands there twice; try [title,heading]")
+        if self.whole_documents and Extra.heading in self.fields:
+            raise ConfigError(
+                "stage.lexical.fields=[heading]: headings are of passages, and whole_documents=true indexes documents; "
+                "try fields=[title], or whole_documents=false"
+            )
 
 
 class Lexical(Stage):
@@ -60,22 +78,32 @@ class Lexical(Stage):
 
         start, stop = unit.inputs["start"], unit.inputs["stop"]
         folder = ctx.scratch / f"lucene-{unit.index}"
+        fields = [extra.value for extra in self.config.fields]
         if self.config.whole_documents:
-            documents = whole_documents(ctx.inputs, start, stop)
+            documents = whole_documents(ctx.inputs, start, stop, fields)
         else:
-            texts = ChunkStore(ctx.inputs["chunk"]).indexed_texts(start, stop)
-            documents = ((str(ordinal), text) for ordinal, text in enumerate(texts, start=start))
-        settings = {"heap_mib": self.config.heap_mib, "analyzer": self.config.analyzer.value}
-        stats = lucene.build_index(documents, folder, **settings)
+            documents = passages(ctx.inputs, start, stop, fields)
+        how = lucene.Indexing(analyzer=self.config.analyzer.value, fields=fields)
+        stats = lucene.build_index(documents, folder, how, heap_mib=self.config.heap_mib)
         lucene.pack(folder, out / LEXICAL)
         return Counts(items_in=stop - start, items_out=stop - start, extra={"terms": stats["terms"]})
 
 
-def whole_documents(inputs: Inputs, start: int, stop: int) -> Iterator[tuple[str, str]]:
-    """Yield ("FIRST-STOP", title and text) of the documents whose first passage has an ordinal in [start, stop).
+def passages(inputs: Inputs, start: int, stop: int, fields: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the ordinal, text and fields of the chunks [start, stop). The heading stands before the text unless it is a
+    field."""
+    store = ChunkStore(inputs["chunk"])
+    texts = store.texts(start, stop) if Extra.heading.value in fields else store.indexed_texts(start, stop)
+    extras = [store.texts(start, stop, name) for name in fields]
+    for ordinal, (text, *more) in enumerate(zip(texts, *extras, strict=True), start=start):
+        yield [str(ordinal), text, *more]
+
+
+def whole_documents(inputs: Inputs, start: int, stop: int, fields: Sequence[str] = ()) -> Iterator[list[str]]:
+    """Yield "FIRST-STOP", text and fields of the documents whose first passage has an ordinal in [start, stop).
 
     FIRST and STOP are the ordinals of the document's passages. Every title stands before its text, as plain Lucene over
-    a BEIR collection has it.
+    a BEIR collection has it, unless it is a field.
     """
     units = inputs["dedup.drop"].units
     for part in ChunkStore(inputs["chunk"]).ranges(start, stop):
@@ -87,4 +115,6 @@ def whole_documents(inputs: Inputs, start: int, stop: int) -> Iterator[tuple[str
             if part.start <= first < part.stop:
                 document, offset = texts[ids[first]], part.first - part.start
                 title, text = document["title"], document["text"]
-                yield f"{offset + first}-{offset + end}", f"{title}\n{text}" if title not in ("", text) else text
+                if not fields and title not in ("", text):
+                    text = f"{title}\n{text}"
+                yield [f"{offset + first}-{offset + end}", text, *(document[name] for name in fields)]

@@ -8,7 +8,9 @@ import java.nio.ByteOrder;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Paths;
 import java.util.Arrays;
+import java.util.HashMap;
 import java.util.List;
+import java.util.Map;
 import java.util.Set;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.concurrent.atomic.AtomicReference;
@@ -53,16 +55,16 @@ public final class Shards implements Closeable {
   private static final int WINDOW = 4096; // documents whose sums are held at a time
   private static final int FEW = 512; // postings that are read to bound them; of more, blocks have their bounds written
   private static final int SLOTS = 64; // postings that a thread keeps of a leaf
-  private final String field;
+  private final String[] fields;
   private final int threads;
   private final IndexReader reader;
   private final List<LeafReaderContext> leaves;
   private final int[] sizes; // in documents, of each shard
-  private final byte[][] codes; // of documents' lengths, by leaf
+  private final byte[][][] codes; // of documents' lengths, by field and leaf
 
-  /** Open the folders in the order given; documents are numbered through them. */
-  public Shards(List<String> folders, String field, int threads) throws IOException {
-    this.field = field;
+  /** Open the folders in the order given; documents are numbered through them, fields as they are named here. */
+  public Shards(List<String> folders, List<String> fields, int threads) throws IOException {
+    this.fields = fields.toArray(new String[0]);
     this.threads = threads;
     IndexReader[] readers = new IndexReader[folders.size()];
     sizes = new int[readers.length];
@@ -72,12 +74,14 @@ public final class Shards implements Closeable {
     }
     reader = new MultiReader(readers);
     leaves = reader.leaves();
-    codes = new byte[leaves.size()][];
-    for (LeafReaderContext leaf : leaves) {
-      codes[leaf.ord] = new byte[leaf.reader().maxDoc()];
-      NumericDocValues norms = leaf.reader().getNormValues(field);
-      while (norms != null && norms.nextDoc() != NumericDocValues.NO_MORE_DOCS) {
-        codes[leaf.ord][norms.docID()] = (byte) norms.longValue();
+    codes = new byte[this.fields.length][leaves.size()][];
+    for (int f = 0; f < codes.length; f++) {
+      for (LeafReaderContext leaf : leaves) {
+        codes[f][leaf.ord] = new byte[leaf.reader().maxDoc()];
+        NumericDocValues norms = leaf.reader().getNormValues(this.fields[f]);
+        while (norms != null && norms.nextDoc() != NumericDocValues.NO_MORE_DOCS) {
+          codes[f][leaf.ord][norms.docID()] = (byte) norms.longValue();
+        }
       }
     }
     IndexSearcher.setMaxClauseCount(1 << 20); // a long question is no error
@@ -88,16 +92,13 @@ public final class Shards implements Closeable {
     reader.close();
   }
 
-  /** Return deleted documents, documents with terms, terms in all, and each shard's documents: all int64. */
+  /** Return deleted documents, each field's documents with terms and terms in all, each shard's documents: int64. */
   public byte[] counts() throws IOException {
-    long withTerms = 0;
-    long total = 0;
-    for (LeafReaderContext leaf : leaves) {
-      withTerms += leaf.reader().getDocCount(field);
-      total += leaf.reader().getSumTotalTermFreq(field);
+    ByteBuffer out = little(new byte[(1 + 2 * fields.length + sizes.length) * Long.BYTES]);
+    out.putLong(reader.numDeletedDocs());
+    for (String field : fields) {
+      out.putLong(reader.getDocCount(field)).putLong(Math.max(0, reader.getSumTotalTermFreq(field)));
     }
-    ByteBuffer out = little(new byte[(3 + sizes.length) * Long.BYTES]);
-    out.putLong(reader.numDeletedDocs()).putLong(withTerms).putLong(total);
     for (int size : sizes) {
       out.putLong(size);
     }
@@ -136,7 +137,7 @@ public final class Shards implements Closeable {
     return out.put(terms.toByteArray()).array();
   }
 
-  /** Return what queries over these distinct terms (their number, then they) are asked with. */
+  /** Return what queries over these distinct terms (their number, the field of each, then they) are asked with. */
   public Batch batch(byte[] terms) throws IOException {
     return new Batch(terms);
   }
@@ -144,22 +145,24 @@ public final class Shards implements Closeable {
   /** Terms, and where each stands in each leaf, looked up once for any number of queries. */
   public final class Batch {
     private final Term[] terms;
+    private final int[] fieldOf; // by term
     private final TermState[][] states; // by term and leaf; null where the leaf lacks the term
     private final int[] df; // of these shards
 
     Batch(byte[] encoded) throws IOException {
       ByteBuffer in = little(encoded);
       terms = new Term[in.getInt()];
+      fieldOf = take(in, terms.length);
       states = new TermState[terms.length][leaves.size()];
       df = new int[terms.length];
       for (int t = 0; t < terms.length; t++) {
-        terms[t] = new Term(field, new BytesRef(readText(in)));
+        terms[t] = new Term(fields[fieldOf[t]], new BytesRef(readText(in)));
       }
+      Sums sums = new Sums(leaves.size(), fields.length);
       for (LeafReaderContext leaf : leaves) {
-        Terms known = leaf.reader().terms(field);
-        TermsEnum cursor = known == null ? null : known.iterator();
-        for (int t = 0; cursor != null && t < terms.length; t++) {
-          if (cursor.seekExact(terms[t].bytes())) {
+        for (int t = 0; t < terms.length; t++) {
+          TermsEnum cursor = cursor(leaf, fieldOf[t], sums);
+          if (cursor != null && cursor.seekExact(terms[t].bytes())) {
             states[t][leaf.ord] = cursor.termState();
             df[t] += cursor.docFreq();
           }
@@ -180,7 +183,7 @@ public final class Shards implements Closeable {
      * that may round to either of two could be among the best.
      *
      * @param queries rows of terms; all weights (float64)
-     * @param norms k1 (1 - b + b length / mean length) of each length code (float64)
+     * @param norms of each field, k1 (1 - b + b length / mean length) of each length code (float64)
      * @param slack relative difference between orders of summation, for each term and two more
      */
     public byte[] best(byte[] queries, byte[] norms, int k, double slack) throws InterruptedException {
@@ -190,7 +193,12 @@ public final class Shards implements Closeable {
       for (int q = 0; q < rows.length; q++) {
         weights[q] = takeDoubles(in, rows[q].length);
       }
-      Scan scan = new Scan(takeDoubles(little(norms), 256));
+      ByteBuffer given = little(norms);
+      double[][] byField = new double[fields.length][];
+      for (int f = 0; f < fields.length; f++) {
+        byField[f] = takeDoubles(given, 256);
+      }
+      Scan scan = new Scan(byField);
       Best[] hits = new Best[rows.length];
       inThreads(terms.length, scan::bound);
       inThreads(rows.length, (q, sums) -> {
@@ -219,8 +227,8 @@ public final class Shards implements Closeable {
     }
 
     /**
-     * Return what BM25 reads of documents: their length codes, then of each query a row per document with its terms'
-     * frequencies (int32).
+     * Return what BM25 reads of documents: the length codes of each one's fields, then of each query a row per document
+     * with its terms' frequencies (int32).
      *
      * @param asked rows of terms; rows of documents, rising
      */
@@ -232,13 +240,15 @@ public final class Shards implements Closeable {
       inThreads(rows.length, (q, sums) -> found[q] = frequencies(docs[q], rows[q], sums));
       int size = 0;
       for (int q = 0; q < rows.length; q++) {
-        size += docs[q].length + Integer.BYTES * found[q].length;
+        size += fields.length * docs[q].length + Integer.BYTES * found[q].length;
       }
       ByteBuffer out = little(new byte[size]);
       for (int[] row : docs) {
         for (int doc : row) {
           LeafReaderContext leaf = leaves.get(ReaderUtil.subIndex(doc, leaves));
-          out.put(codes[leaf.ord][doc - leaf.docBase]);
+          for (byte[][] code : codes) {
+            out.put(code[leaf.ord][doc - leaf.docBase]);
+          }
         }
       }
       for (int[] row : found) {
@@ -251,15 +261,15 @@ public final class Shards implements Closeable {
      * Return each query's hits by Lucene's own scorer with the collection's statistics, which tests and the benchmark
      * hold `best` against: their numbers, all documents (int32), all scores (float32), best first.
      *
-     * @param queries rows of terms; all counts of them in the query; of each term its df in the collection
-     * @param shape k, documents with terms and terms in the collection (int64)
+     * @param queries rows of terms; the boosts of them (float64); of each term its df in the collection
+     * @param shape k, each field's documents with terms and terms in the collection (int64)
      */
     public byte[] lucene(byte[] queries, byte[] shape, float k1, float b) throws InterruptedException {
       ByteBuffer in = little(queries);
       int[][] rows = takeRows(in);
-      int[][] counts = new int[rows.length][];
+      double[][] boosts = new double[rows.length][];
       for (int q = 0; q < rows.length; q++) {
-        counts[q] = take(in, rows[q].length);
+        boosts[q] = takeDoubles(in, rows[q].length);
       }
       int[] collectionDf = take(in, terms.length);
       TermStates[] collection = new TermStates[terms.length];
@@ -274,7 +284,11 @@ public final class Shards implements Closeable {
       }
       ByteBuffer given = little(shape);
       int k = (int) given.getLong();
-      IndexSearcher searcher = new CollectionSearcher(reader, given.getLong(), given.getLong());
+      Map<String, long[]> counts = new HashMap<>();
+      for (String field : fields) {
+        counts.put(field, new long[] {given.getLong(), given.getLong()});
+      }
+      IndexSearcher searcher = new CollectionSearcher(reader, counts);
       searcher.setSimilarity(new BM25Similarity(k1, b));
       searcher.setQueryCache(null);
       ScoreDoc[][] hits = new ScoreDoc[rows.length][];
@@ -282,7 +296,8 @@ public final class Shards implements Closeable {
         BooleanQuery.Builder any = new BooleanQuery.Builder();
         for (int i = 0; i < rows[q].length; i++) {
           Query one = new TermQuery(terms[rows[q][i]], collection[rows[q][i]]);
-          any.add(counts[q][i] == 1 ? one : new BoostQuery(one, counts[q][i]), BooleanClause.Occur.SHOULD);
+          float boost = (float) boosts[q][i];
+          any.add(boost == 1 ? one : new BoostQuery(one, boost), BooleanClause.Occur.SHOULD);
         }
         hits[q] = searcher.search(any.build(), k).scoreDocs;
       });
@@ -307,21 +322,28 @@ public final class Shards implements Closeable {
       return out.array();
     }
 
-    private TermsEnum cursor(LeafReaderContext leaf, int term, Sums sums) throws IOException {
-      if (sums.cursors[leaf.ord] == null) {
-        sums.cursors[leaf.ord] = leaf.reader().terms(field).iterator();
+    /** Return what walks a field's terms, null where the leaf has none. */
+    private TermsEnum cursor(LeafReaderContext leaf, int field, Sums sums) throws IOException {
+      if (sums.cursors[field][leaf.ord] == null) {
+        Terms known = leaf.reader().terms(fields[field]);
+        sums.cursors[field][leaf.ord] = known == null ? null : known.iterator();
       }
-      sums.cursors[leaf.ord].seekExact(terms[term].bytes(), states[term][leaf.ord]);
-      return sums.cursors[leaf.ord];
+      return sums.cursors[field][leaf.ord];
+    }
+
+    private TermsEnum at(LeafReaderContext leaf, int term, Sums sums) throws IOException {
+      TermsEnum cursor = cursor(leaf, fieldOf[term], sums);
+      cursor.seekExact(terms[term].bytes(), states[term][leaf.ord]);
+      return cursor;
     }
 
     /** Return a term's postings in the place of those that the slot held before. */
     private PostingsEnum postings(LeafReaderContext leaf, int term, int slot, Sums sums) throws IOException {
       if (slot >= SLOTS) {
-        return cursor(leaf, term, sums).postings(null, PostingsEnum.FREQS);
+        return at(leaf, term, sums).postings(null, PostingsEnum.FREQS);
       }
       PostingsEnum[] held = sums.postings[leaf.ord];
-      held[slot] = cursor(leaf, term, sums).postings(held[slot], PostingsEnum.FREQS);
+      held[slot] = at(leaf, term, sums).postings(held[slot], PostingsEnum.FREQS);
       return held[slot];
     }
 
@@ -355,10 +377,10 @@ public final class Shards implements Closeable {
      * Suel 2011).
      */
     private final class Scan {
-      private final double[] norms; // by length code
+      private final double[][] norms; // by field and length code
       private final float[][][] bounds = new float[terms.length][leaves.size()][]; // by term, leaf, window; of weight 1
 
-      Scan(double[] norms) {
+      Scan(double[][] norms) {
         this.norms = norms;
       }
 
@@ -366,23 +388,24 @@ public final class Shards implements Closeable {
         for (LeafReaderContext leaf : leaves) {
           if (states[term][leaf.ord] != null) {
             float[] most = new float[(leaf.reader().maxDoc() + WINDOW - 1) / WINDOW];
-            if (cursor(leaf, term, sums).docFreq() <= FEW) {
-              read(postings(leaf, term, 0, sums), codes[leaf.ord], most);
+            double[] norms = this.norms[fieldOf[term]];
+            if (at(leaf, term, sums).docFreq() <= FEW) {
+              read(postings(leaf, term, 0, sums), codes[fieldOf[term]][leaf.ord], norms, most);
             } else {
-              readImpacts(cursor(leaf, term, sums).impacts(PostingsEnum.FREQS), leaf.reader().maxDoc(), most);
+              readImpacts(at(leaf, term, sums).impacts(PostingsEnum.FREQS), leaf.reader().maxDoc(), norms, most);
             }
             bounds[term][leaf.ord] = most;
           }
         }
       }
 
-      private void read(PostingsEnum postings, byte[] codes, float[] most) throws IOException {
+      private void read(PostingsEnum postings, byte[] codes, double[] norms, float[] most) throws IOException {
         for (int doc = postings.nextDoc(); doc != PostingsEnum.NO_MORE_DOCS; doc = postings.nextDoc()) {
-          raise(most, doc, doc, postings.freq(), codes[doc]);
+          raise(most, doc, doc, postings.freq(), norms[codes[doc] & 0xFF]);
         }
       }
 
-      private void readImpacts(ImpactsEnum postings, int maxDoc, float[] most) throws IOException {
+      private void readImpacts(ImpactsEnum postings, int maxDoc, double[] norms, float[] most) throws IOException {
         for (int from = 0, to; from < maxDoc; from = to + 1) {
           postings.advanceShallow(from);
           Impacts impacts = postings.getImpacts();
@@ -392,13 +415,13 @@ public final class Shards implements Closeable {
           }
           to = Math.min(impacts.getDocIdUpTo(level), maxDoc - 1);
           for (Impact impact : impacts.getImpacts(level)) {
-            raise(most, from, to, impact.freq, (byte) impact.norm);
+            raise(most, from, to, impact.freq, norms[(byte) impact.norm & 0xFF]);
           }
         }
       }
 
-      private void raise(float[] most, int from, int to, int freq, byte code) {
-        float bound = Math.nextUp((float) (freq / (freq + norms[code & 0xFF])));
+      private void raise(float[] most, int from, int to, int freq, double norm) {
+        float bound = Math.nextUp((float) (freq / (freq + norm)));
         for (int window = from / WINDOW; window <= to / WINDOW; window++) {
           most[window] = Math.max(most[window], bound);
         }
@@ -410,7 +433,9 @@ public final class Shards implements Closeable {
         for (int i = 0; i < row.length; i++) {
           if (states[row[i]][leaf.ord] != null) {
             PostingsEnum postings = postings(leaf, row[i], count, sums);
-            present[count++] = new Postings(postings, weights[i], norms, codes[leaf.ord], bounds[row[i]][leaf.ord]);
+            int field = fieldOf[row[i]];
+            byte[] lengths = codes[field][leaf.ord];
+            present[count++] = new Postings(postings, weights[i], norms[field], lengths, bounds[row[i]][leaf.ord]);
           }
         }
         Postings[] rising = new Postings[count]; // by what they add at most in this window
@@ -496,13 +521,13 @@ public final class Shards implements Closeable {
 
   /** What a thread works with: its scores of one window, which documents have one, and postings to read anew. */
   private static final class Sums {
-    private final TermsEnum[] cursors; // by leaf
+    private final TermsEnum[][] cursors; // by field and leaf
     private final PostingsEnum[][] postings; // by leaf and slot
     private final double[] scores = new double[WINDOW];
     private final long[] seen = new long[WINDOW / Long.SIZE];
 
-    Sums(int leaves) {
-      cursors = new TermsEnum[leaves];
+    Sums(int leaves, int fields) {
+      cursors = new TermsEnum[fields][leaves];
       postings = new PostingsEnum[leaves][SLOTS];
     }
 
@@ -579,18 +604,17 @@ public final class Shards implements Closeable {
 
   /** Tells Lucene's scorer of the whole collection instead of what it counts here. */
   private static final class CollectionSearcher extends IndexSearcher {
-    private final long numDocs;
-    private final long totalTerms;
+    private final Map<String, long[]> counts; // by field: documents with terms, terms
 
-    CollectionSearcher(IndexReader reader, long numDocs, long totalTerms) {
+    CollectionSearcher(IndexReader reader, Map<String, long[]> counts) {
       super(reader);
-      this.numDocs = numDocs;
-      this.totalTerms = totalTerms;
+      this.counts = counts;
     }
 
     @Override
     public CollectionStatistics collectionStatistics(String name) {
-      return new CollectionStatistics(name, numDocs, numDocs, totalTerms, numDocs);
+      long[] of = counts.get(name);
+      return new CollectionStatistics(name, of[0], of[0], of[1], of[0]);
     }
   }
 
@@ -603,7 +627,7 @@ public final class Shards implements Closeable {
     AtomicInteger next = new AtomicInteger();
     AtomicReference<Throwable> failed = new AtomicReference<>();
     Runnable work = () -> {
-      Sums sums = new Sums(leaves.size());
+      Sums sums = new Sums(leaves.size(), fields.length);
       try {
         for (int n = next.getAndIncrement(); n < steps && failed.get() == null; n = next.getAndIncrement()) {
           step.run(n, sums);
