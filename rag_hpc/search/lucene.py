@@ -40,6 +40,8 @@ class Indexing:
 
     analyzer: str = Analyzer.en.value  # a language of `jvm.Analyzer`
     fields: Sequence[str] = ()  # beside a document's text
+    positions: bool = False  # of words, for phrases
+    term_vectors: bool = False  # of documents' texts, for feedback
 
 
 def build_index(
@@ -168,15 +170,19 @@ class _ReusedDocument:
     """One Lucene document whose fields are refilled for each text: few calls into Java."""
 
     def __init__(self, how: Indexing) -> None:
-        field_type = java("org.apache.lucene.document.FieldType")()
-        field_type.setIndexOptions(java("org.apache.lucene.index.IndexOptions").DOCS_AND_FREQS)
-        field_type.setTokenized(True)
-        field_type.freeze()
+        options = java("org.apache.lucene.index.IndexOptions")
+        types = []
+        for vectors in (how.term_vectors, False):
+            kind = java("org.apache.lucene.document.FieldType")()
+            kind.setIndexOptions(options.DOCS_AND_FREQS_AND_POSITIONS if how.positions else options.DOCS_AND_FREQS)
+            kind.setTokenized(True)
+            kind.setStoreTermVectors(vectors)
+            kind.freeze()
+            types.append(kind)
+        kinds = zip((CONTENTS, *how.fields), [types[0]] + [types[1]] * len(how.fields), strict=True)
         signature = "(Ljava/lang/String;Ljava/lang/CharSequence;Lorg/apache/lucene/index/IndexableFieldType;)V"
         field = java("org.apache.lucene.document.Field")
-        self._texts = [
-            field(name, java_string(""), field_type, signature=signature) for name in (CONTENTS, *how.fields)
-        ]
+        self._texts = [field(name, java_string(""), kind, signature=signature) for name, kind in kinds]
         stored = java("org.apache.lucene.document.Field$Store").YES
         signature = "(Ljava/lang/String;Ljava/lang/String;Lorg/apache/lucene/document/Field$Store;)V"
         self._id = java("org.apache.lucene.document.StringField")(ID, "", stored, signature=signature)

@@ -22,7 +22,6 @@ from rag_hpc.core.manifest import Manifest
 from rag_hpc.errors import ConfigError
 from rag_hpc.search import lucene
 from rag_hpc.search.ann import Ann, gathered, slice_of
-from rag_hpc.search.jvm import Analyzer
 from rag_hpc.search.questions import Questions, field_weights
 from rag_hpc.search.shards import Shards, num_threads
 from rag_hpc.stores.questions import FOUND_AGAIN
@@ -78,11 +77,10 @@ class Searcher:
     ) -> None:
         """`found_again`: as `knowledge` returns it."""
         self._settings, self._comm, self._found_again = settings, comm, found_again
-        analyzer = lexical.config.get("analyzer", Analyzer.en.value)  # runs of before have no other
         fields = lexical.config.get("fields", [])
         weights = field_weights(fields, settings.fields)
         self._lexical, self._ordinals = self._open(lexical, scratch, fields)
-        self._questions = Questions(self._lexical, comm, analyzer, settings.k1, settings.b, weights)
+        self._questions = Questions(self._lexical, comm, lexical.config, settings.k1, settings.b, weights)
         store = VectorStore(encoded)
         self._first, stop = slice_of(len(store), comm)
         self._rows = store.rows(self._first, stop)

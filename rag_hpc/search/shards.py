@@ -25,10 +25,13 @@ from rag_hpc.search.jvm import Analyzer, java, java_string, start
 from rag_hpc.search.lucene import CONTENTS, ID
 
 
-def analyze(texts: Sequence[str], analyzer: str = Analyzer.en.value) -> list[list[str]]:
-    """Return each text's terms in order, as an index of that analyser has them."""
+def analyze(texts: Sequence[str], analyzer: str = Analyzer.en.value, *, gaps: bool = False) -> list[list[str]]:
+    """Return each text's terms in order, as an index of that analyser has them; gaps=True: "" where it has left one out
+    before another."""
     start()
-    block = java("raghpc.Shards").analyze(jvm.analyzer(analyzer), _texts(texts)).tostring()
+    shards = java("raghpc.Shards")
+    found = (shards.analyzePhrases if gaps else shards.analyze)(jvm.analyzer(analyzer), _texts(texts))
+    block = found.tostring()
     counts = np.frombuffer(block, "<i4", len(texts)).tolist()
     terms = iter(_read_texts(block, 4 * len(texts)))
     return [[next(terms) for _ in range(count)] for count in counts]
@@ -89,6 +92,14 @@ class Shards:
         """Return the documents' own ids, in the order asked for."""
         return _read_texts(self._shards.stored(ID, np.asarray([*docs], dtype="<i4").tobytes()).tostring())
 
+    def vectors(self, docs: Sequence[int]) -> list[dict[str, int]]:
+        """Return how often each document has each of its terms, in the first field; {} where no vectors are stored."""
+        block = self._shards.vectors(np.asarray(docs, dtype="<i4").tobytes()).tostring()
+        sizes = np.frombuffer(block, "<i4", len(docs)).tolist()
+        freqs = iter(np.frombuffer(block, "<i4", sum(sizes), 4 * len(docs)).tolist())
+        terms = iter(_read_texts(block, 4 * (len(docs) + sum(sizes))))
+        return [{next(terms): next(freqs) for _ in range(size)} for size in sizes]
+
     def top(self, queries: Sequence[bm25.Query], k: int) -> Hits:
         """Return the k best (scores_QK, docs_QK) by canonical score, ties by document; (-inf, -1) where there is none.
 
@@ -117,9 +128,11 @@ class Shards:
         """
         if not queries or not self.max_doc:
             return _padded(*_NO_PAIRS, len(queries), k)
-        rows, batch = self._rows(queries), self._batch
+        terms = {term for query in queries for term in query.terms}
+        batch = self._batch_of(terms.union(*map(bm25.words_of, terms)))
+        rows = self._rows(queries)
         boosts = [
-            weight / bm25.idf(whole[field].df[term], whole[field].num_docs)
+            weight / bm25.term_idf(term, whole[field])
             for query in queries
             for term, weight, field in zip(query.terms, query.weights_T.tolist(), query.fields_T, strict=True)
         ]

@@ -38,6 +38,8 @@ class LexicalConfig:
     fields: list[Extra] = field(
         default_factory=list
     )  # of their own, beside contents; stage.retrieve.fields weighs them
+    positions: bool = False  # of words: "quoted words" of a question are then a phrase
+    term_vectors: bool = False  # what a document's words are, for stage.retrieve.rm3
     heap_mib: int = field(default=0, metadata={"output": False})  # of Java's; 0 = a quarter of the memory
 
     def __post_init__(self) -> None:
@@ -83,7 +85,10 @@ class Lexical(Stage):
             documents = whole_documents(ctx.inputs, start, stop, fields)
         else:
             documents = passages(ctx.inputs, start, stop, fields)
-        how = lucene.Indexing(analyzer=self.config.analyzer.value, fields=fields)
+        given = self.config
+        how = lucene.Indexing(
+            analyzer=given.analyzer.value, fields=fields, positions=given.positions, term_vectors=given.term_vectors
+        )
         stats = lucene.build_index(documents, folder, how, heap_mib=self.config.heap_mib)
         lucene.pack(folder, out / LEXICAL)
         return Counts(items_in=stop - start, items_out=stop - start, extra={"terms": stats["terms"]})

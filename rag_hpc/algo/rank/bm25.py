@@ -4,6 +4,10 @@ Shapes: K documents, T query terms, F fields. Scores follow Lucene 9 (no `k1 + 1
 document lengths. Source: Robertson and Zaragoza 2009, sec. 3; org.apache.lucene.search.similarities.BM25Similarity.
 A document's score over several fields is the weighted sum of each field's own BM25, the "linear combination" of
 Robertson, Zaragoza and Taylor 2004, as Anserini's and Lucene's boosted fields have it (and not their BM25F).
+
+
+A phrase is a term of several words with NULs between them, nothing where any one word may stand. As in Lucene its idf
+is the sum of its words', and what counts is how often it stands in a document.
 """
 
 from __future__ import annotations
@@ -16,6 +20,8 @@ import numpy as np
 
 from rag_hpc.algo.types import F32, F64, I64, Array
 from rag_hpc.errors import ConfigError, InputError
+
+BETWEEN = "\0"  # the words of a phrase
 
 
 @dataclass(kw_only=True)
@@ -67,12 +73,22 @@ def make_query(
     fields_T: list[int] = []
     weights_T: list[float] = []
     for number, (one, weight) in enumerate(zip(wholes, weights or [1.0] * len(wholes), strict=True)):
-        held = sorted(t for t in counts if weight and counts[t] and one.df.get(t, 0) > 0)
+        held = sorted(t for t in counts if weight and counts[t] and all(one.df.get(w, 0) for w in words_of(t)))
         terms += held
         fields_T += [number] * len(held)
-        weights_T += [weight * (counts[t] * idf(one.df[t], one.num_docs)) for t in held]
+        weights_T += [weight * (counts[t] * term_idf(t, one)) for t in held]
     avgdl = tuple(one.avgdl for one in wholes)
     return Query(terms=terms, weights_T=np.asarray(weights_T, np.float64), avgdl=avgdl, k1=k1, b=b, fields_T=fields_T)
+
+
+def words_of(term: str) -> list[str]:
+    """Return a phrase's words, or the one of a term that is no phrase."""
+    return [word for word in term.split(BETWEEN) if word] if BETWEEN in term else [term]
+
+
+def term_idf(term: str, whole: Collection) -> float:
+    """Return the sum of the idfs of a term's words."""
+    return sum(idf(whole.df[word], whole.num_docs) for word in words_of(term))
 
 
 def idf(df: int, num_docs: int) -> float:

@@ -17,7 +17,9 @@ import java.util.concurrent.atomic.AtomicReference;
 import org.apache.lucene.analysis.Analyzer;
 import org.apache.lucene.analysis.TokenStream;
 import org.apache.lucene.analysis.tokenattributes.CharTermAttribute;
+import org.apache.lucene.analysis.tokenattributes.PositionIncrementAttribute;
 import org.apache.lucene.index.DirectoryReader;
+import org.apache.lucene.index.FieldInvertState;
 import org.apache.lucene.index.Impact;
 import org.apache.lucene.index.Impacts;
 import org.apache.lucene.index.ImpactsEnum;
@@ -31,6 +33,7 @@ import org.apache.lucene.index.StoredFields;
 import org.apache.lucene.index.Term;
 import org.apache.lucene.index.TermState;
 import org.apache.lucene.index.TermStates;
+import org.apache.lucene.index.TermVectors;
 import org.apache.lucene.index.Terms;
 import org.apache.lucene.index.TermsEnum;
 import org.apache.lucene.search.BooleanClause;
@@ -38,10 +41,16 @@ import org.apache.lucene.search.BooleanQuery;
 import org.apache.lucene.search.BoostQuery;
 import org.apache.lucene.search.CollectionStatistics;
 import org.apache.lucene.search.IndexSearcher;
+import org.apache.lucene.search.PhraseQuery;
 import org.apache.lucene.search.Query;
 import org.apache.lucene.search.ScoreDoc;
+import org.apache.lucene.search.ScoreMode;
+import org.apache.lucene.search.Scorer;
 import org.apache.lucene.search.TermQuery;
+import org.apache.lucene.search.TermStatistics;
+import org.apache.lucene.search.Weight;
 import org.apache.lucene.search.similarities.BM25Similarity;
+import org.apache.lucene.search.similarities.Similarity;
 import org.apache.lucene.store.FSDirectory;
 import org.apache.lucene.util.BytesRef;
 import org.apache.lucene.util.LongHeap;
@@ -116,8 +125,17 @@ public final class Shards implements Closeable {
     return out.toByteArray();
   }
 
+  /** Return the terms of each text: all numbers of terms, then all terms. A gap before one is so many empty terms. */
+  public static byte[] analyzePhrases(Analyzer analyzer, byte[] texts) throws IOException {
+    return analyze(analyzer, texts, true);
+  }
+
   /** Return the terms of each text: all numbers of terms, then all terms. */
   public static byte[] analyze(Analyzer analyzer, byte[] texts) throws IOException {
+    return analyze(analyzer, texts, false);
+  }
+
+  private static byte[] analyze(Analyzer analyzer, byte[] texts, boolean gaps) throws IOException {
     ByteBuffer in = little(texts);
     int[] sizes = new int[in.getInt()];
     ByteArrayOutputStream terms = new ByteArrayOutputStream();
@@ -125,8 +143,12 @@ public final class Shards implements Closeable {
       String text = new String(readText(in), StandardCharsets.UTF_8);
       try (TokenStream stream = analyzer.tokenStream(null, text)) {
         CharTermAttribute term = stream.addAttribute(CharTermAttribute.class);
+        PositionIncrementAttribute step = stream.addAttribute(PositionIncrementAttribute.class);
         stream.reset();
         for (; stream.incrementToken(); sizes[i]++) {
+          for (int gap = 1; gaps && gap < step.getPositionIncrement(); gap++, sizes[i]++) {
+            writeText(terms, "");
+          }
           writeText(terms, term.toString());
         }
         stream.end();
@@ -137,15 +159,40 @@ public final class Shards implements Closeable {
     return out.put(terms.toByteArray()).array();
   }
 
-  /** Return what queries over these distinct terms (their number, the field of each, then they) are asked with. */
+  /** Return the terms of documents (int32) in the first field: all numbers of terms, frequencies, terms. */
+  public byte[] vectors(byte[] documents) throws IOException {
+    int[] docs = take(little(documents), documents.length / Integer.BYTES);
+    int[] found = new int[docs.length];
+    ByteArrayOutputStream freqs = new ByteArrayOutputStream();
+    ByteArrayOutputStream texts = new ByteArrayOutputStream();
+    TermVectors vectors = reader.termVectors();
+    for (int i = 0; i < docs.length; i++) {
+      Terms known = vectors.get(docs[i], fields[0]);
+      TermsEnum cursor = known == null ? TermsEnum.EMPTY : known.iterator();
+      for (BytesRef term = cursor.next(); term != null; term = cursor.next(), found[i]++) {
+        freqs.writeBytes(little(new byte[Integer.BYTES]).putInt((int) cursor.totalTermFreq()).array());
+        writeText(texts, term.utf8ToString());
+      }
+    }
+    ByteBuffer out = little(new byte[Integer.BYTES * found.length + freqs.size() + texts.size()]);
+    put(out, found);
+    return out.put(freqs.toByteArray()).put(texts.toByteArray()).array();
+  }
+
+  /**
+   * Return what queries over these distinct terms (their number, the field of each, then they) are asked with. One that
+   * has a NUL in it is a phrase: words with NULs between them, nothing where any word may stand.
+   */
   public Batch batch(byte[] terms) throws IOException {
     return new Batch(terms);
   }
 
-  /** Terms, and where each stands in each leaf, looked up once for any number of queries. */
+  /** Terms and phrases, and where each stands in each leaf, looked up once for any number of queries. */
   public final class Batch {
-    private final Term[] terms;
+    private final Term[] terms; // or phrases
     private final int[] fieldOf; // by term
+    private final Query[] phrases; // by term; null of one that is none
+    private final Occurrences[][] occurrences; // by term and leaf, of phrases
     private final TermState[][] states; // by term and leaf; null where the leaf lacks the term
     private final int[] df; // of these shards
 
@@ -155,14 +202,28 @@ public final class Shards implements Closeable {
       fieldOf = take(in, terms.length);
       states = new TermState[terms.length][leaves.size()];
       df = new int[terms.length];
+      phrases = new Query[terms.length];
+      occurrences = new Occurrences[terms.length][leaves.size()];
       for (int t = 0; t < terms.length; t++) {
         terms[t] = new Term(fields[fieldOf[t]], new BytesRef(readText(in)));
+        phrases[t] = phrase(terms[t]);
+      }
+      IndexSearcher counting = new IndexSearcher(reader);
+      counting.setSimilarity(FREQUENCY);
+      for (int t = 0; t < terms.length; t++) {
+        if (phrases[t] != null) {
+          Weight weight = counting.createWeight(counting.rewrite(phrases[t]), ScoreMode.COMPLETE, 1);
+          for (LeafReaderContext leaf : leaves) {
+            Scorer scorer = weight.scorer(leaf);
+            occurrences[t][leaf.ord] = scorer == null ? null : new Occurrences(scorer);
+          }
+        }
       }
       Sums sums = new Sums(leaves.size(), fields.length);
       for (LeafReaderContext leaf : leaves) {
         for (int t = 0; t < terms.length; t++) {
           TermsEnum cursor = cursor(leaf, fieldOf[t], sums);
-          if (cursor != null && cursor.seekExact(terms[t].bytes())) {
+          if (phrases[t] == null && cursor != null && cursor.seekExact(terms[t].bytes())) {
             states[t][leaf.ord] = cursor.termState();
             df[t] += cursor.docFreq();
           }
@@ -170,7 +231,11 @@ public final class Shards implements Closeable {
       }
     }
 
-    /** Return the number of documents of these shards with each term. */
+    private boolean has(LeafReaderContext leaf, int term) {
+      return states[term][leaf.ord] != null || occurrences[term][leaf.ord] != null;
+    }
+
+    /** Return the number of documents of these shards with each term; phrases have none. */
     public byte[] df() {
       ByteBuffer out = little(new byte[Integer.BYTES * df.length]);
       put(out, df);
@@ -288,14 +353,19 @@ public final class Shards implements Closeable {
       for (String field : fields) {
         counts.put(field, new long[] {given.getLong(), given.getLong()});
       }
-      IndexSearcher searcher = new CollectionSearcher(reader, counts);
+      Map<Term, Integer> df = new HashMap<>();
+      for (int t = 0; t < terms.length; t++) {
+        df.put(terms[t], collectionDf[t]);
+      }
+      IndexSearcher searcher = new CollectionSearcher(reader, counts, df);
       searcher.setSimilarity(new BM25Similarity(k1, b));
       searcher.setQueryCache(null);
       ScoreDoc[][] hits = new ScoreDoc[rows.length][];
       inThreads(rows.length, (q, sums) -> {
         BooleanQuery.Builder any = new BooleanQuery.Builder();
         for (int i = 0; i < rows[q].length; i++) {
-          Query one = new TermQuery(terms[rows[q][i]], collection[rows[q][i]]);
+          int term = rows[q][i];
+          Query one = phrases[term] == null ? new TermQuery(terms[term], collection[term]) : phrases[term];
           float boost = (float) boosts[q][i];
           any.add(boost == 1 ? one : new BoostQuery(one, boost), BooleanClause.Occur.SHOULD);
         }
@@ -339,6 +409,9 @@ public final class Shards implements Closeable {
 
     /** Return a term's postings in the place of those that the slot held before. */
     private PostingsEnum postings(LeafReaderContext leaf, int term, int slot, Sums sums) throws IOException {
+      if (phrases[term] != null) {
+        return occurrences[term][leaf.ord].again();
+      }
       if (slot >= SLOTS) {
         return at(leaf, term, sums).postings(null, PostingsEnum.FREQS);
       }
@@ -356,7 +429,7 @@ public final class Shards implements Closeable {
           to++;
         }
         for (int i = 0; i < row.length; i++) {
-          if (states[row[i]][leaf.ord] != null) {
+          if (has(leaf, row[i])) {
             PostingsEnum postings = postings(leaf, row[i], 0, sums);
             for (int at = from; at < to; at++) {
               int doc = docs[at] - leaf.docBase;
@@ -386,10 +459,10 @@ public final class Shards implements Closeable {
 
       void bound(int term, Sums sums) throws IOException {
         for (LeafReaderContext leaf : leaves) {
-          if (states[term][leaf.ord] != null) {
+          if (has(leaf, term)) {
             float[] most = new float[(leaf.reader().maxDoc() + WINDOW - 1) / WINDOW];
             double[] norms = this.norms[fieldOf[term]];
-            if (at(leaf, term, sums).docFreq() <= FEW) {
+            if (phrases[term] != null || at(leaf, term, sums).docFreq() <= FEW) {
               read(postings(leaf, term, 0, sums), codes[fieldOf[term]][leaf.ord], norms, most);
             } else {
               readImpacts(at(leaf, term, sums).impacts(PostingsEnum.FREQS), leaf.reader().maxDoc(), norms, most);
@@ -431,7 +504,7 @@ public final class Shards implements Closeable {
         Postings[] present = new Postings[row.length];
         int count = 0;
         for (int i = 0; i < row.length; i++) {
-          if (states[row[i]][leaf.ord] != null) {
+          if (has(leaf, row[i])) {
             PostingsEnum postings = postings(leaf, row[i], count, sums);
             int field = fieldOf[row[i]];
             byte[] lengths = codes[field][leaf.ord];
@@ -474,6 +547,116 @@ public final class Shards implements Closeable {
           }
         }
       }
+    }
+  }
+
+  /** Return the phrase that a term with a NUL in it stands for, null for any other. */
+  private static Query phrase(Term term) {
+    String[] words = term.text().split("\0", -1);
+    PhraseQuery.Builder phrase = new PhraseQuery.Builder();
+    for (int place = 0; place < words.length; place++) {
+      if (!words[place].isEmpty()) {
+        phrase.add(new Term(term.field(), words[place]), place);
+      }
+    }
+    return words.length == 1 ? null : phrase.build();
+  }
+
+  /** Lets a scorer tell how often a document has what it looks for. */
+  private static final Similarity FREQUENCY = new Similarity() {
+    @Override
+    public long computeNorm(FieldInvertState state) {
+      throw new UnsupportedOperationException("nothing is indexed with it");
+    }
+
+    @Override
+    public SimScorer scorer(float boost, CollectionStatistics collection, TermStatistics... terms) {
+      return new SimScorer() {
+        @Override
+        public float score(float freq, long norm) {
+          return freq;
+        }
+      };
+    }
+  };
+
+  /** A phrase's documents in a leaf, as postings. */
+  private static final class Occurrences extends PostingsEnum {
+    private final int[] docs;
+    private final int[] freqs;
+    private int at = -1;
+
+    Occurrences(Scorer scorer) throws IOException {
+      int[] docs = new int[8];
+      int[] freqs = new int[8];
+      int size = 0;
+      for (int doc = scorer.iterator().nextDoc(); doc != NO_MORE_DOCS; doc = scorer.iterator().nextDoc()) {
+        if (size == docs.length) {
+          docs = Arrays.copyOf(docs, 2 * size);
+          freqs = Arrays.copyOf(freqs, 2 * size);
+        }
+        docs[size] = doc;
+        freqs[size++] = (int) scorer.score();
+      }
+      this.docs = Arrays.copyOf(docs, size);
+      this.freqs = Arrays.copyOf(freqs, size);
+    }
+
+    private Occurrences(int[] docs, int[] freqs) {
+      this.docs = docs;
+      this.freqs = freqs;
+    }
+
+    Occurrences again() {
+      return new Occurrences(docs, freqs);
+    }
+
+    @Override
+    public int docID() {
+      return at < 0 ? -1 : at < docs.length ? docs[at] : NO_MORE_DOCS;
+    }
+
+    @Override
+    public int nextDoc() {
+      at++;
+      return docID();
+    }
+
+    @Override
+    public int advance(int target) {
+      int found = Arrays.binarySearch(docs, Math.min(docs.length, at + 1), docs.length, target);
+      at = found < 0 ? -found - 1 : found;
+      return docID();
+    }
+
+    @Override
+    public long cost() {
+      return docs.length;
+    }
+
+    @Override
+    public int freq() {
+      return freqs[at];
+    }
+
+    @Override
+    public int nextPosition() {
+      return -1;
+    }
+
+    @Override
+    public int startOffset() {
+      return -1;
+    }
+
+    @Override
+    public int endOffset() {
+      return -1;
+    }
+
+    @Override
+    public BytesRef getPayload() {
+      return null;
     }
   }
 
@@ -605,10 +788,18 @@ public final class Shards implements Closeable {
   /** Tells Lucene's scorer of the whole collection instead of what it counts here. */
   private static final class CollectionSearcher extends IndexSearcher {
     private final Map<String, long[]> counts; // by field: documents with terms, terms
+    private final Map<Term, Integer> df;
 
-    CollectionSearcher(IndexReader reader, Map<String, long[]> counts) {
+    CollectionSearcher(IndexReader reader, Map<String, long[]> counts, Map<Term, Integer> df) {
       super(reader);
       this.counts = counts;
+      this.df = df;
+    }
+
+    @Override
+    public TermStatistics termStatistics(Term term, int docFreq, long totalTermFreq) {
+      int documents = df.get(term);
+      return new TermStatistics(term.bytes(), documents, documents);
     }
 
     @Override
