@@ -21,7 +21,7 @@ from rag_hpc.core.policy import Policy
 from rag_hpc.errors import ConfigError, did_you_mean
 from rag_hpc.generators.config import GeneratorConfig
 from rag_hpc.schema import explain, to_plain
-from rag_hpc.search.questions import field_weights
+from rag_hpc.search.questions import check_feedback, weights_of
 from rag_hpc.slurm.cluster import ClusterConfig, StageResources
 from rag_hpc.sources.base import ROUNDS, CorpusConfig, PathConfig, SourceName
 from rag_hpc.sources.crawl.config import SiteConfig
@@ -282,7 +282,8 @@ def check(config: RunConfig) -> None:
     if "retrieve.search" in stages:
         check_method(config.stage.retrieve.method, stages)
         if "lexical" in stages:
-            field_weights([extra.value for extra in config.stage.lexical.fields], config.stage.retrieve.fields)
+            check_feedback(config.stage.retrieve.rm3, config.stage.lexical.term_vectors)
+            weights_of([extra.value for extra in config.stage.lexical.fields], config.stage.retrieve.fields)
     if "evaluate" in stages:
         check_measures(config.stage.evaluate.measures)
     if "rerank" in stages and not config.stage.rerank.model:

@@ -4,35 +4,60 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from rag_hpc.algo.rank import bm25
+from rag_hpc.algo.rank.rm3 import Rm3
 from rag_hpc.core.comm import Comm
 from rag_hpc.errors import ConfigError
 from rag_hpc.search.jvm import Analyzer
 from rag_hpc.search.lucene import CONTENTS
 from rag_hpc.search.shards import Shards, analyze
 
+
+def check_feedback(how: Rm3, term_vectors: bool) -> None:
+    """Raise ConfigError where queries are to be widened by documents whose words the index does not tell."""
+    if how.fb_docs and not term_vectors:
+        raise ConfigError(
+            "stage.retrieve.rm3 reads the words of documents, which the index does not hold; "
+            "set stage.lexical.term_vectors=true, or stage.retrieve.rm3.fb_docs=0"
+        )
+
+
 _QUOTED = re.compile('"([^"]+)"|\u201c([^\u201d]+)\u201d')
 
 
-def field_weights(indexed: Sequence[str], asked: Mapping[str, float]) -> list[float]:
-    """Return the weight of the text and of each field indexed beside it: those asked for, else 1 each.
+@dataclass(kw_only=True)
+class FieldWeights:
+    """What the score of each field of the index counts in a document's."""
 
-    Raises ConfigError for a field that is not indexed, and for weights of which none is above 0.
+    contents: float = 1.0  # the text, with whatever is no field of its own
+    title: float = 1.0  # this and the next are there with stage.lexical.fields=[title,heading]
+    heading: float = 1.0
+
+    def __post_init__(self) -> None:
+        if min(vars(self).values()) < 0:
+            raise ConfigError(f"stage.retrieve.fields={vars(self)}: weights >= 0 are needed")
+
+
+def weights_of(indexed: Sequence[str], asked: FieldWeights) -> list[float]:
+    """Return the weight of the text and of each field indexed beside it.
+
+    Raises ConfigError for the weight of a field that is not indexed, and where no field has a weight.
     """
-    names = [CONTENTS, *indexed]
-    if unknown := [name for name in asked if name not in names]:
+    names, given = [CONTENTS, *indexed], vars(asked)
+    usual = vars(FieldWeights())
+    if absent := [name for name in given if name not in names and given[name] not in (0, usual[name])]:
         raise ConfigError(
-            f"stage.retrieve.fields: {', '.join(unknown)} is no field of the index, which has {', '.join(names)}; "
-            "stage.lexical.fields=[title,heading] indexes more"
+            f"stage.retrieve.fields: {', '.join(absent)} is no field of the index, which has {', '.join(names)}; "
+            f"index it with stage.lexical.fields=[{','.join([*indexed, *absent])}]"
         )
-    weights = [float(asked.get(name, 0.0) if asked else 1.0) for name in names]
-    if min(weights) < 0 or not any(weights):
-        raise ConfigError(f"stage.retrieve.fields={dict(asked)}: weights >= 0 are needed, and one above 0")
-    return weights
+    if not any(given[name] for name in names):
+        raise ConfigError(f"stage.retrieve.fields={given}: a field of the index needs a weight above 0")
+    return [given[name] for name in names]
 
 
 def analyze_phrases(texts: Sequence[str], analyzer: str) -> list[list[str]]:
@@ -52,7 +77,7 @@ class Questions:
     ) -> None:
         """indexed: the settings that the shards were made with; weights: of their fields."""
         self._shards, self._comm = shards, comm
-        self._analyzer = indexed.get("analyzer", Analyzer.en.value)  # runs of before have no other
+        self.analyzer = indexed.get("analyzer", Analyzer.en.value)  # runs of before have no other
         self._analyze = analyze_phrases if indexed.get("positions") else analyze
         self._k1, self._b, self._weights = k1, b, weights
         counts = np.array([shards.num_docs, shards.total_terms], dtype=np.int64)
@@ -60,9 +85,16 @@ class Questions:
 
     def queries(self, texts: Sequence[str]) -> list[bm25.Query]:
         """Return each question's query."""
-        analyzed = self._analyze(texts, self._analyzer)
-        wholes = self.collections({word for terms in analyzed for term in terms for word in bm25.words_of(term)})
-        return [bm25.make_query(words, wholes, self._k1, self._b, self._weights) for words in analyzed]
+        return self.make(self.analyzed(texts))
+
+    def analyzed(self, texts: Sequence[str]) -> list[list[str]]:
+        """Return each question's terms."""
+        return self._analyze(texts, self.analyzer)
+
+    def make(self, rows: Sequence[Sequence[str] | Mapping[str, float]]) -> list[bm25.Query]:
+        """Return the queries of terms, or of how often each counts."""
+        wholes = self.collections({word for terms in rows for term in terms for word in bm25.words_of(term)})
+        return [bm25.make_query(terms, wholes, self._k1, self._b, self._weights) for terms in rows]
 
     def collections(self, terms: Iterable[str]) -> list[bm25.Collection]:
         """Return what all ranks' shards count of the terms, in each field."""

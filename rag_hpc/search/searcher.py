@@ -15,15 +15,18 @@ import numpy as np
 
 from rag_hpc.algo.rank import bm25
 from rag_hpc.algo.rank.fusion import dense_weight, weighted
+from rag_hpc.algo.rank.rm3 import Rm3
 from rag_hpc.algo.rank.topk import Hits, canonical_scores, exact_topk, merge_topk, nothing
-from rag_hpc.algo.types import F32, I64, Array
+from rag_hpc.algo.types import F32, I64, Array, Indices
 from rag_hpc.core.comm import Comm
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.errors import ConfigError
 from rag_hpc.search import lucene
 from rag_hpc.search.ann import Ann, gathered, slice_of
-from rag_hpc.search.questions import Questions, field_weights
+from rag_hpc.search.feedback import Feedback
+from rag_hpc.search.questions import FieldWeights, Questions, check_feedback, weights_of
 from rag_hpc.search.shards import Shards, num_threads
+from rag_hpc.search.spans import Spans, spans_of
 from rag_hpc.stores.questions import FOUND_AGAIN
 from rag_hpc.stores.shards import LEXICAL, Effort
 from rag_hpc.stores.vectors import VectorStore
@@ -36,7 +39,8 @@ class SearchSettings:
     depth: int = 100  # hits kept of each method, and given to the fusion
     k1: float = 0.9
     b: float = 0.4
-    fields: dict[str, float] = field(default_factory=dict)  # weights of contents and stage.lexical.fields; {} = 1 each
+    fields: FieldWeights = field(default_factory=FieldWeights)
+    rm3: Rm3 = field(default_factory=Rm3)  # widens queries by what they find first
     dense_weight: float | None = None  # in the fused ranking, BM25 has the rest; null = by query and encoder
     num_probes: int = 0  # of the inverted lists; 0 = as the vector index was checked with
 
@@ -78,9 +82,13 @@ class Searcher:
         """`found_again`: as `knowledge` returns it."""
         self._settings, self._comm, self._found_again = settings, comm, found_again
         fields = lexical.config.get("fields", [])
-        weights = field_weights(fields, settings.fields)
-        self._lexical, self._ordinals = self._open(lexical, scratch, fields)
+        weights = weights_of(fields, settings.fields)
+        self._lexical, self._spans = self._open(lexical, scratch, fields)
         self._questions = Questions(self._lexical, comm, lexical.config, settings.k1, settings.b, weights)
+        check_feedback(settings.rm3, lexical.config.get("term_vectors", False))
+        if settings.rm3.fb_docs:
+            feedback = Feedback(self._lexical, self._questions, comm, settings.rm3, self._first_passages)
+        self._queries = feedback.queries if settings.rm3.fb_docs else self._questions.queries
         store = VectorStore(encoded)
         self._first, stop = slice_of(len(store), comm)
         self._rows = store.rows(self._first, stop)
@@ -93,7 +101,7 @@ class Searcher:
         results = Found()
         vectors_QD = np.ascontiguousarray(vectors_QD, dtype=np.float32)
         begun = time.monotonic()
-        queries = self._questions.queries(texts)
+        queries = self._queries(texts)
         results.seconds["bm25"] = time.monotonic() - begun
         steps: dict[str, Callable[[], Hits]] = {
             "bm25": lambda: self._bm25(queries, vectors_QD),
@@ -114,41 +122,32 @@ class Searcher:
     def _mine(self, num_shards: int) -> list[int]:
         return [s for s in range(num_shards) if s % self._comm.world_size == self._comm.rank]
 
-    def _open(self, lexical: Manifest, scratch: Path, fields: Sequence[str]) -> tuple[Shards, I64 | None]:
-        """Unpack this rank's shards onto node-local scratch; return them, and of each the ordinal of its first document
-        (None: they hold whole documents)."""
+    def _open(self, lexical: Manifest, scratch: Path, fields: Sequence[str]) -> tuple[Shards, Spans]:
+        """Unpack this rank's shards onto node-local scratch; return them, and what tells their documents' passages."""
         mine = self._mine(len(lexical.units))
         packed = [lexical.checked(position, LEXICAL) for position in mine]
         folders = [scratch / f"lexical-{position}" for position in mine]
         unpacked = [lucene.unpack(*pair) for pair in zip(packed, folders, strict=True)]
         shards = Shards(unpacked, threads=num_threads(), fields=(lucene.CONTENTS, *fields))
-        held = np.diff(shards.starts) > 0
-        names, ordinals = shards.ids(shards.starts[:-1][held]), np.zeros(len(mine), dtype=np.int64)
-        if any("-" in name for name in names):
-            return shards, None
-        ordinals[held] = [int(name) for name in names]
-        return shards, ordinals
+        return shards, spans_of(shards, lexical, mine)
 
     def _bm25(self, queries: Sequence[bm25.Query], vectors_QD: F32) -> Hits:
         scores, docs = self._lexical.top(queries, self._settings.depth)
         rows, columns = np.nonzero(docs >= 0)
-        found = docs[rows, columns]
-        if self._ordinals is None:
-            docs[rows, columns] = self._best_passages(self._lexical.ids(found), vectors_QD[rows])
-        else:
-            shard = np.searchsorted(self._lexical.starts, found, side="right") - 1
-            docs[rows, columns] = found - self._lexical.starts[shard] + self._ordinals[shard]
+        docs[rows, columns] = self._best_passages(self._spans(docs[rows, columns]), rows, vectors_QD)
         return scores, docs
 
-    def _best_passages(self, documents: Sequence[str], vectors_PD: F32) -> I64:
-        """Return the passage of each document, "FIRST-STOP", that is nearest to its query; the first of equal ones."""
-        spans = [tuple(map(int, name.split("-"))) for name in documents]
-        best = np.array([first for first, _ in spans], dtype=np.int64)
-        for place, (first, stop) in enumerate(spans):
-            if stop - first > 1:
-                rows = self._store.take(np.arange(first, stop)).astype(np.float32)
-                asked = np.repeat(vectors_PD[place][None], stop - first, axis=0)
-                best[place] += int(np.argmax(canonical_scores(asked, rows)))
+    def _first_passages(self, docs: I64) -> I64:
+        return self._spans(docs)[:, 0]
+
+    def _best_passages(self, spans_P2: I64, rows_P: Indices, vectors_QD: F32) -> I64:
+        """Return the passage of each document that is nearest to its query; the first of equal ones."""
+        best: I64 = spans_P2[:, 0].copy()
+        for place in np.nonzero(spans_P2[:, 1] - spans_P2[:, 0] > 1)[0]:
+            first, stop = spans_P2[place].tolist()
+            rows = self._store.take(np.arange(first, stop)).astype(np.float32)
+            asked = np.repeat(vectors_QD[rows_P[place]][None], stop - first, axis=0)
+            best[place] += int(np.argmax(canonical_scores(asked, rows)))
         return best
 
     def _dense(self, vectors_QD: Array) -> Hits:

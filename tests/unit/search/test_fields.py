@@ -15,7 +15,7 @@ from rag_hpc.algo.rank.topk import merge_topk
 from rag_hpc.core.comm import Comm, SerialComm
 from rag_hpc.errors import ConfigError, MissingDependency
 from rag_hpc.search import jvm, lucene
-from rag_hpc.search.questions import field_weights
+from rag_hpc.search.questions import FieldWeights, weights_of
 from rag_hpc.search.searcher import Searcher, SearchSettings
 from rag_hpc.search.shards import Shards, analyze
 from rag_hpc.stages.registry import make_stage
@@ -23,6 +23,7 @@ from rag_hpc.stages.registry import make_stage
 FIELDS = (lucene.CONTENTS, "title")
 EDGES = [0, 40, 700, 760, 900]  # uneven shards
 WEIGHTS = [1.0, 2.5]
+TITLES = FieldWeights(contents=0.0, title=3.0, heading=0.0)
 ASKED = [f"w{i % 40} w{7 * i % 90} w{i % 7} rare{i}" for i in range(30)]
 
 
@@ -135,14 +136,14 @@ def test_a_field_without_weight_is_not_searched(shards: list[Shards]) -> None:
 
 
 def test_weights_of_unknown_fields_are_refused() -> None:
-    assert field_weights([], {}) == [1.0] and field_weights(["title"], {"title": 2}) == [0.0, 2.0]
-    for asked, told in (
-        ({"body": 1.0}, "body is no field of the index, which has contents, title"),
-        ({"title": 0.0}, "one above 0"),
-        ({"title": -1.0}, "weights >= 0"),
-    ):
-        with pytest.raises(ConfigError, match=told):
-            field_weights(["title"], asked)
+    assert weights_of([], FieldWeights()) == [1.0]
+    assert weights_of(["title"], FieldWeights(title=2.0, contents=0.0)) == [0.0, 2.0]
+    with pytest.raises(ConfigError, match=r"title is no field .* has contents, heading; .*fields=\[heading,title\]"):
+        weights_of(["heading"], FieldWeights(title=2.0))
+    with pytest.raises(ConfigError, match="a weight above 0"):
+        weights_of([], FieldWeights(contents=0.0))
+    with pytest.raises(ConfigError, match="weights >= 0"):
+        FieldWeights(title=-1.0)
 
 
 def test_headings_are_of_passages_alone() -> None:
@@ -161,17 +162,17 @@ def test_runs_search_their_fields_with_the_same_bits_on_any_ranks(
     texts = ["a stable sort keeps equal items", "sockets guide", "note 3", "of the"]
     vectors = np.random.default_rng(0).standard_normal((len(texts), 384)).astype(np.float32)
 
-    def search(comm: Comm, fields: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
-        scratch = tmp_path / f"{comm.world_size}-{comm.rank}-{len(fields)}"
+    def search(comm: Comm, fields: FieldWeights) -> tuple[np.ndarray, np.ndarray]:
+        scratch = tmp_path / f"{comm.world_size}-{comm.rank}-{fields.contents}"
         scratch.mkdir()
         settings = SearchSettings(depth=15, fields=fields)
         found = Searcher(built, chain.out["encode"], None, settings, comm, scratch).search(texts, vectors)
         return found.hits.get("bm25", (np.empty(0), np.empty(0)))
 
-    alone, weighted = search(SerialComm(), {}), search(SerialComm(), {"title": 3.0})
+    alone, weighted = search(SerialComm(), FieldWeights()), search(SerialComm(), TITLES)
     assert not np.array_equal(alone[1], weighted[1]) and (alone[1][:3, 0] >= 0).all()
     titles = [row["title"] for row in chain.table("chunk", "chunks.parquet")]
     assert {"sockets" in titles[i].lower() or "guide" in titles[i].lower() for i in weighted[1][1] if i >= 0} == {True}
-    for world_size in (2, 3, num_shards):
-        first, *_ = stagerun.on_ranks(world_size, lambda comm: search(comm, {}))
+    for world_size in sorted({2, 3, num_shards}):
+        first, *_ = stagerun.on_ranks(world_size, lambda comm: search(comm, FieldWeights()))
         assert first[0].tobytes() == alone[0].tobytes() and first[1].tobytes() == alone[1].tobytes()
