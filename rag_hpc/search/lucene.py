@@ -28,6 +28,7 @@ from rag_hpc.search.jvm import Analyzer, heap, java, java_string, require_java, 
 
 log = logging.getLogger(__name__)
 
+LOCK = "write.lock"
 CONTENTS, ID = "contents", "id"  # Anserini's field names, so that pyserini opens these indexes too
 _FLUSH_CHARS = 32_000_000  # text held in memory before a segment is written; a fixed point, unlike a heap threshold
 _END = "end"
@@ -79,7 +80,7 @@ def build_index(
 
 def pack(index_dir: Path, tar_path: Path) -> None:
     """Write the index as one uncompressed tar whose bytes depend on the index's files only."""
-    names = sorted(p.name for p in index_dir.iterdir() if p.name != "write.lock")
+    names = sorted(p.name for p in index_dir.iterdir() if p.name != LOCK)
     with tarfile.open(tar_path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for name in names:
             info = tarfile.TarInfo(name)
@@ -162,7 +163,7 @@ def _write(docs: Iterable[Sequence[str]], out_dir: Path, how: Indexing = Indexin
     with_terms = int(leaf.getDocCount(CONTENTS)) if leaf else 0
     terms = max(0, int(leaf.getSumTotalTermFreq(CONTENTS))) if leaf else 0
     reader.close()
-    (out_dir / "write.lock").unlink(missing_ok=True)
+    (out_dir / LOCK).unlink(missing_ok=True)
     return {"docs": num_docs, "docs_with_terms": with_terms, "terms": terms}
 
 
