@@ -21,6 +21,7 @@ from rag_hpc.core.policy import Policy
 from rag_hpc.errors import ConfigError, did_you_mean
 from rag_hpc.generators.config import GeneratorConfig
 from rag_hpc.schema import explain, to_plain
+from rag_hpc.search import given, prebuilt
 from rag_hpc.search.questions import check_feedback, weights_of
 from rag_hpc.slurm.cluster import ClusterConfig, StageResources
 from rag_hpc.sources.base import ROUNDS, CorpusConfig, PathConfig, SourceName
@@ -267,6 +268,7 @@ def check(config: RunConfig) -> None:
         older_generations(config.stage.dedup)
     if "chunk" in stages:
         check_limit(config.stage.chunk)
+    check_made_elsewhere(config.stage, stages)
     if "lexical" in stages:
         from rag_hpc.search.jvm import require_java
 
@@ -288,6 +290,14 @@ def check(config: RunConfig) -> None:
         check_measures(config.stage.evaluate.measures)
     if "rerank" in stages and not config.stage.rerank.model:
         raise ConfigError("pipeline=rerank: set stage.rerank.model to the folder of a cross-encoder")
+
+
+def check_made_elsewhere(stage: Any, stages: Sequence[str]) -> None:
+    """Raise ConfigError where an index that is to be taken in is not there."""
+    if "lexical" in stages and stage.lexical.prebuilt:
+        prebuilt.files_of(stage.lexical.prebuilt)
+    if "vectors.train" in stages and stage.vectors.prebuilt:
+        given.files_of(stage.vectors.prebuilt)
 
 
 def check_heap(heap_mib: int, mem_gib: float | None) -> None:

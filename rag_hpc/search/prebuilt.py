@@ -18,14 +18,18 @@ Span = tuple[int, int]  # the ordinals [first, stop) of a document's passages
 
 
 def digest(folder: str) -> str:
-    """Return the hash of an index's files and their names. Raises ConfigError for a folder that holds no index."""
+    """Return the hash of an index's files and their names."""
+    return hash_value({file.name: hash_file(file) for file in files_of(folder)})
+
+
+def files_of(folder: str) -> list[Path]:
+    """Return an index's files by name. Raises ConfigError for a folder that holds no index."""
     path = Path(folder).expanduser()
     if not any(path.glob("segments_*")):
         raise ConfigError(
             f"stage.lexical.prebuilt={folder}: no Lucene index is there; name the folder that has its segments_N"
         )
-    files = sorted(file for file in path.iterdir() if file.name != LOCK)
-    return hash_value({file.name: hash_file(file) for file in files})
+    return sorted(file for file in path.iterdir() if file.name != LOCK)
 
 
 def spans_in(folder: Path, spans: Mapping[str, Span], how: Indexing, heap_mib: int = 0) -> I64:

@@ -15,6 +15,7 @@ from rag_hpc.core.settings import path_field
 from rag_hpc.core.stage import Context, Inputs, Stage
 from rag_hpc.core.unit import Counts, Unit
 from rag_hpc.errors import ConfigError, InputError
+from rag_hpc.search import prebuilt
 from rag_hpc.search.jvm import Analyzer
 from rag_hpc.stores.chunks import ChunkStore, split_evenly
 from rag_hpc.stores.documents import DOCUMENTS, document_batches
@@ -78,8 +79,6 @@ class Lexical(Stage):
 
     def plan(self, inputs: Inputs, shared: Path) -> list[Unit]:
         """Return one unit per shard; an index made elsewhere is one, which carries its hash."""
-        from rag_hpc.search import prebuilt
-
         if self.config.prebuilt:
             held = prebuilt.digest(self.config.prebuilt)
             return [Unit(0, {"start": 0, "stop": len(ChunkStore(inputs["chunk"])), "prebuilt": held})]
@@ -114,7 +113,7 @@ class Lexical(Stage):
 
     def _take_in(self, unit: Unit, out: Path, ctx: Context) -> Counts:
         """Write an index made elsewhere as index.tar, and spans.npy [documents, 2], which passages each holds."""
-        from rag_hpc.search import lucene, prebuilt
+        from rag_hpc.search import lucene
 
         given, num_passages = Path(self.config.prebuilt).expanduser(), unit.inputs["stop"]
         spans = spans_by_id(ctx.inputs, "doc_id" if self.config.whole_documents else "chunk_id")
