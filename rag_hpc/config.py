@@ -23,6 +23,8 @@ from rag_hpc.generators.config import GeneratorConfig
 from rag_hpc.generators.prompt import PromptConfig
 from rag_hpc.generators.registry import check_generator
 from rag_hpc.schema import explain, to_plain
+from rag_hpc.search import given, prebuilt
+from rag_hpc.search.questions import check_feedback, weights_of
 from rag_hpc.slurm.cluster import ClusterConfig, StageResources
 from rag_hpc.sources.base import ROUNDS, CorpusConfig, PathConfig, SourceName
 from rag_hpc.sources.crawl.config import SiteConfig
@@ -274,6 +276,7 @@ def check(config: RunConfig) -> None:
         older_generations(config.stage.dedup)
     if "chunk" in stages:
         check_limit(config.stage.chunk)
+    check_made_elsewhere(config.stage, stages)
     if "lexical" in stages:
         from rag_hpc.search.jvm import require_java
 
@@ -287,13 +290,30 @@ def check(config: RunConfig) -> None:
         asked = config.stage.queries
         load_questions(asked.source, asked.path, asked.questions, asked.num_hosts)
     if "retrieve.search" in stages:
-        check_method(config.stage.retrieve.method, stages, config.stage.retrieve.exact)
+        check_retrieval(config.stage, stages)
     if "evaluate" in stages:
         check_measures(config.stage.evaluate.measures)
     if "generate" in stages:
         check_generator(config.generator, config.prompt)
     if "rerank" in stages and not config.stage.rerank.model:
         raise ConfigError("pipeline=rerank: set stage.rerank.model to the folder of a cross-encoder")
+
+
+def check_retrieval(stage: Any, stages: Sequence[str]) -> None:
+    """Raise ConfigError for a search that the indexes of this pipeline would not serve."""
+
+    check_method(stage.retrieve.method, stages, stage.retrieve.exact)
+    if "lexical" in stages:
+        check_feedback(stage.retrieve.rm3, stage.lexical.term_vectors)
+        weights_of([extra.value for extra in stage.lexical.fields], stage.retrieve.fields)
+
+
+def check_made_elsewhere(stage: Any, stages: Sequence[str]) -> None:
+    """Raise ConfigError where an index that is to be taken in is not there."""
+    if "lexical" in stages and stage.lexical.prebuilt:
+        prebuilt.files_of(stage.lexical.prebuilt)
+    if "vectors.train" in stages and stage.vectors.prebuilt:
+        given.files_of(stage.vectors.prebuilt)
 
 
 def check_heap(heap_mib: int, mem_gib: float | None) -> None:

@@ -17,6 +17,7 @@ from rag_hpc.core.comm import Comm
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.search import lucene
 from rag_hpc.search.shards import Shards, num_threads
+from rag_hpc.search.spans import spans_of
 from rag_hpc.stores.shards import LEXICAL
 from rag_hpc.stores.vectors import VectorStore
 
@@ -26,13 +27,20 @@ _PASSAGES = 4096  # of documents that are compared at once
 class Lexical:
     """This rank's shards; hits are passages' ordinals."""
 
-    def __init__(self, lexical: Manifest, vectors: VectorStore, comm: Comm, scratch: Path) -> None:
-        """Unpack the shards onto node-local scratch. vectors: of all passages."""
+    def __init__(
+        self, lexical: Manifest, vectors: VectorStore, comm: Comm, scratch: Path, fields: Sequence[str] = ()
+    ) -> None:
+        """Unpack the shards onto node-local scratch. vectors: of all passages; fields: that are indexed beside the
+        text."""
         self._vectors = vectors
         self._allowed_N: Array | None = None
         self._held_N: Array | None = None
         mine = range(comm.rank, len(lexical.units), comm.world_size)
-        self.shards, self._ordinals = _opened(lexical, mine, scratch)
+        packed = [lexical.checked(position, LEXICAL) for position in mine]
+        folders = [scratch / f"lexical-{position}" for position in mine]
+        unpacked = [lucene.unpack(*pair) for pair in zip(packed, folders, strict=True)]
+        self.shards = Shards(unpacked, threads=num_threads(), fields=(lucene.CONTENTS, *fields))
+        self._spans = spans_of(self.shards, lexical, mine)
 
     def restrict(self, allowed_N: Array | None) -> None:
         """Let only these passages be found; None: all."""
@@ -42,13 +50,12 @@ class Lexical:
         """Return the passages of this rank's `depth` best documents by BM25; of a whole document, by vectors."""
         scores, docs = self._top(queries, depth)
         rows, columns = np.nonzero(docs >= 0)
-        found = docs[rows, columns]
-        if self._ordinals is None:
-            docs[rows, columns] = self._best_passages(self.shards.ids(found), vectors_QD[rows])
-        else:
-            shard = np.searchsorted(self.shards.starts, found, side="right") - 1
-            docs[rows, columns] = found - self.shards.starts[shard] + self._ordinals[shard]
+        docs[rows, columns] = self._best_passages(self._spans(docs[rows, columns]), vectors_QD[rows])
         return scores, docs
+
+    def first_passages(self, docs: I64) -> I64:
+        """Return the first passage of each document: its number in the collection."""
+        return self._spans(docs)[:, 0]
 
     def _top(self, queries: Sequence[bm25.Query], depth: int) -> Hits:
         """Return the best documents that may be found; where the filter drops too many, more are asked for."""
@@ -71,19 +78,13 @@ class Lexical:
         """Return of each document of this rank's shards whether it, or a passage of it, may be found."""
         if self._held_N is None:
             assert self._allowed_N is not None
-            if self._ordinals is None:
-                spans = _spans(self.shards.ids(range(self.shards.max_doc)))
-                before_N = np.concatenate([[0], np.cumsum(self._allowed_N)])
-                self._held_N = before_N[spans[:, 1]] > before_N[spans[:, 0]]
-            else:
-                sizes = np.diff(self.shards.starts)
-                shift = np.repeat(self._ordinals - self.shards.starts[:-1], sizes)
-                self._held_N = self._allowed_N[np.arange(self.shards.max_doc) + shift]
+            spans_N2 = self._spans(np.arange(self.shards.max_doc))
+            before_N = np.concatenate([[0], np.cumsum(self._allowed_N)])
+            self._held_N = before_N[spans_N2[:, 1]] > before_N[spans_N2[:, 0]]
         return self._held_N
 
-    def _best_passages(self, documents: Sequence[str], vectors_PD: F32) -> I64:
-        """Return the passage of each document, "FIRST-STOP", that is nearest to its query; the first of equal ones."""
-        spans_P2 = _spans(documents)
+    def _best_passages(self, spans_P2: I64, vectors_PD: F32) -> I64:
+        """Return the passage of each document that is nearest to its query; the first of equal ones."""
         best_P, sizes_P = spans_P2[:, 0].copy(), spans_P2[:, 1] - spans_P2[:, 0]
         long = np.flatnonzero(sizes_P > 1)
         ends = np.cumsum(sizes_P[long])
@@ -100,22 +101,3 @@ class Lexical:
                 largest = np.repeat(np.maximum.reduceat(scores, starts), sizes)
                 best_P[part] = np.minimum.reduceat(np.where(scores == largest, rows, np.iinfo(np.int64).max), starts)
         return best_P
-
-
-def _opened(lexical: Manifest, mine: Sequence[int], scratch: Path) -> tuple[Shards, I64 | None]:
-    """Return the shards at these positions, and of each the ordinal of its first document (None: they hold whole
-    documents)."""
-    packed = [lexical.checked(position, LEXICAL) for position in mine]
-    folders = [scratch / f"lexical-{position}" for position in mine]
-    shards = Shards([lucene.unpack(*pair) for pair in zip(packed, folders, strict=True)], threads=num_threads())
-    held = np.diff(shards.starts) > 0
-    names, ordinals = shards.ids(shards.starts[:-1][held]), np.zeros(len(mine), dtype=np.int64)
-    if any("-" in name for name in names):
-        return shards, None
-    ordinals[held] = [int(name) for name in names]
-    return shards, ordinals
-
-
-def _spans(documents: Sequence[str]) -> I64:
-    """Return the ordinals [first, stop) of documents named "FIRST-STOP"."""
-    return np.array([name.split("-") for name in documents], dtype=np.int64).reshape(-1, 2)

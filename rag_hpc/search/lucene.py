@@ -7,6 +7,7 @@ seed in a JVM of its own, and no diagnostics (host, kernel, time) in the segment
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +28,30 @@ from rag_hpc.search.jvm import Analyzer, heap, java, java_string, require_java, 
 
 log = logging.getLogger(__name__)
 
+LOCK = "write.lock"
 CONTENTS, ID = "contents", "id"  # Anserini's field names, so that pyserini opens these indexes too
 _FLUSH_CHARS = 32_000_000  # text held in memory before a segment is written; a fixed point, unlike a heap threshold
 _END = "end"
 _FILE_NAME = re.compile(r"[A-Za-z0-9_]+(\.[a-z0-9]+)?")
 
 
-def build_index(
-    docs: Iterable[tuple[str, str]], out_dir: Path, *, heap_mib: int = 0, analyzer: str = Analyzer.en.value
-) -> dict[str, int]:
-    """Write one shard to `out_dir` (absent or empty) and return {docs, docs_with_terms, terms}.
+@dataclass(frozen=True, kw_only=True)
+class Indexing:
+    """What an index is made with."""
 
-    docs: (id, text) pairs; the i-th becomes Lucene document i. analyzer: a language of `jvm.Analyzer`. Runs a child
-    process with a JVM of its own, whose heap is `jvm.heap(heap_mib)`. Raises InputError with the child's last words
-    when Lucene fails.
+    analyzer: str = Analyzer.en.value  # a language of `jvm.Analyzer`
+    fields: Sequence[str] = ()  # beside a document's text
+    positions: bool = False  # of words, for phrases
+    term_vectors: bool = False  # of documents' texts, for feedback
+
+
+def build_index(
+    docs: Iterable[Sequence[str]], out_dir: Path, how: Indexing = Indexing(), *, heap_mib: int = 0
+) -> dict[str, int]:
+    """Write one shard to `out_dir` (absent or empty) and return {docs, docs_with_terms, terms}, of the text's field.
+
+    docs: (id, text, what `how.fields` hold); the i-th becomes Lucene document i. Runs a child process with a JVM of its
+    own, whose heap is `jvm.heap(heap_mib)`. Raises InputError with the child's last words when Lucene fails.
     """
     require_java()
     heap_mib = heap(heap_mib)
@@ -47,7 +59,8 @@ def build_index(
     if any(out_dir.iterdir()):
         raise InputError(f"lexical: {out_dir} is not empty; give a new folder for the index")
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(p).absolute()) for p in sys.path if p)}
-    command = [sys.executable, "-P", "-m", "rag_hpc.search.lucene", str(out_dir.resolve()), str(heap_mib), analyzer]
+    told = json.dumps(dataclasses.asdict(how))
+    command = [sys.executable, "-P", "-m", "rag_hpc.search.lucene", str(out_dir.resolve()), str(heap_mib), told]
     with tempfile.TemporaryFile() as errors:
         # the working folder is the empty index folder: no user file there can shadow a module
         pipe = subprocess.PIPE
@@ -67,7 +80,7 @@ def build_index(
 
 def pack(index_dir: Path, tar_path: Path) -> None:
     """Write the index as one uncompressed tar whose bytes depend on the index's files only."""
-    names = sorted(p.name for p in index_dir.iterdir() if p.name != "write.lock")
+    names = sorted(p.name for p in index_dir.iterdir() if p.name != LOCK)
     with tarfile.open(tar_path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for name in names:
             info = tarfile.TarInfo(name)
@@ -94,12 +107,12 @@ def unpack(tar_path: Path, index_dir: Path) -> Path:
     return index_dir
 
 
-def _feed(child: subprocess.Popen[bytes], docs: Iterable[tuple[str, str]]) -> bytes:
+def _feed(child: subprocess.Popen[bytes], docs: Iterable[Sequence[str]]) -> bytes:
     """Return the child's answer after sending it the documents; b"" when it died early."""
     assert child.stdin is not None and child.stdout is not None  # both are pipes
     try:
-        for doc_id, text in docs:
-            child.stdin.write(json.dumps([doc_id, text]).encode("ascii") + b"\n")
+        for doc in docs:
+            child.stdin.write(json.dumps(doc).encode("ascii") + b"\n")
         # without this line the child takes the end of its input for our death and writes no index
         child.stdin.write(json.dumps(_END).encode("ascii") + b"\n")
         child.stdin.close()
@@ -124,20 +137,20 @@ def _bytes_ref(text: str) -> Any:
     return java("org.apache.lucene.util.BytesRef")(text.encode("utf-8", "replace"), signature="([B)V")
 
 
-def _write(docs: Iterable[tuple[str, str]], out_dir: Path, analyzer: str = Analyzer.en.value) -> dict[str, int]:
+def _write(docs: Iterable[Sequence[str]], out_dir: Path, how: Indexing = Indexing()) -> dict[str, int]:
     """Return the statistics of the index written to `out_dir` by this process's JVM."""
     directory = java("org.apache.lucene.store.FSDirectory").open(java("java.nio.file.Paths").get(str(out_dir)))
-    config = java("org.apache.lucene.index.IndexWriterConfig")(jvm.analyzer(analyzer))
+    config = java("org.apache.lucene.index.IndexWriterConfig")(jvm.analyzer(how.analyzer))
     config.setMergeScheduler(java("org.apache.lucene.index.SerialMergeScheduler")())
     config.setMergePolicy(java("org.apache.lucene.index.LogDocMergePolicy")())  # merges neighbours: keeps the order
     config.setMaxBufferedDocs(1 << 30)
     config.setRAMBufferSizeMB(-1.0)  # off: we flush after a fixed amount of text instead
     writer = java("org.apache.lucene.index.IndexWriter")(directory, config)
-    doc, held, num_docs = _ReusedDocument(), 0, 0
-    for doc_id, text in docs:
-        writer.addDocument(doc.fill(doc_id, text))
+    doc, held, num_docs = _ReusedDocument(how), 0, 0
+    for doc_id, *texts in docs:
+        writer.addDocument(doc.fill(doc_id, texts))
         num_docs += 1
-        held += len(text)
+        held += sum(map(len, texts))
         if held >= _FLUSH_CHARS:
             writer.flush()
             held = 0
@@ -150,35 +163,42 @@ def _write(docs: Iterable[tuple[str, str]], out_dir: Path, analyzer: str = Analy
     with_terms = int(leaf.getDocCount(CONTENTS)) if leaf else 0
     terms = max(0, int(leaf.getSumTotalTermFreq(CONTENTS))) if leaf else 0
     reader.close()
-    (out_dir / "write.lock").unlink(missing_ok=True)
+    (out_dir / LOCK).unlink(missing_ok=True)
     return {"docs": num_docs, "docs_with_terms": with_terms, "terms": terms}
 
 
 class _ReusedDocument:
     """One Lucene document whose fields are refilled for each text: few calls into Java."""
 
-    def __init__(self) -> None:
-        field_type = java("org.apache.lucene.document.FieldType")()
-        field_type.setIndexOptions(java("org.apache.lucene.index.IndexOptions").DOCS_AND_FREQS)
-        field_type.setTokenized(True)
-        field_type.freeze()
+    def __init__(self, how: Indexing) -> None:
+        options = java("org.apache.lucene.index.IndexOptions")
+        types = []
+        for vectors in (how.term_vectors, False):
+            kind = java("org.apache.lucene.document.FieldType")()
+            kind.setIndexOptions(options.DOCS_AND_FREQS_AND_POSITIONS if how.positions else options.DOCS_AND_FREQS)
+            kind.setTokenized(True)
+            kind.setStoreTermVectors(vectors)
+            kind.freeze()
+            types.append(kind)
+        kinds = zip((CONTENTS, *how.fields), [types[0]] + [types[1]] * len(how.fields), strict=True)
         signature = "(Ljava/lang/String;Ljava/lang/CharSequence;Lorg/apache/lucene/index/IndexableFieldType;)V"
         field = java("org.apache.lucene.document.Field")
-        self._contents = field(CONTENTS, java_string(""), field_type, signature=signature)
+        self._texts = [field(name, java_string(""), kind, signature=signature) for name, kind in kinds]
         stored = java("org.apache.lucene.document.Field$Store").YES
         signature = "(Ljava/lang/String;Ljava/lang/String;Lorg/apache/lucene/document/Field$Store;)V"
         self._id = java("org.apache.lucene.document.StringField")(ID, "", stored, signature=signature)
         # Anserini breaks ties by this column
         self._id_column = java("org.apache.lucene.document.BinaryDocValuesField")(ID, _bytes_ref(""))
         self._document = java("org.apache.lucene.document.Document")()
-        for one in (self._id, self._id_column, self._contents):
+        for one in (self._id, self._id_column, *self._texts):
             self._document.add(one)
 
-    def fill(self, doc_id: str, text: str) -> Any:
-        """Return the document with a new id and text."""
+    def fill(self, doc_id: str, texts: Sequence[str]) -> Any:
+        """Return the document with a new id, and a new text of each field."""
         self._id.setStringValue(java_string(doc_id))
         self._id_column.setBytesValue(_bytes_ref(doc_id))
-        self._contents.setStringValue(java_string(text))
+        for field, text in zip(self._texts, texts, strict=True):
+            field.setStringValue(java_string(text))
         return self._document
 
 
@@ -198,20 +218,20 @@ def _forget_diagnostics(directory: Any) -> None:
         old.getCodec().segmentInfoFormat().write(directory, new, context)
 
 
-def _lines() -> Iterable[tuple[str, str]]:
+def _lines() -> Iterable[Sequence[str]]:
     """Yield the documents that the parent sends; raises InputError when it stops before the end."""
     for line in sys.stdin.buffer:
         record = json.loads(line)
         if record == _END:
             return
-        yield record[0], record[1]
+        yield record
     raise InputError("lexical: the parent process ended before the last document")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Build an index in argv[0] with a heap of argv[1] MiB and the analyser argv[2] from the standard input."""
+    """Build an index in argv[0] with a heap of argv[1] MiB as argv[2] says from the standard input."""
     start(int(argv[1]), seeded=True)
-    stats = _write(_lines(), Path(argv[0]), argv[2])
+    stats = _write(_lines(), Path(argv[0]), Indexing(**json.loads(argv[2])))
     sys.stdout.write(json.dumps(stats))
     return 0
 

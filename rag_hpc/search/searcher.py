@@ -15,6 +15,7 @@ import numpy as np
 
 from rag_hpc.algo.rank import bm25
 from rag_hpc.algo.rank.fusion import dense_weight, weighted_rows
+from rag_hpc.algo.rank.rm3 import Rm3
 from rag_hpc.algo.rank.topk import Hits, exact_topk, nothing
 from rag_hpc.algo.types import F32, I64, Array
 from rag_hpc.core.comm import Comm
@@ -22,10 +23,10 @@ from rag_hpc.core.manifest import Manifest
 from rag_hpc.errors import ConfigError
 from rag_hpc.search.ann import Ann, merged, slice_of
 from rag_hpc.search.exact import UP_TO, Exact, resolved
+from rag_hpc.search.feedback import Feedback
 from rag_hpc.search.filters import check_filter
-from rag_hpc.search.jvm import Analyzer
 from rag_hpc.search.lexical import Lexical
-from rag_hpc.search.shards import analyze
+from rag_hpc.search.questions import FieldWeights, Questions, check_feedback, weights_of
 from rag_hpc.stores.questions import FOUND_AGAIN
 from rag_hpc.stores.shards import Effort
 from rag_hpc.stores.vectors import VectorStore
@@ -38,6 +39,8 @@ class SearchSettings:
     depth: int = 100  # hits kept of each method, and given to the fusion
     k1: float = 0.9
     b: float = 0.4
+    fields: FieldWeights = field(default_factory=FieldWeights)
+    rm3: Rm3 = field(default_factory=Rm3)  # widens queries by what they find first
     dense_weight: float | None = None  # in the fused ranking, BM25 has the rest; null = by query and encoder
     num_probes: int = 0  # of the inverted lists; 0 = as the vector index was checked with
     exact: Exact = Exact.auto  # which questions are searched exactly beside a vector index; see search/exact.py
@@ -83,11 +86,15 @@ class Searcher:
         self._settings, self._comm, self._found_again = settings, comm, found_again
         self._allowed_N: Array | None = None
         store = VectorStore(encoded)
-        self._lexical = Lexical(lexical, store, comm, scratch)
-        self._analyzer = lexical.config.get("analyzer", Analyzer.en.value)  # runs of before have no other
+        fields = lexical.config.get("fields", [])
+        weights = weights_of(fields, settings.fields)
+        self._lexical = Lexical(lexical, store, comm, scratch, fields)
         shards = self._lexical.shards
-        sizes = np.array([shards.num_docs, shards.total_terms], dtype=np.int64)
-        self._num_docs, self._total_terms = (int(n) for n in comm.sum(sizes))
+        questions = Questions(shards, comm, lexical.config, settings.k1, settings.b, weights)
+        check_feedback(settings.rm3, lexical.config.get("term_vectors", False))
+        self._queries = questions.queries
+        if settings.rm3.fb_docs:
+            self._queries = Feedback(shards, questions, comm, settings.rm3, self._lexical.first_passages).queries
         self._first, stop = slice_of(len(store), comm)
         self._rows = store.rows(self._first, stop)
         wanted = Effort(num_probes=settings.num_probes)
@@ -130,15 +137,6 @@ class Searcher:
             by_vectors = results.hits["dense" if self.exact is Exact.always else "ann"]
             results.hits["fused"] = self._fuse(queries, results.hits["bm25"], by_vectors)
         return results
-
-    def _queries(self, texts: Sequence[str]) -> list[bm25.Query]:
-        analyzed = analyze(texts, self._analyzer)
-        terms = sorted({term for words in analyzed for term in words})
-        counts = self._lexical.shards.df(terms)
-        summed = self._comm.sum(np.array([counts[term] for term in terms], dtype=np.int64))
-        df = dict(zip(terms, (int(n) for n in summed), strict=True))
-        whole = bm25.Collection(num_docs=self._num_docs, total_terms=self._total_terms, df=df)
-        return [bm25.make_query(words, whole, self._settings.k1, self._settings.b) for words in analyzed]
 
     def _dense(self, vectors_QD: Array, judged: I64) -> Hits:
         scores, ids = self._nothing(len(vectors_QD))

@@ -25,10 +25,13 @@ from rag_hpc.search.jvm import Analyzer, java, java_string, start
 from rag_hpc.search.lucene import CONTENTS, ID
 
 
-def analyze(texts: Sequence[str], analyzer: str = Analyzer.en.value) -> list[list[str]]:
-    """Return each text's terms in order, as an index of that analyser has them."""
+def analyze(texts: Sequence[str], analyzer: str = Analyzer.en.value, *, gaps: bool = False) -> list[list[str]]:
+    """Return each text's terms in order, as an index of that analyser has them; gaps=True: "" where it has left one out
+    before another."""
     start()
-    block = java("raghpc.Shards").analyze(jvm.analyzer(analyzer), _texts(texts)).tostring()
+    shards = java("raghpc.Shards")
+    found = (shards.analyzePhrases if gaps else shards.analyze)(jvm.analyzer(analyzer), _texts(texts))
+    block = found.tostring()
     counts = np.frombuffer(block, "<i4", len(texts)).tolist()
     terms = iter(_read_texts(block, 4 * len(texts)))
     return [[next(terms) for _ in range(count)] for count in counts]
@@ -44,42 +47,58 @@ def num_threads(env: Mapping[str, str] = os.environ) -> int:
 class Shards:
     """Shards open as one; documents are numbered through them, in the order in which they were indexed."""
 
-    def __init__(self, folders: Sequence[Path], *, threads: int = 1, heap_mib: int = 0) -> None:
-        """Raises InputError for a folder that is no index, or has deleted documents."""
+    def __init__(
+        self, folders: Sequence[Path], *, threads: int = 1, heap_mib: int = 0, fields: Sequence[str] = (CONTENTS,)
+    ) -> None:
+        """fields: numbered in this order. Raises InputError for a folder that is no index, or has deleted documents."""
         start(heap_mib)
-        paths = java("java.util.ArrayList")()
+        paths, names = java("java.util.ArrayList")(), java("java.util.ArrayList")()
         for folder in folders:
             if not any(folder.glob("segments_*")):
                 raise InputError(f"lexical: {folder} holds no Lucene index; unpack or build it first")
             paths.add(java_string(str(folder)))
-        self._shards = java("raghpc.Shards")(paths, CONTENTS, threads)
-        counts = np.frombuffer(self._shards.counts().tostring(), "<i8").tolist()
-        deleted, self.num_docs, self.total_terms, *sizes = counts
+        for name in fields:
+            names.add(java_string(name))
+        self._shards = java("raghpc.Shards")(paths, names, threads)
+        deleted, *counts = np.frombuffer(self._shards.counts().tostring(), "<i8").tolist()
+        self.num_docs, self.total_terms = counts[: 2 * len(fields) : 2], counts[1 : 2 * len(fields) : 2]  # by field
+        sizes = counts[2 * len(fields) :]
         self.starts = np.cumsum([0, *sizes])  # of the shards, in documents; the last is where they end
         self.max_doc = int(self.starts[-1])
         if deleted:
             raise InputError(f"lexical: {deleted} documents of {folders} are deleted; merge or build the index anew")
-        self._numbers: dict[str, int] = {}  # of the terms in self._batch
+        self._num_fields = len(fields)
+        self._numbers: dict[str, int] = {}  # of the terms in self._batch, which has all of them in every field
         self._batch: Any = None
 
     def close(self) -> None:
         """Close the indexes' files."""
         self._shards.close()
 
-    def df(self, terms: Iterable[str]) -> dict[str, int]:
-        """Return the number of these shards' documents with each term; 0 is included."""
+    def df(self, terms: Iterable[str], field: int = 0) -> dict[str, int]:
+        """Return the number of these shards' documents with each term in a field; 0 is included."""
         asked = sorted(set(terms))
         batch = self._batch_of(asked)
-        counts = np.frombuffer(batch.df().tostring(), "<i4").tolist()
+        counts_FT = np.frombuffer(batch.df().tostring(), "<i4").reshape(self._num_fields, -1)
+        counts = counts_FT[field].tolist()
         return {term: counts[self._numbers[term]] for term in asked}
 
-    def collection(self, terms: Iterable[str]) -> bm25.Collection:
-        """Return these shards' statistics for the terms, to be combined over all processes."""
-        return bm25.Collection(num_docs=self.num_docs, total_terms=self.total_terms, df=self.df(terms))
+    def collection(self, terms: Iterable[str], field: int = 0) -> bm25.Collection:
+        """Return these shards' statistics for the terms in a field, to be combined over all processes."""
+        num_docs, total_terms = self.num_docs[field], self.total_terms[field]
+        return bm25.Collection(num_docs=num_docs, total_terms=total_terms, df=self.df(terms, field))
 
     def ids(self, docs: Iterable[int]) -> list[str]:
         """Return the documents' own ids, in the order asked for."""
         return _read_texts(self._shards.stored(ID, np.asarray([*docs], dtype="<i4").tobytes()).tostring())
+
+    def vectors(self, docs: Sequence[int]) -> list[dict[str, int]]:
+        """Return how often each document has each of its terms, in the first field; {} where no vectors are stored."""
+        block = self._shards.vectors(np.asarray(docs, dtype="<i4").tobytes()).tostring()
+        sizes = np.frombuffer(block, "<i4", len(docs)).tolist()
+        freqs = iter(np.frombuffer(block, "<i4", sum(sizes), 4 * len(docs)).tolist())
+        terms = iter(_read_texts(block, 4 * (len(docs) + sum(sizes))))
+        return [{next(terms): next(freqs) for _ in range(size)} for size in sizes]
 
     def top(self, queries: Sequence[bm25.Query], k: int) -> Hits:
         """Return the k best (scores_QK, docs_QK) by canonical score, ties by document; (-inf, -1) where there is none.
@@ -92,8 +111,9 @@ class Shards:
             return _padded(*_NO_PAIRS, len(queries), k)
         rows, batch = self._rows(queries), self._batch
         weights = np.concatenate([query.weights_T for query in queries]).astype("<f8").tobytes()
-        norms_256 = bm25.norms(bm25.LENGTHS_256, queries[0]).astype("<f8").tobytes()
-        queries_P, docs_P, sums_P = _pairs(batch.best(rows + weights, norms_256, k, bm25.SLACK), len(queries), "<f8")
+        fields = range(self._num_fields)
+        norms = b"".join(bm25.norms(bm25.LENGTHS_256, queries[0], f).astype("<f8").tobytes() for f in fields)
+        queries_P, docs_P, sums_P = _pairs(batch.best(rows + weights, norms, k, bm25.SLACK), len(queries), "<f8")
         slack_P = bm25.SLACK * (np.array([len(query.terms) for query in queries])[queries_P] + 2)
         scores_P = (sums_P * (1 - slack_P)).astype(np.float32)
         undecided = np.nonzero(scores_P != (sums_P * (1 + slack_P)).astype(np.float32))[0]
@@ -101,30 +121,37 @@ class Shards:
             scores_P[undecided] = self._canonical(queries, queries_P[undecided], docs_P[undecided])
         return _padded(queries_P, docs_P, scores_P, len(queries), k)
 
-    def lucene(self, queries: Sequence[bm25.Query], whole: bm25.Collection, k: int) -> Hits:
-        """Return `top` as Lucene's own scorer has it with the whole collection's statistics, in float32 throughout."""
+    def lucene(self, queries: Sequence[bm25.Query], whole: Sequence[bm25.Collection], k: int) -> Hits:
+        """Return `top` as Lucene's own scorer has it with the whole collection's statistics, in float32 throughout.
+
+        whole: of each field.
+        """
         if not queries or not self.max_doc:
             return _padded(*_NO_PAIRS, len(queries), k)
-        rows, batch = self._rows(queries), self._batch
-        counts = [
-            round(weight / bm25.idf(whole.df[term], whole.num_docs))
+        terms = {term for query in queries for term in query.terms}
+        batch = self._batch_of(terms.union(*map(bm25.words_of, terms)))
+        rows = self._rows(queries)
+        boosts = [
+            weight / bm25.term_idf(term, whole[field])
             for query in queries
-            for term, weight in zip(query.terms, query.weights_T.tolist(), strict=True)
+            for term, weight, field in zip(query.terms, query.weights_T.tolist(), query.fields_T, strict=True)
         ]
-        df = [max(1, whole.df.get(term, 0)) for term in self._numbers]
-        shape = struct.pack("<qqq", k, whole.num_docs, whole.total_terms)
-        asked = rows + np.asarray([*counts, *df], dtype="<i4").tobytes()
-        block = batch.lucene(asked, shape, queries[0].k1, queries[0].b)
+        df = [max(1, one.df.get(term, 0)) for one in whole for term in self._numbers]
+        shape = [k, *(count for one in whole for count in (one.num_docs, one.total_terms))]
+        asked = rows + np.asarray(boosts, dtype="<f8").tobytes() + np.asarray(df, dtype="<i4").tobytes()
+        block = batch.lucene(asked, np.asarray(shape, dtype="<i8").tobytes(), queries[0].k1, queries[0].b)
         return _padded(*_pairs(block, len(queries), "<f4"), len(queries), k)
 
     def term_freqs(self, queries: Sequence[bm25.Query], docs: Sequence[Iterable[int]]) -> list[tuple[I64, I64]]:
-        """Return each query's (tf_KT, lengths_K) of its documents, rising; lengths are of `bm25.LENGTHS_256`."""
+        """Return each query's (tf_KT, lengths_KF) of its documents, rising; lengths are of `bm25.LENGTHS_256`."""
         given = [np.asarray([*row], dtype="<i4") for row in docs]
         rows = self._rows(queries) + _rows(given)
         block = self._batch.frequencies(rows).tostring()
         sizes = [len(row) for row in given]
-        codes = np.split(np.frombuffer(block, np.uint8, sum(sizes)), np.cumsum(sizes)[:-1])
-        cells = np.frombuffer(block, "<i4", offset=sum(sizes)).astype(np.int64)
+        num_codes = self._num_fields * sum(sizes)
+        codes_KF = np.frombuffer(block, np.uint8, num_codes).reshape(-1, self._num_fields)
+        codes = np.split(codes_KF, np.cumsum(sizes)[:-1])
+        cells = np.frombuffer(block, "<i4", offset=num_codes).astype(np.int64)
         edges = np.cumsum([len(query.terms) * size for query, size in zip(queries, sizes, strict=True)])[:-1]
         parts = zip(np.split(cells, edges), queries, codes, strict=True)
         return [(part.reshape(len(row), len(query.terms)), bm25.LENGTHS_256[row]) for part, query, row in parts]
@@ -137,22 +164,26 @@ class Shards:
         groups = [start + np.argsort(docs, kind="stable") for start, docs in parts]
         asked = [queries[number] for number in numbers]
         found = self.term_freqs(asked, [docs_P[group] for group in groups])
-        for query, group, (tf_KT, lengths_K) in zip(asked, groups, found, strict=True):
-            scores_P[group] = bm25.canonical_scores(tf_KT, lengths_K, query)
+        for query, group, (tf_KT, lengths_KF) in zip(asked, groups, found, strict=True):
+            scores_P[group] = bm25.canonical_scores(tf_KT, lengths_KF, query)
         return scores_P
 
     def _rows(self, queries: Sequence[bm25.Query]) -> bytes:
         """Return the queries as rows of the batch's term numbers."""
         self._batch_of({term for query in queries for term in query.terms})
-        numbers = self._numbers
-        return _rows([np.array([numbers[term] for term in query.terms], dtype="<i4") for query in queries])
+        numbers, size = self._numbers, len(self._numbers)
+        fields = [np.array(query.fields_T, dtype="<i4") * size for query in queries]
+        terms = [np.array([numbers[term] for term in query.terms], dtype="<i4") for query in queries]
+        return _rows([first + term for first, term in zip(fields, terms, strict=True)])
 
     def _batch_of(self, terms: Iterable[str]) -> Any:
         """Return the batch of before where it has all of the terms: a search asks for df, then for hits."""
         asked = set(terms)
         if self._batch is None or not asked <= self._numbers.keys():
             self._numbers = {term: number for number, term in enumerate(sorted(asked))}
-            self._batch = self._shards.batch(_texts(self._numbers))
+            fields = np.repeat(np.arange(self._num_fields, dtype="<i4"), len(asked))
+            named = _coded(self._numbers) * self._num_fields
+            self._batch = self._shards.batch(struct.pack("<i", len(fields)) + fields.tobytes() + named)
         return self._batch
 
 
@@ -188,11 +219,14 @@ def _rows(rows: Sequence[Array]) -> bytes:
     return bytes(np.concatenate([head, *rows]).astype("<i4").tobytes())
 
 
-def _texts(texts: Iterable[str]) -> bytes:
+def _texts(texts: Sequence[str]) -> bytes:
     """Return texts as Java takes them: their number, and each as its length in UTF-8 and that."""
+    return struct.pack("<i", len(texts)) + _coded(texts)
+
+
+def _coded(texts: Iterable[str]) -> bytes:
     coded = [text.encode("utf-8", "replace") for text in texts]
-    parts = [part for text in coded for part in (struct.pack("<i", len(text)), text)]
-    return b"".join([struct.pack("<i", len(coded)), *parts])
+    return b"".join(part for text in coded for part in (struct.pack("<i", len(text)), text))
 
 
 def _read_texts(block: bytes, at: int = 0) -> list[str]:

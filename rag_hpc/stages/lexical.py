@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import enum
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+
+from rag_hpc.core.settings import path_field
 from rag_hpc.core.stage import Context, Inputs, Stage
 from rag_hpc.core.unit import Counts, Unit
-from rag_hpc.errors import ConfigError
+from rag_hpc.errors import ConfigError, InputError
+from rag_hpc.search import prebuilt
 from rag_hpc.search.jvm import Analyzer
 from rag_hpc.stores.chunks import ChunkStore, split_evenly
 from rag_hpc.stores.documents import DOCUMENTS, document_batches
-from rag_hpc.stores.shards import LEXICAL
+from rag_hpc.stores.shards import LEXICAL, SPANS
 from rag_hpc.stores.tables import read_column
 
+if TYPE_CHECKING:
+    from rag_hpc.search import lucene
+
 TEXTS = ("doc_id", "title", "text")
+
+
+class Extra(enum.Enum):
+    """What a passage or a document has beside its text."""
+
+    title = "title"
+    heading = "heading"
 
 
 @dataclass(kw_only=True)
@@ -27,11 +42,24 @@ class LexicalConfig:
     num_shards: int = 4
     analyzer: Analyzer = Analyzer.en  # the language of passages and questions
     whole_documents: bool = False  # are scored, and named by their best passages; else passages are
+    fields: list[Extra] = field(
+        default_factory=list
+    )  # of their own, beside contents; stage.retrieve.fields weighs them
+    positions: bool = False  # of words: "quoted words" of a question are then a phrase
+    term_vectors: bool = False  # what a document's words are, for stage.retrieve.rm3
+    prebuilt: str = path_field("", only="folder")  # of Lucene, made by Pyserini say; ids: chunk_id, or doc_id of whole
     heap_mib: int = field(default=0, metadata={"output": False})  # of Java's; 0 = a quarter of the memory
 
     def __post_init__(self) -> None:
         if self.num_shards < 1 or 0 != self.heap_mib < 64:
             raise ConfigError("stage.lexical: num_shards >= 1 and heap_mib >= 64 (or 0, by the memory) are needed")
+        if len(set(self.fields)) < len(self.fields):
+            raise ConfigError("stage.lexical.fields: a field stands there twice; try [title,heading]")
+        if self.whole_documents and Extra.heading in self.fields:
+            raise ConfigError(
+                "stage.lexical.fields=[heading]: headings are of passages, and whole_documents=true indexes documents; "
+                "try fields=[title], or whole_documents=false"
+            )
 
 
 class Lexical(Stage):
@@ -50,7 +78,10 @@ class Lexical(Stage):
             self.needs = ("chunk", "dedup.drop")
 
     def plan(self, inputs: Inputs, shared: Path) -> list[Unit]:
-        """Return one unit per shard."""
+        """Return one unit per shard; an index made elsewhere is one, which carries its hash."""
+        if self.config.prebuilt:
+            held = prebuilt.digest(self.config.prebuilt)
+            return [Unit(0, {"start": 0, "stop": len(ChunkStore(inputs["chunk"])), "prebuilt": held})]
         ranges = split_evenly(len(ChunkStore(inputs["chunk"])), self.config.num_shards)
         return [Unit(i, {"start": start, "stop": stop}) for i, (start, stop) in enumerate(ranges)]
 
@@ -58,24 +89,65 @@ class Lexical(Stage):
         """Write index.tar, built on node-local scratch: Lucene's small writes never reach the shared filesystem."""
         from rag_hpc.search import lucene
 
+        if self.config.prebuilt:
+            return self._take_in(unit, out, ctx)
         start, stop = unit.inputs["start"], unit.inputs["stop"]
         folder = ctx.scratch / f"lucene-{unit.index}"
+        fields = [extra.value for extra in self.config.fields]
         if self.config.whole_documents:
-            documents = whole_documents(ctx.inputs, start, stop)
+            documents = whole_documents(ctx.inputs, start, stop, fields)
         else:
-            texts = ChunkStore(ctx.inputs["chunk"]).indexed_texts(start, stop)
-            documents = ((str(ordinal), text) for ordinal, text in enumerate(texts, start=start))
-        settings = {"heap_mib": self.config.heap_mib, "analyzer": self.config.analyzer.value}
-        stats = lucene.build_index(documents, folder, **settings)
+            documents = passages(ctx.inputs, start, stop, fields)
+        stats = lucene.build_index(documents, folder, self._how(), heap_mib=self.config.heap_mib)
         lucene.pack(folder, out / LEXICAL)
         return Counts(items_in=stop - start, items_out=stop - start, extra={"terms": stats["terms"]})
 
+    def _how(self) -> lucene.Indexing:
+        from rag_hpc.search import lucene
 
-def whole_documents(inputs: Inputs, start: int, stop: int) -> Iterator[tuple[str, str]]:
-    """Yield ("FIRST-STOP", title and text) of the documents whose first passage has an ordinal in [start, stop).
+        given = self.config
+        fields, analyzer = [extra.value for extra in given.fields], given.analyzer.value
+        return lucene.Indexing(
+            analyzer=analyzer, fields=fields, positions=given.positions, term_vectors=given.term_vectors
+        )
+
+    def _take_in(self, unit: Unit, out: Path, ctx: Context) -> Counts:
+        """Write an index made elsewhere as index.tar, and spans.npy [documents, 2], which passages each holds."""
+        from rag_hpc.search import lucene
+
+        given, num_passages = Path(self.config.prebuilt).expanduser(), unit.inputs["stop"]
+        spans = spans_by_id(ctx.inputs, "doc_id" if self.config.whole_documents else "chunk_id")
+        spans_N2 = prebuilt.spans_in(given, spans, self._how(), self.config.heap_mib)
+        lucene.pack(given, out / LEXICAL)
+        if prebuilt.digest(str(given)) != unit.inputs["prebuilt"]:
+            raise InputError(f"stage.lexical.prebuilt={given}: it changed since the plan was made; run again")
+        np.save(out / SPANS, spans_N2)
+        return Counts(items_in=num_passages, items_out=num_passages)
+
+
+def spans_by_id(inputs: Inputs, column: str) -> dict[str, tuple[int, int]]:
+    """Return the ordinals [first, stop) of each chunk_id, or of each doc_id's passages, which stand together."""
+    spans: dict[str, tuple[int, int]] = {}
+    for ordinal, name in enumerate(ChunkStore(inputs["chunk"]).column(column)):
+        spans[name] = (spans.get(name, (ordinal,))[0], ordinal + 1)
+    return spans
+
+
+def passages(inputs: Inputs, start: int, stop: int, fields: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the ordinal, text and fields of the chunks [start, stop). The heading stands before the text unless it is a
+    field."""
+    store = ChunkStore(inputs["chunk"])
+    texts = store.texts(start, stop) if Extra.heading.value in fields else store.indexed_texts(start, stop)
+    extras = [store.texts(start, stop, name) for name in fields]
+    for ordinal, (text, *more) in enumerate(zip(texts, *extras, strict=True), start=start):
+        yield [str(ordinal), text, *more]
+
+
+def whole_documents(inputs: Inputs, start: int, stop: int, fields: Sequence[str] = ()) -> Iterator[list[str]]:
+    """Yield "FIRST-STOP", text and fields of the documents whose first passage has an ordinal in [start, stop).
 
     FIRST and STOP are the ordinals of the document's passages. Every title stands before its text, as plain Lucene over
-    a BEIR collection has it.
+    a BEIR collection has it, unless it is a field.
     """
     units = inputs["dedup.drop"].units
     for part in ChunkStore(inputs["chunk"]).ranges(start, stop):
@@ -87,4 +159,6 @@ def whole_documents(inputs: Inputs, start: int, stop: int) -> Iterator[tuple[str
             if part.start <= first < part.stop:
                 document, offset = texts[ids[first]], part.first - part.start
                 title, text = document["title"], document["text"]
-                yield f"{offset + first}-{offset + end}", f"{title}\n{text}" if title not in ("", text) else text
+                if not fields and title not in ("", text):
+                    text = f"{title}\n{text}"
+                yield [f"{offset + first}-{offset + end}", text, *(document[name] for name in fields)]

@@ -17,13 +17,14 @@ from rag_hpc.algo.types import F32
 from rag_hpc.core.comm import Comm
 from rag_hpc.core.fs import canonical_json
 from rag_hpc.core.hashing import hash_value
+from rag_hpc.core.settings import path_field
 from rag_hpc.core.stage import Context, Inputs, Launch, Stage
 from rag_hpc.core.unit import Counts, Unit
-from rag_hpc.errors import ConfigError, RagHpcError
-from rag_hpc.search import indexes, recall
+from rag_hpc.errors import ConfigError, InputError, RagHpcError
+from rag_hpc.search import given, indexes, recall
 from rag_hpc.search.ann import Ann, slice_of
 from rag_hpc.search.choose import Choice, choose, default_lists
-from rag_hpc.stores.chunks import split_evenly
+from rag_hpc.stores.chunks import ChunkStore, split_evenly
 from rag_hpc.stores.questions import read_question_vectors, read_questions
 from rag_hpc.stores.shards import (
     INVERTED,
@@ -55,6 +56,7 @@ class VectorsConfig:
     """Settings of the vector index."""
 
     index: IndexName = IndexName.ivf_fp16  # as FAISS calls it; auto: by size, memory and recall
+    prebuilt: str = path_field("", only="folder")  # of Pyserini: `index`, and `docid` with the chunk_id of each vector
     num_shards: int = 4
     num_lists: int = 0  # 0 = 4 x sqrt(rows), at least 1, and at least 39 rows of the sample to a list
     num_probes: int = 0  # lists probed by a query; 0 = the fewest that reach the recall on the training sample
@@ -88,7 +90,9 @@ class Train(Stage):
     collective = True
 
     def plan(self, inputs: Inputs, shared: Path) -> list[Unit]:
-        """Return the single unit of training, which names the kind of index."""
+        """Return the single unit of training, which names the kind of index, or has the hash of one made elsewhere."""
+        if self.config.prebuilt:
+            return [Unit(0, {"prebuilt": given.digest(self.config.prebuilt)})]
         store = VectorStore(inputs["encode"])
         dims = read_facts(inputs["encode"]).get("dims") or store.width  # a plan reads vectors only where it must
         choice = self._choice(len(store), dims)
@@ -109,7 +113,10 @@ class Train(Stage):
 
     def run(self, unit: Unit, out: Path, ctx: Context) -> Counts:
         """Write probes.json, and centroids.npy [lists, dimensions] float32 or template.faiss."""
-        store, kind = VectorStore(ctx.inputs["encode"]), Kind[unit.inputs["index"]]
+        store = VectorStore(ctx.inputs["encode"])
+        if "prebuilt" in unit.inputs:
+            return self._look_at(store, out, ctx)
+        kind = Kind[unit.inputs["index"]]
         sample = np.unique(np.linspace(0, len(store) - 1, min(len(store), self.config.train_rows)).astype(np.int64))
         places = np.arange(len(sample))[ctx.rank :: ctx.world_size]
         settings = kmeans.KMeansConfig(
@@ -127,6 +134,23 @@ class Train(Stage):
             )
             write_trained(out, centroids, template, recall.enough(wanted, centroids, template, rows, self._aim))
         return Counts(items_in=len(sample), items_out=len(sample))
+
+    def _look_at(self, store: VectorStore, out: Path, ctx: Context) -> Counts:
+        """Write what a query does of an index made elsewhere, which nothing is trained of."""
+        if ctx.rank == 0:
+            kind, index = given.opened(self.config.prebuilt, store.width)
+            if kind.has_lists and not self.config.num_probes:
+                raise ConfigError(
+                    f"stage.vectors.prebuilt={self.config.prebuilt}: how many of its {index.nlist} lists a query "
+                    f"probes is not known; set stage.vectors.num_probes, such as {max(1, index.nlist // 8)}"
+                )
+            effort = Effort(
+                kind=kind,
+                num_probes=min(self.config.num_probes, index.nlist) if kind.has_lists else 0,
+                ef_search=self.config.ef_search if kind is Kind.hnsw else 0,
+            )
+            write_trained(out, given.centroids(index), None, effort)
+        return Counts(items_in=len(store), items_out=len(store))
 
     @property
     def _aim(self) -> float:
@@ -147,13 +171,21 @@ class Build(Stage):
     name = "vectors.build"
     version = 2
     launch = Launch.mpi
-    needs = ("encode", "vectors.train")
+    needs: tuple[str, ...] = ("encode", "vectors.train")
     counts_from = "encode"
     identity = ()  # the layout of shards is a choice; what they answer is compared at retrieve
 
+    def __init__(self, config: VectorsConfig) -> None:
+        super().__init__(config)
+        if config.prebuilt:
+            self.needs = ("encode", "vectors.train", "chunk")
+
     def plan(self, inputs: Inputs, shared: Path) -> list[Unit]:
-        """Return one unit per shard."""
-        ranges = split_evenly(len(VectorStore(inputs["encode"])), self.config.num_shards)
+        """Return one unit per shard; an index made elsewhere is one."""
+        num_rows = len(VectorStore(inputs["encode"]))
+        if self.config.prebuilt:
+            return [Unit(0, {"start": 0, "stop": num_rows, "prebuilt": given.digest(self.config.prebuilt)})]
+        ranges = split_evenly(num_rows, self.config.num_shards)
         return [Unit(i, {"start": start, "stop": stop}) for i, (start, stop) in enumerate(ranges)]
 
     def setup(self, ctx: Context) -> None:
@@ -169,6 +201,11 @@ class Build(Stage):
         import faiss
 
         start, stop = unit.inputs["start"], unit.inputs["stop"]
+        if "prebuilt" in unit.inputs:
+            index = self._taken_in(unit, ctx)
+            faiss.write_index(index, str(out / INVERTED))
+            write_effort(out, self._effort)
+            return Counts(items_in=stop - start, items_out=int(index.ntotal))
         index = indexes.empty_index(self._effort.kind, self._trained)
         for low in range(start, stop, indexes.BLOCK):
             ctx.check_stop()
@@ -177,6 +214,16 @@ class Build(Stage):
         faiss.write_index(index, str(out / INVERTED))
         write_effort(out, self._effort)
         return Counts(items_in=stop - start, items_out=int(index.ntotal))
+
+    def _taken_in(self, unit: Unit, ctx: Context) -> Any:
+        """Return the index made elsewhere, its vectors under their ordinals."""
+        folder = self.config.prebuilt
+        kind, index = given.opened(folder, self._store.width)
+        ordinals = given.ordinals_of(folder, ChunkStore(ctx.inputs["chunk"]).column("chunk_id"), int(index.ntotal))
+        given.check_vectors(folder, index, ordinals, self._store)
+        if given.digest(folder) != unit.inputs["prebuilt"]:
+            raise InputError(f"stage.vectors.prebuilt={folder}: it changed since the plan was made; run again")
+        return given.renumbered(kind, index, ordinals)
 
 
 class Check(Stage):

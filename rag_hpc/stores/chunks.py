@@ -95,6 +95,11 @@ class ChunkStore:
                 texts.append(f"{row['heading']}\n{row['text']}" if row["heading"] else row["text"])
         return texts
 
+    def texts(self, start: int, stop: int, column: str = "text") -> list[str]:
+        """Return a column of the ordinals [start, stop)."""
+        parts = self.ranges(start, stop)
+        return [text for part in parts for text in read_column(part.path, column)[part.start : part.stop]]
+
     def _row(self, ordinal: int, columns: Sequence[str]) -> dict[str, Any]:
         position = int(np.searchsorted(self._first, ordinal, side="right")) - 1
         if position not in self._tables:

@@ -16,6 +16,7 @@ from rag_hpc.core.manifest import Manifest
 from rag_hpc.errors import ConfigError
 
 LEXICAL = "index.tar"
+SPANS = "spans.npy"  # [documents, 2]: the ordinals [first, stop) of the passages of an index that was made elsewhere
 CENTROIDS, PROBES, TEMPLATE = "centroids.npy", "probes.json", "template.faiss"
 INVERTED = "index.faiss"
 

@@ -57,6 +57,7 @@ def test_the_baseline_has_one_shard_and_one_worker() -> None:
         ("corpus=nosuch", "nosuch"),
         ("stage.encode.precision=int3", "int3"),
         ("stage.retrieve.method=dence", "did you mean dense\\?"),
+        ("stage.lexical.fields=[titel]", "did you mean title\\?"),
         ("workers=many", "many"),
         ("workers=0", "at least 1"),
         ("stage.encode.tokens_per_batch=3", "at least 512"),

@@ -86,7 +86,7 @@ def search(shards: Shards, texts: Sequence[str], k: int, *, own: bool = True) ->
     words = analyze(texts)
     whole = shards.collection({word for row in words for word in row})
     queries = [bm25.make_query(row, whole) for row in words]
-    return shards.top(queries, k) if own else shards.lucene(queries, whole, k)
+    return shards.top(queries, k) if own else shards.lucene(queries, [whole], k)
 
 
 def exhaustive(shards: Shards, texts: Sequence[str], k: int) -> Hits:

@@ -21,6 +21,7 @@ from rag_hpc.algo.rank.fusion import rrf, weighted
 from rag_hpc.errors import InputError
 from rag_hpc.eval import quality
 from rag_hpc.eval.bench.pairs import difference_of_means
+from rag_hpc.eval.bench.rank import feedback, lift
 from rag_hpc.eval.bench.rank.collections import overrides_of
 from rag_hpc.eval.bench.registry import Options, known
 from rag_hpc.eval.bench.rows import Row, cpu_class
@@ -31,7 +32,14 @@ from rag_hpc.stores.chunks import ChunkStore
 from rag_hpc.stores.hits import HITS
 from rag_hpc.stores.questions import FOUND_AGAIN
 
-DEFAULTS = {"data": "", "collections": "pydoc,squad,cranfield,cisi", "languages": "", "keep": ""}
+DEFAULTS = {
+    "data": "",
+    "collections": "pydoc,squad,cranfield,cisi",
+    "languages": "",
+    "feedback": "cranfield,cisi",
+    "keep": "",
+    "out": "",
+}
 STAGES = (
     "crawl,clean,dedup.sign,dedup.group,dedup.verify,dedup.link,dedup.drop,chunk,lexical,encode,"
     "retrieve.queries,retrieve.search"
@@ -44,7 +52,8 @@ Scores = dict[str, dict[str, float]]  # ranking -> question -> nDCG
 
 def run(options: Options) -> list[Row]:
     """Return rows of nDCG@10. Options: data, the folder of the collections (RAG_HPC_DATA); collections, and languages
-    of XQuAD beside them, with commas between; keep=FOLDER leaves the runs there, and the next call takes them."""
+    of XQuAD beside them, with commas between; feedback, collections whose queries RM3 widens; keep=FOLDER leaves runs
+    there, and the next call takes them; out=FILE draws where fused and dense differ."""
     given = known(options, DEFAULTS)
     place = given["data"] or os.environ.get("RAG_HPC_DATA", "")
     if not place:
@@ -57,7 +66,19 @@ def run(options: Options) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="rag-hpc-bench-") as made:
         folder = Path(given["keep"] or made).absolute()
         runs = {name: _run(name, Path(place).absolute(), folder) for name in judged + beside}
-        return [_row(name, found, judged=name in judged) for name, found in runs.items()]
+        rows, gained = [], {}
+        for name, found in runs.items():
+            scores = scores_of(found)
+            used = halves([*scores["fused"]])[1] if name in judged else sorted(scores["fused"])
+            rows += [_row(name, found, scores, judged=name in judged)]
+            rows += lift.rows(name, scores, used, judged=name in judged)
+            gained[name] = lift.gains(scores, used)
+        if given["out"]:
+            lift.drawn(Path(given["out"]), gained)
+        for name in [name for name in given["feedback"].split(",") if name]:
+            place_of = Path(tempfile.mkdtemp(dir=made))
+            rows.append(feedback.row(name, Path(place), place_of, measured))
+        return rows
 
 
 def halves(query_ids: list[str]) -> tuple[list[str], list[str]]:
@@ -83,7 +104,7 @@ def scores_of(found: Results) -> Scores:
             ids = rrf([ids for ids, _ in pair], depth)[0] if name == "rrf" else weighted(pair, (0.5, 0.5), depth)[0]
             best = dict.fromkeys(documents[ordinal] for ordinal in ids.tolist())
             runs[name][query_id] = [(document, 0.0) for document in best]
-    return {name: _measured(ranking, grades) for name, ranking in runs.items()}
+    return {name: measured(ranking, grades) for name, ranking in runs.items()}
 
 
 def _run(name: str, data: Path, folder: Path) -> Results:
@@ -99,8 +120,8 @@ def _run(name: str, data: Path, folder: Path) -> Results:
     return Results(folder / name / "results/runs" / name)
 
 
-def _row(name: str, found: Results, *, judged: bool) -> Row:
-    scores, default = scores_of(found), RetrieveConfig().method.value
+def _row(name: str, found: Results, scores: Scores, *, judged: bool) -> Row:
+    default = RetrieveConfig().method.value
     chosen_on, judged_on = halves(list(scores[default]))
     used = judged_on if judged else sorted(scores[default])
     means = {method: statistics.fmean(values[q] for q in used) for method, values in scores.items()}
@@ -135,7 +156,8 @@ def _by_query(rows: list[dict[str, Any]]) -> dict[str, tuple[Any, Any]]:
     return {query_id: (np.array(ids), np.array(scores)) for query_id, (ids, scores) in lists.items()}
 
 
-def _measured(run: dict[str, list[tuple[str, float]]], grades: dict[str, dict[str, int]]) -> dict[str, float]:
+def measured(run: dict[str, list[tuple[str, float]]], grades: dict[str, dict[str, int]]) -> dict[str, float]:
+    """Return the measure of every judged question under a ranking."""
     import ir_measures
 
     ranked = {q: {document: float(-at) for at, (document, _) in enumerate(run.get(q, []))} for q in grades}

@@ -8,14 +8,18 @@ import java.nio.ByteOrder;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Paths;
 import java.util.Arrays;
+import java.util.HashMap;
 import java.util.List;
+import java.util.Map;
 import java.util.Set;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.concurrent.atomic.AtomicReference;
 import org.apache.lucene.analysis.Analyzer;
 import org.apache.lucene.analysis.TokenStream;
 import org.apache.lucene.analysis.tokenattributes.CharTermAttribute;
+import org.apache.lucene.analysis.tokenattributes.PositionIncrementAttribute;
 import org.apache.lucene.index.DirectoryReader;
+import org.apache.lucene.index.FieldInvertState;
 import org.apache.lucene.index.Impact;
 import org.apache.lucene.index.Impacts;
 import org.apache.lucene.index.ImpactsEnum;
@@ -29,6 +33,7 @@ import org.apache.lucene.index.StoredFields;
 import org.apache.lucene.index.Term;
 import org.apache.lucene.index.TermState;
 import org.apache.lucene.index.TermStates;
+import org.apache.lucene.index.TermVectors;
 import org.apache.lucene.index.Terms;
 import org.apache.lucene.index.TermsEnum;
 import org.apache.lucene.search.BooleanClause;
@@ -36,10 +41,16 @@ import org.apache.lucene.search.BooleanQuery;
 import org.apache.lucene.search.BoostQuery;
 import org.apache.lucene.search.CollectionStatistics;
 import org.apache.lucene.search.IndexSearcher;
+import org.apache.lucene.search.PhraseQuery;
 import org.apache.lucene.search.Query;
 import org.apache.lucene.search.ScoreDoc;
+import org.apache.lucene.search.ScoreMode;
+import org.apache.lucene.search.Scorer;
 import org.apache.lucene.search.TermQuery;
+import org.apache.lucene.search.TermStatistics;
+import org.apache.lucene.search.Weight;
 import org.apache.lucene.search.similarities.BM25Similarity;
+import org.apache.lucene.search.similarities.Similarity;
 import org.apache.lucene.store.FSDirectory;
 import org.apache.lucene.util.BytesRef;
 import org.apache.lucene.util.LongHeap;
@@ -53,16 +64,16 @@ public final class Shards implements Closeable {
   private static final int WINDOW = 4096; // documents whose sums are held at a time
   private static final int FEW = 512; // postings that are read to bound them; of more, blocks have their bounds written
   private static final int SLOTS = 64; // postings that a thread keeps of a leaf
-  private final String field;
+  private final String[] fields;
   private final int threads;
   private final IndexReader reader;
   private final List<LeafReaderContext> leaves;
   private final int[] sizes; // in documents, of each shard
-  private final byte[][] codes; // of documents' lengths, by leaf
+  private final byte[][][] codes; // of documents' lengths, by field and leaf
 
-  /** Open the folders in the order given; documents are numbered through them. */
-  public Shards(List<String> folders, String field, int threads) throws IOException {
-    this.field = field;
+  /** Open the folders in the order given; documents are numbered through them, fields as they are named here. */
+  public Shards(List<String> folders, List<String> fields, int threads) throws IOException {
+    this.fields = fields.toArray(new String[0]);
     this.threads = threads;
     IndexReader[] readers = new IndexReader[folders.size()];
     sizes = new int[readers.length];
@@ -72,12 +83,14 @@ public final class Shards implements Closeable {
     }
     reader = new MultiReader(readers);
     leaves = reader.leaves();
-    codes = new byte[leaves.size()][];
-    for (LeafReaderContext leaf : leaves) {
-      codes[leaf.ord] = new byte[leaf.reader().maxDoc()];
-      NumericDocValues norms = leaf.reader().getNormValues(field);
-      while (norms != null && norms.nextDoc() != NumericDocValues.NO_MORE_DOCS) {
-        codes[leaf.ord][norms.docID()] = (byte) norms.longValue();
+    codes = new byte[this.fields.length][leaves.size()][];
+    for (int f = 0; f < codes.length; f++) {
+      for (LeafReaderContext leaf : leaves) {
+        codes[f][leaf.ord] = new byte[leaf.reader().maxDoc()];
+        NumericDocValues norms = leaf.reader().getNormValues(this.fields[f]);
+        while (norms != null && norms.nextDoc() != NumericDocValues.NO_MORE_DOCS) {
+          codes[f][leaf.ord][norms.docID()] = (byte) norms.longValue();
+        }
       }
     }
     IndexSearcher.setMaxClauseCount(1 << 20); // a long question is no error
@@ -88,16 +101,13 @@ public final class Shards implements Closeable {
     reader.close();
   }
 
-  /** Return deleted documents, documents with terms, terms in all, and each shard's documents: all int64. */
+  /** Return deleted documents, each field's documents with terms and terms in all, each shard's documents: int64. */
   public byte[] counts() throws IOException {
-    long withTerms = 0;
-    long total = 0;
-    for (LeafReaderContext leaf : leaves) {
-      withTerms += leaf.reader().getDocCount(field);
-      total += leaf.reader().getSumTotalTermFreq(field);
+    ByteBuffer out = little(new byte[(1 + 2 * fields.length + sizes.length) * Long.BYTES]);
+    out.putLong(reader.numDeletedDocs());
+    for (String field : fields) {
+      out.putLong(reader.getDocCount(field)).putLong(Math.max(0, reader.getSumTotalTermFreq(field)));
     }
-    ByteBuffer out = little(new byte[(3 + sizes.length) * Long.BYTES]);
-    out.putLong(reader.numDeletedDocs()).putLong(withTerms).putLong(total);
     for (int size : sizes) {
       out.putLong(size);
     }
@@ -115,8 +125,17 @@ public final class Shards implements Closeable {
     return out.toByteArray();
   }
 
+  /** Return the terms of each text: all numbers of terms, then all terms. A gap before one is so many empty terms. */
+  public static byte[] analyzePhrases(Analyzer analyzer, byte[] texts) throws IOException {
+    return analyze(analyzer, texts, true);
+  }
+
   /** Return the terms of each text: all numbers of terms, then all terms. */
   public static byte[] analyze(Analyzer analyzer, byte[] texts) throws IOException {
+    return analyze(analyzer, texts, false);
+  }
+
+  private static byte[] analyze(Analyzer analyzer, byte[] texts, boolean gaps) throws IOException {
     ByteBuffer in = little(texts);
     int[] sizes = new int[in.getInt()];
     ByteArrayOutputStream terms = new ByteArrayOutputStream();
@@ -124,8 +143,12 @@ public final class Shards implements Closeable {
       String text = new String(readText(in), StandardCharsets.UTF_8);
       try (TokenStream stream = analyzer.tokenStream(null, text)) {
         CharTermAttribute term = stream.addAttribute(CharTermAttribute.class);
+        PositionIncrementAttribute step = stream.addAttribute(PositionIncrementAttribute.class);
         stream.reset();
         for (; stream.incrementToken(); sizes[i]++) {
+          for (int gap = 1; gaps && gap < step.getPositionIncrement(); gap++, sizes[i]++) {
+            writeText(terms, "");
+          }
           writeText(terms, term.toString());
         }
         stream.end();
@@ -136,30 +159,71 @@ public final class Shards implements Closeable {
     return out.put(terms.toByteArray()).array();
   }
 
-  /** Return what queries over these distinct terms (their number, then they) are asked with. */
+  /** Return the terms of documents (int32) in the first field: all numbers of terms, frequencies, terms. */
+  public byte[] vectors(byte[] documents) throws IOException {
+    int[] docs = take(little(documents), documents.length / Integer.BYTES);
+    int[] found = new int[docs.length];
+    ByteArrayOutputStream freqs = new ByteArrayOutputStream();
+    ByteArrayOutputStream texts = new ByteArrayOutputStream();
+    TermVectors vectors = reader.termVectors();
+    for (int i = 0; i < docs.length; i++) {
+      Terms known = vectors.get(docs[i], fields[0]);
+      TermsEnum cursor = known == null ? TermsEnum.EMPTY : known.iterator();
+      for (BytesRef term = cursor.next(); term != null; term = cursor.next(), found[i]++) {
+        freqs.writeBytes(little(new byte[Integer.BYTES]).putInt((int) cursor.totalTermFreq()).array());
+        writeText(texts, term.utf8ToString());
+      }
+    }
+    ByteBuffer out = little(new byte[Integer.BYTES * found.length + freqs.size() + texts.size()]);
+    put(out, found);
+    return out.put(freqs.toByteArray()).put(texts.toByteArray()).array();
+  }
+
+  /**
+   * Return what queries over these distinct terms (their number, the field of each, then they) are asked with. One that
+   * has a NUL in it is a phrase: words with NULs between them, nothing where any word may stand.
+   */
   public Batch batch(byte[] terms) throws IOException {
     return new Batch(terms);
   }
 
-  /** Terms, and where each stands in each leaf, looked up once for any number of queries. */
+  /** Terms and phrases, and where each stands in each leaf, looked up once for any number of queries. */
   public final class Batch {
-    private final Term[] terms;
+    private final Term[] terms; // or phrases
+    private final int[] fieldOf; // by term
+    private final Query[] phrases; // by term; null of one that is none
+    private final Occurrences[][] occurrences; // by term and leaf, of phrases
     private final TermState[][] states; // by term and leaf; null where the leaf lacks the term
     private final int[] df; // of these shards
 
     Batch(byte[] encoded) throws IOException {
       ByteBuffer in = little(encoded);
       terms = new Term[in.getInt()];
+      fieldOf = take(in, terms.length);
       states = new TermState[terms.length][leaves.size()];
       df = new int[terms.length];
+      phrases = new Query[terms.length];
+      occurrences = new Occurrences[terms.length][leaves.size()];
       for (int t = 0; t < terms.length; t++) {
-        terms[t] = new Term(field, new BytesRef(readText(in)));
+        terms[t] = new Term(fields[fieldOf[t]], new BytesRef(readText(in)));
+        phrases[t] = phrase(terms[t]);
       }
+      IndexSearcher counting = new IndexSearcher(reader);
+      counting.setSimilarity(FREQUENCY);
+      for (int t = 0; t < terms.length; t++) {
+        if (phrases[t] != null) {
+          Weight weight = counting.createWeight(counting.rewrite(phrases[t]), ScoreMode.COMPLETE, 1);
+          for (LeafReaderContext leaf : leaves) {
+            Scorer scorer = weight.scorer(leaf);
+            occurrences[t][leaf.ord] = scorer == null ? null : new Occurrences(scorer);
+          }
+        }
+      }
+      Sums sums = new Sums(leaves.size(), fields.length);
       for (LeafReaderContext leaf : leaves) {
-        Terms known = leaf.reader().terms(field);
-        TermsEnum cursor = known == null ? null : known.iterator();
-        for (int t = 0; cursor != null && t < terms.length; t++) {
-          if (cursor.seekExact(terms[t].bytes())) {
+        for (int t = 0; t < terms.length; t++) {
+          TermsEnum cursor = cursor(leaf, fieldOf[t], sums);
+          if (phrases[t] == null && cursor != null && cursor.seekExact(terms[t].bytes())) {
             states[t][leaf.ord] = cursor.termState();
             df[t] += cursor.docFreq();
           }
@@ -167,7 +231,11 @@ public final class Shards implements Closeable {
       }
     }
 
-    /** Return the number of documents of these shards with each term. */
+    private boolean has(LeafReaderContext leaf, int term) {
+      return states[term][leaf.ord] != null || occurrences[term][leaf.ord] != null;
+    }
+
+    /** Return the number of documents of these shards with each term; phrases have none. */
     public byte[] df() {
       ByteBuffer out = little(new byte[Integer.BYTES * df.length]);
       put(out, df);
@@ -180,7 +248,7 @@ public final class Shards implements Closeable {
      * that may round to either of two could be among the best.
      *
      * @param queries rows of terms; all weights (float64)
-     * @param norms k1 (1 - b + b length / mean length) of each length code (float64)
+     * @param norms of each field, k1 (1 - b + b length / mean length) of each length code (float64)
      * @param slack relative difference between orders of summation, for each term and two more
      */
     public byte[] best(byte[] queries, byte[] norms, int k, double slack) throws InterruptedException {
@@ -190,7 +258,12 @@ public final class Shards implements Closeable {
       for (int q = 0; q < rows.length; q++) {
         weights[q] = takeDoubles(in, rows[q].length);
       }
-      Scan scan = new Scan(takeDoubles(little(norms), 256));
+      ByteBuffer given = little(norms);
+      double[][] byField = new double[fields.length][];
+      for (int f = 0; f < fields.length; f++) {
+        byField[f] = takeDoubles(given, 256);
+      }
+      Scan scan = new Scan(byField);
       Best[] hits = new Best[rows.length];
       inThreads(terms.length, scan::bound);
       inThreads(rows.length, (q, sums) -> {
@@ -219,8 +292,8 @@ public final class Shards implements Closeable {
     }
 
     /**
-     * Return what BM25 reads of documents: their length codes, then of each query a row per document with its terms'
-     * frequencies (int32).
+     * Return what BM25 reads of documents: the length codes of each one's fields, then of each query a row per document
+     * with its terms' frequencies (int32).
      *
      * @param asked rows of terms; rows of documents, rising
      */
@@ -232,13 +305,15 @@ public final class Shards implements Closeable {
       inThreads(rows.length, (q, sums) -> found[q] = frequencies(docs[q], rows[q], sums));
       int size = 0;
       for (int q = 0; q < rows.length; q++) {
-        size += docs[q].length + Integer.BYTES * found[q].length;
+        size += fields.length * docs[q].length + Integer.BYTES * found[q].length;
       }
       ByteBuffer out = little(new byte[size]);
       for (int[] row : docs) {
         for (int doc : row) {
           LeafReaderContext leaf = leaves.get(ReaderUtil.subIndex(doc, leaves));
-          out.put(codes[leaf.ord][doc - leaf.docBase]);
+          for (byte[][] code : codes) {
+            out.put(code[leaf.ord][doc - leaf.docBase]);
+          }
         }
       }
       for (int[] row : found) {
@@ -251,15 +326,15 @@ public final class Shards implements Closeable {
      * Return each query's hits by Lucene's own scorer with the collection's statistics, which tests and the benchmark
      * hold `best` against: their numbers, all documents (int32), all scores (float32), best first.
      *
-     * @param queries rows of terms; all counts of them in the query; of each term its df in the collection
-     * @param shape k, documents with terms and terms in the collection (int64)
+     * @param queries rows of terms; the boosts of them (float64); of each term its df in the collection
+     * @param shape k, each field's documents with terms and terms in the collection (int64)
      */
     public byte[] lucene(byte[] queries, byte[] shape, float k1, float b) throws InterruptedException {
       ByteBuffer in = little(queries);
       int[][] rows = takeRows(in);
-      int[][] counts = new int[rows.length][];
+      double[][] boosts = new double[rows.length][];
       for (int q = 0; q < rows.length; q++) {
-        counts[q] = take(in, rows[q].length);
+        boosts[q] = takeDoubles(in, rows[q].length);
       }
       int[] collectionDf = take(in, terms.length);
       TermStates[] collection = new TermStates[terms.length];
@@ -274,15 +349,25 @@ public final class Shards implements Closeable {
       }
       ByteBuffer given = little(shape);
       int k = (int) given.getLong();
-      IndexSearcher searcher = new CollectionSearcher(reader, given.getLong(), given.getLong());
+      Map<String, long[]> counts = new HashMap<>();
+      for (String field : fields) {
+        counts.put(field, new long[] {given.getLong(), given.getLong()});
+      }
+      Map<Term, Integer> df = new HashMap<>();
+      for (int t = 0; t < terms.length; t++) {
+        df.put(terms[t], collectionDf[t]);
+      }
+      IndexSearcher searcher = new CollectionSearcher(reader, counts, df);
       searcher.setSimilarity(new BM25Similarity(k1, b));
       searcher.setQueryCache(null);
       ScoreDoc[][] hits = new ScoreDoc[rows.length][];
       inThreads(rows.length, (q, sums) -> {
         BooleanQuery.Builder any = new BooleanQuery.Builder();
         for (int i = 0; i < rows[q].length; i++) {
-          Query one = new TermQuery(terms[rows[q][i]], collection[rows[q][i]]);
-          any.add(counts[q][i] == 1 ? one : new BoostQuery(one, counts[q][i]), BooleanClause.Occur.SHOULD);
+          int term = rows[q][i];
+          Query one = phrases[term] == null ? new TermQuery(terms[term], collection[term]) : phrases[term];
+          float boost = (float) boosts[q][i];
+          any.add(boost == 1 ? one : new BoostQuery(one, boost), BooleanClause.Occur.SHOULD);
         }
         hits[q] = searcher.search(any.build(), k).scoreDocs;
       });
@@ -307,21 +392,31 @@ public final class Shards implements Closeable {
       return out.array();
     }
 
-    private TermsEnum cursor(LeafReaderContext leaf, int term, Sums sums) throws IOException {
-      if (sums.cursors[leaf.ord] == null) {
-        sums.cursors[leaf.ord] = leaf.reader().terms(field).iterator();
+    /** Return what walks a field's terms, null where the leaf has none. */
+    private TermsEnum cursor(LeafReaderContext leaf, int field, Sums sums) throws IOException {
+      if (sums.cursors[field][leaf.ord] == null) {
+        Terms known = leaf.reader().terms(fields[field]);
+        sums.cursors[field][leaf.ord] = known == null ? null : known.iterator();
       }
-      sums.cursors[leaf.ord].seekExact(terms[term].bytes(), states[term][leaf.ord]);
-      return sums.cursors[leaf.ord];
+      return sums.cursors[field][leaf.ord];
+    }
+
+    private TermsEnum at(LeafReaderContext leaf, int term, Sums sums) throws IOException {
+      TermsEnum cursor = cursor(leaf, fieldOf[term], sums);
+      cursor.seekExact(terms[term].bytes(), states[term][leaf.ord]);
+      return cursor;
     }
 
     /** Return a term's postings in the place of those that the slot held before. */
     private PostingsEnum postings(LeafReaderContext leaf, int term, int slot, Sums sums) throws IOException {
+      if (phrases[term] != null) {
+        return occurrences[term][leaf.ord].again();
+      }
       if (slot >= SLOTS) {
-        return cursor(leaf, term, sums).postings(null, PostingsEnum.FREQS);
+        return at(leaf, term, sums).postings(null, PostingsEnum.FREQS);
       }
       PostingsEnum[] held = sums.postings[leaf.ord];
-      held[slot] = cursor(leaf, term, sums).postings(held[slot], PostingsEnum.FREQS);
+      held[slot] = at(leaf, term, sums).postings(held[slot], PostingsEnum.FREQS);
       return held[slot];
     }
 
@@ -334,7 +429,7 @@ public final class Shards implements Closeable {
           to++;
         }
         for (int i = 0; i < row.length; i++) {
-          if (states[row[i]][leaf.ord] != null) {
+          if (has(leaf, row[i])) {
             PostingsEnum postings = postings(leaf, row[i], 0, sums);
             for (int at = from; at < to; at++) {
               int doc = docs[at] - leaf.docBase;
@@ -355,34 +450,35 @@ public final class Shards implements Closeable {
      * Suel 2011).
      */
     private final class Scan {
-      private final double[] norms; // by length code
+      private final double[][] norms; // by field and length code
       private final float[][][] bounds = new float[terms.length][leaves.size()][]; // by term, leaf, window; of weight 1
 
-      Scan(double[] norms) {
+      Scan(double[][] norms) {
         this.norms = norms;
       }
 
       void bound(int term, Sums sums) throws IOException {
         for (LeafReaderContext leaf : leaves) {
-          if (states[term][leaf.ord] != null) {
+          if (has(leaf, term)) {
             float[] most = new float[(leaf.reader().maxDoc() + WINDOW - 1) / WINDOW];
-            if (cursor(leaf, term, sums).docFreq() <= FEW) {
-              read(postings(leaf, term, 0, sums), codes[leaf.ord], most);
+            double[] norms = this.norms[fieldOf[term]];
+            if (phrases[term] != null || at(leaf, term, sums).docFreq() <= FEW) {
+              read(postings(leaf, term, 0, sums), codes[fieldOf[term]][leaf.ord], norms, most);
             } else {
-              readImpacts(cursor(leaf, term, sums).impacts(PostingsEnum.FREQS), leaf.reader().maxDoc(), most);
+              readImpacts(at(leaf, term, sums).impacts(PostingsEnum.FREQS), leaf.reader().maxDoc(), norms, most);
             }
             bounds[term][leaf.ord] = most;
           }
         }
       }
 
-      private void read(PostingsEnum postings, byte[] codes, float[] most) throws IOException {
+      private void read(PostingsEnum postings, byte[] codes, double[] norms, float[] most) throws IOException {
         for (int doc = postings.nextDoc(); doc != PostingsEnum.NO_MORE_DOCS; doc = postings.nextDoc()) {
-          raise(most, doc, doc, postings.freq(), codes[doc]);
+          raise(most, doc, doc, postings.freq(), norms[codes[doc] & 0xFF]);
         }
       }
 
-      private void readImpacts(ImpactsEnum postings, int maxDoc, float[] most) throws IOException {
+      private void readImpacts(ImpactsEnum postings, int maxDoc, double[] norms, float[] most) throws IOException {
         for (int from = 0, to; from < maxDoc; from = to + 1) {
           postings.advanceShallow(from);
           Impacts impacts = postings.getImpacts();
@@ -392,13 +488,13 @@ public final class Shards implements Closeable {
           }
           to = Math.min(impacts.getDocIdUpTo(level), maxDoc - 1);
           for (Impact impact : impacts.getImpacts(level)) {
-            raise(most, from, to, impact.freq, (byte) impact.norm);
+            raise(most, from, to, impact.freq, norms[(byte) impact.norm & 0xFF]);
           }
         }
       }
 
-      private void raise(float[] most, int from, int to, int freq, byte code) {
-        float bound = Math.nextUp((float) (freq / (freq + norms[code & 0xFF])));
+      private void raise(float[] most, int from, int to, int freq, double norm) {
+        float bound = Math.nextUp((float) (freq / (freq + norm)));
         for (int window = from / WINDOW; window <= to / WINDOW; window++) {
           most[window] = Math.max(most[window], bound);
         }
@@ -408,9 +504,11 @@ public final class Shards implements Closeable {
         Postings[] present = new Postings[row.length];
         int count = 0;
         for (int i = 0; i < row.length; i++) {
-          if (states[row[i]][leaf.ord] != null) {
+          if (has(leaf, row[i])) {
             PostingsEnum postings = postings(leaf, row[i], count, sums);
-            present[count++] = new Postings(postings, weights[i], norms, codes[leaf.ord], bounds[row[i]][leaf.ord]);
+            int field = fieldOf[row[i]];
+            byte[] lengths = codes[field][leaf.ord];
+            present[count++] = new Postings(postings, weights[i], norms[field], lengths, bounds[row[i]][leaf.ord]);
           }
         }
         Postings[] rising = new Postings[count]; // by what they add at most in this window
@@ -449,6 +547,116 @@ public final class Shards implements Closeable {
           }
         }
       }
+    }
+  }
+
+  /** Return the phrase that a term with a NUL in it stands for, null for any other. */
+  private static Query phrase(Term term) {
+    String[] words = term.text().split("\0", -1);
+    PhraseQuery.Builder phrase = new PhraseQuery.Builder();
+    for (int place = 0; place < words.length; place++) {
+      if (!words[place].isEmpty()) {
+        phrase.add(new Term(term.field(), words[place]), place);
+      }
+    }
+    return words.length == 1 ? null : phrase.build();
+  }
+
+  /** Lets a scorer tell how often a document has what it looks for. */
+  private static final Similarity FREQUENCY = new Similarity() {
+    @Override
+    public long computeNorm(FieldInvertState state) {
+      throw new UnsupportedOperationException("nothing is indexed with it");
+    }
+
+    @Override
+    public SimScorer scorer(float boost, CollectionStatistics collection, TermStatistics... terms) {
+      return new SimScorer() {
+        @Override
+        public float score(float freq, long norm) {
+          return freq;
+        }
+      };
+    }
+  };
+
+  /** A phrase's documents in a leaf, as postings. */
+  private static final class Occurrences extends PostingsEnum {
+    private final int[] docs;
+    private final int[] freqs;
+    private int at = -1;
+
+    Occurrences(Scorer scorer) throws IOException {
+      int[] docs = new int[8];
+      int[] freqs = new int[8];
+      int size = 0;
+      for (int doc = scorer.iterator().nextDoc(); doc != NO_MORE_DOCS; doc = scorer.iterator().nextDoc()) {
+        if (size == docs.length) {
+          docs = Arrays.copyOf(docs, 2 * size);
+          freqs = Arrays.copyOf(freqs, 2 * size);
+        }
+        docs[size] = doc;
+        freqs[size++] = (int) scorer.score();
+      }
+      this.docs = Arrays.copyOf(docs, size);
+      this.freqs = Arrays.copyOf(freqs, size);
+    }
+
+    private Occurrences(int[] docs, int[] freqs) {
+      this.docs = docs;
+      this.freqs = freqs;
+    }
+
+    Occurrences again() {
+      return new Occurrences(docs, freqs);
+    }
+
+    @Override
+    public int docID() {
+      return at < 0 ? -1 : at < docs.length ? docs[at] : NO_MORE_DOCS;
+    }
+
+    @Override
+    public int nextDoc() {
+      at++;
+      return docID();
+    }
+
+    @Override
+    public int advance(int target) {
+      int found = Arrays.binarySearch(docs, Math.min(docs.length, at + 1), docs.length, target);
+      at = found < 0 ? -found - 1 : found;
+      return docID();
+    }
+
+    @Override
+    public long cost() {
+      return docs.length;
+    }
+
+    @Override
+    public int freq() {
+      return freqs[at];
+    }
+
+    @Override
+    public int nextPosition() {
+      return -1;
+    }
+
+    @Override
+    public int startOffset() {
+      return -1;
+    }
+
+    @Override
+    public int endOffset() {
+      return -1;
+    }
+
+    @Override
+    public BytesRef getPayload() {
+      return null;
     }
   }
 
@@ -496,13 +704,13 @@ public final class Shards implements Closeable {
 
   /** What a thread works with: its scores of one window, which documents have one, and postings to read anew. */
   private static final class Sums {
-    private final TermsEnum[] cursors; // by leaf
+    private final TermsEnum[][] cursors; // by field and leaf
     private final PostingsEnum[][] postings; // by leaf and slot
     private final double[] scores = new double[WINDOW];
     private final long[] seen = new long[WINDOW / Long.SIZE];
 
-    Sums(int leaves) {
-      cursors = new TermsEnum[leaves];
+    Sums(int leaves, int fields) {
+      cursors = new TermsEnum[fields][leaves];
       postings = new PostingsEnum[leaves][SLOTS];
     }
 
@@ -579,18 +787,25 @@ public final class Shards implements Closeable {
 
   /** Tells Lucene's scorer of the whole collection instead of what it counts here. */
   private static final class CollectionSearcher extends IndexSearcher {
-    private final long numDocs;
-    private final long totalTerms;
+    private final Map<String, long[]> counts; // by field: documents with terms, terms
+    private final Map<Term, Integer> df;
 
-    CollectionSearcher(IndexReader reader, long numDocs, long totalTerms) {
+    CollectionSearcher(IndexReader reader, Map<String, long[]> counts, Map<Term, Integer> df) {
       super(reader);
-      this.numDocs = numDocs;
-      this.totalTerms = totalTerms;
+      this.counts = counts;
+      this.df = df;
+    }
+
+    @Override
+    public TermStatistics termStatistics(Term term, int docFreq, long totalTermFreq) {
+      int documents = df.get(term);
+      return new TermStatistics(term.bytes(), documents, documents);
     }
 
     @Override
     public CollectionStatistics collectionStatistics(String name) {
-      return new CollectionStatistics(name, numDocs, numDocs, totalTerms, numDocs);
+      long[] of = counts.get(name);
+      return new CollectionStatistics(name, of[0], of[0], of[1], of[0]);
     }
   }
 
@@ -603,7 +818,7 @@ public final class Shards implements Closeable {
     AtomicInteger next = new AtomicInteger();
     AtomicReference<Throwable> failed = new AtomicReference<>();
     Runnable work = () -> {
-      Sums sums = new Sums(leaves.size());
+      Sums sums = new Sums(leaves.size(), fields.length);
       try {
         for (int n = next.getAndIncrement(); n < steps && failed.get() == null; n = next.getAndIncrement()) {
           step.run(n, sums);

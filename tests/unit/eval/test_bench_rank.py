@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 zstandard = pytest.importorskip("zstandard")
-from rag_hpc.errors import ConfigError, InputError
+from rag_hpc.errors import ConfigError, InputError, MissingDependency
 from rag_hpc.eval import quality
 from rag_hpc.eval.bench.pairs import difference_of_means
-from rag_hpc.eval.bench.rank import rank
+from rag_hpc.eval.bench.rank import feedback, rank
 from rag_hpc.eval.bench.rank.collections import overrides_of
 from rag_hpc.eval.results import Results
+from rag_hpc.search import jvm
 from rag_hpc.sources.files.beir import load_beir_questions
 
 
@@ -41,7 +42,9 @@ def test_halves_share_no_question_and_do_not_depend_on_the_order() -> None:
 
 def test_the_row_is_judged_on_the_other_half(run: Results, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(rank, "_run", lambda name, data, folder: run)
-    judged, beside = rank.run({"data": str(tmp_path), "collections": "pydoc", "languages": "de"})
+    options = {"collections": "pydoc", "languages": "de", "feedback": "", "out": str(tmp_path / "gains.svg")}
+    rows = {row.name: row for row in rank.run({"data": str(tmp_path), **options})}
+    judged, beside = rows["rank.pydoc"], rows["rank.xquad-de"]
     scores = rank.scores_of(run)
     used = rank.halves([*scores["fused"]])[1]
     means = {method: statistics.fmean(values[q] for q in used) for method, values in scores.items()}
@@ -50,6 +53,41 @@ def test_the_row_is_judged_on_the_other_half(run: Results, monkeypatch: pytest.M
     assert (judged.bar, judged.met) == (0.0, judged.ratio >= 0)
     assert (beside.name, beside.bar, beside.met) == ("rank.xquad-de", None, None)
     assert beside.ours == pytest.approx(statistics.fmean(scores["fused"].values()))
+
+
+def test_what_fusing_gains_is_told_for_each_signal(
+    run: Results, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(rank, "_run", lambda name, data, folder: run)
+    rows = {row.name: row for row in rank.run({"data": str(tmp_path), "collections": "pydoc", "feedback": ""})}
+    scores = rank.scores_of(run)
+    used = rank.halves([*scores["fused"]])[1]
+    for signal in ("bm25", "dense"):
+        gain = statistics.fmean(scores["fused"][q] - scores[signal][q] for q in used)
+        row = rows[f"rank.pydoc.over_{signal}"]
+        assert row.ours == pytest.approx(gain) and row.interval is not None
+        assert row.interval[0] <= gain <= row.interval[1] and row.met == (row.interval[0] >= 0)
+    differs = rows["rank.pydoc.differs"]
+    assert differs.ours == pytest.approx(differs.peers["better"] + differs.peers["worse"])
+    assert differs.ours == statistics.fmean(scores["fused"][q] != scores["dense"][q] for q in used)
+
+
+def test_feedback_is_anserini_s_on_one_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        jvm.start()
+    except MissingDependency as error:
+        pytest.skip(str(error))
+    words = "wing flow lift drag nose jet heat wall".split()
+    texts = [" ".join(words[(n * m) % 8] for m in range(1, 4 + n % 5)) for n in range(1, 61)]
+    documents = [{"_id": f"d{n}", "title": "", "text": f"{text} only{n % 20}"} for n, text in enumerate(texts)]
+    queries = [{"_id": word, "text": f"only{n} {word}"} for n, word in enumerate(words)] + [{"_id": "x", "text": "x"}]
+    judged = [{"query": word, "document": f"d{n}", "grade": 1} for n, word in enumerate(words)]
+    monkeypatch.setitem(feedback.READERS, "tiny", lambda data, language: (documents, queries, judged))
+    row = feedback.row("tiny", tmp_path, tmp_path, rank.measured)
+    assert set(row.peers) == {"anserini", "bm25"} and row.ratio == pytest.approx(0, abs=1e-9)
+    assert "8 questions, of 100.0% the ten are anserini's" in row.note and 0 < row.ours <= 1
+    with pytest.raises(ConfigError, match="feedback=trec: not one of"):
+        feedback.row("trec", tmp_path, tmp_path, rank.measured)
 
 
 def test_the_difference_of_pairs_has_an_interval() -> None:

@@ -92,7 +92,7 @@ def test_pyserini_field_names_and_lucene_version_are_anserini_s(built: Path) -> 
 
 def test_builder_whose_parent_dies_writes_no_index(tmp_path: Path) -> None:
     child = subprocess.run(
-        [sys.executable, "-m", "rag_hpc.search.lucene", str(tmp_path), "256", "en"],
+        [sys.executable, "-m", "rag_hpc.search.lucene", str(tmp_path), "256", "{}"],
         input=b'["a", "some text"]\n',
         capture_output=True,
         check=False,

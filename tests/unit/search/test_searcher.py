@@ -97,7 +97,7 @@ def test_lexical_hits_are_those_of_one_index(chain: stagerun.Chain, queries: np.
     asked = [bm25.make_query(row, whole) for row in words]
     ours = one.top(asked, 15)
     assert ids.tobytes() == ours[1].tobytes() and scores.tobytes() == ours[0].tobytes()
-    theirs, _ = one.lucene(asked, whole, 15)
+    theirs, _ = one.lucene(asked, [whole], 15)
     np.testing.assert_allclose(scores, theirs, rtol=1e-5)
     assert (ids >= 0).any(axis=1).tolist() == [True, False, True, True, False]
     one.close()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import stagerun
 
+from rag_hpc.inline import same_for_any_p
 from rag_hpc.search import lucene
 from rag_hpc.search.shards import Shards
 from rag_hpc.stages.registry import make_stage
@@ -61,3 +62,8 @@ def test_shards_are_even_and_never_more_than_chunks(chain: stagerun.Chain, tmp_p
 
 def test_heap_is_no_part_of_the_output(chain: stagerun.Chain) -> None:
     assert "heap_mib" not in chain.out["lexical"].config
+
+
+def test_positions_vectors_and_fields_have_the_same_bytes_whoever_builds(chain: stagerun.Chain, tmp_path: Path) -> None:
+    settings = {"fields": ["title", "heading"], "positions": True, "term_vectors": True, "num_shards": 2}
+    same_for_any_p(make_stage("lexical", settings), chain.out, tmp_path, ps=(1, 2))

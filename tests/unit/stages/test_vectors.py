@@ -52,6 +52,19 @@ def _clustered(num_rows: int, dims: int = 16, clusters: int = 20) -> Any:
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
+def test_a_shard_opens_in_plain_faiss_under_the_run_s_ordinals(chain: stagerun.Chain) -> None:
+    store = VectorStore(chain.out["encode"])
+    rows = store.rows(0, len(store)).astype(np.float32)
+    found = []
+    for path in chain.out["vectors.build"].files("index.faiss"):
+        plain = faiss.read_index(str(path))
+        plain.nprobe = plain.nlist
+        found.append(plain.search(rows[:20], 3))
+    ids = merge_topk(found, 3)[1]
+    assert sum(len(part) for part, _ in found) == 20 * len(chain.out["vectors.build"].units)
+    assert ids[:, 0].tolist() == exact_topk(rows[:20], rows, 1)[1][:, 0].tolist()
+
+
 @pytest.mark.parametrize("world_size", [1, 3, 7])
 def test_centroids_do_not_depend_on_the_number_of_ranks(world_size: int, chain: stagerun.Chain, tmp_path: Path) -> None:
     inputs = {"encode": chain.out["encode"]}

@@ -58,7 +58,7 @@ def test_scores_have_the_same_bits_whatever_stands_beside_them(seed: int, num_te
     alone = [bm25.canonical_scores(tf_KT[i : i + 1], lengths_K[i : i + 1], query) for i in range(40)]
     assert np.concatenate(alone).tobytes() == together.tobytes()
     term_by_term = [
-        sum(score(tf, dl, w, query.k1, query.b, query.avgdl) for tf, w in zip(row, query.weights_T, strict=True))
+        sum(score(tf, dl, w, query.k1, query.b, *query.avgdl) for tf, w in zip(row, query.weights_T, strict=True))
         for row, dl in zip(tf_KT, lengths_K, strict=True)
     ]
     np.testing.assert_allclose(together, term_by_term, rtol=1e-6)
