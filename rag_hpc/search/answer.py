@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from rag_hpc.stores.passages import read_passages
 
 if TYPE_CHECKING:
     from rag_hpc.models.encoder import Encoder
+    from rag_hpc.search.searcher import Found
 
 BATCH = 512  # tokens; of all sizes tried the fastest for sentences on a core
 
@@ -44,6 +45,13 @@ class Answered:
     passages: list[Passage]
     checks: list[CitationCheck]
     ranks: list[dict[str, Place]] = field(default_factory=list)  # of each passage, by the rankings that have it
+
+
+class Searching(Protocol):
+    """What searches: a Searcher, or what asks others."""
+
+    def search(self, texts: Sequence[str], vectors_QD: Array) -> Found:
+        """Return the hits of all methods for the queries."""
 
 
 class Answerer:
@@ -77,10 +85,11 @@ class Asker:
         settings: Mapping[str, dict[str, Any]],
         generator: GeneratorConfig,
         scratch: Path,
+        via: Callable[[Callable[[], Searching]], Searching] = lambda own: own(),
     ) -> None:
         """inputs: manifests of chunk, lexical, encode and, where it is there, retrieve.queries. settings: those of the
         run's stages, which are used again, but for the generator: that of whoever asks. scratch: a folder for the
-        unpacked index."""
+        unpacked index. via: gives what searches, and may do without the searcher of this process, which it can make."""
         from rag_hpc.models.encoder import Encoder
         from rag_hpc.schema import from_plain
         from rag_hpc.search.searcher import Searcher, SearchSettings, knowledge
@@ -93,7 +102,7 @@ class Asker:
         self._encoder = encoder = Encoder(asked["model"], threads=1, dims=asked.get("dims", 0))
         self._method = retrieve.get("method", "fused").replace("ann", "dense")  # one question is searched exactly
         parts = inputs["lexical"], inputs["encode"], None
-        self._searcher = Searcher(*parts, search, SerialComm(), scratch, knowledge(inputs))
+        self._searcher = via(lambda: Searcher(*parts, search, SerialComm(), scratch, knowledge(inputs)))
         self._answerer = Answerer(inputs["chunk"], generator, lambda: reading(encoder, self._prefix))
 
     def answer(self, question: str) -> Answered:

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -18,13 +18,15 @@ from rag_hpc.core import manifest
 from rag_hpc.core.ledger import Ledger, Request, run_handle
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.core.plan import read_plans
-from rag_hpc.errors import ConfigError, IncompleteError, InputError
+from rag_hpc.errors import ConfigError, IncompleteError, InputError, RagHpcError
 from rag_hpc.eval.text import aligned
 from rag_hpc.generators.config import GeneratorConfig, GeneratorName
+from rag_hpc.serve.client import Near
+from rag_hpc.serve.places import Place, groups_of
 
 if TYPE_CHECKING:
     from rag_hpc.arguments import Arguments
-    from rag_hpc.search.answer import Answered, Asker
+    from rag_hpc.search.answer import Answered, Asker, Searching
 
 NEEDED = ("chunk", "lexical", "encode")
 WANTED = "retrieve.queries"  # how well the encoder knows the corpus
@@ -61,17 +63,21 @@ def ask(arguments: Arguments) -> int:
     def show(found: dict[str, Any]) -> str:
         return "\n\n".join([as_text(found), *([explained(found)] if "--explain" in arguments.flags else [])])
 
-    with opened(ledger.run_dir, request, generator) as asker:
+    with opened(ledger, request, generator) as (asker, near):
+
+        def answer(text: str) -> dict[str, Any]:
+            return {**plain(ledger.name, text, asker.answer(text), page_of), "coverage": near.coverage}
+
         page_of = pages_of(ledger)
         if question:
-            found = plain(ledger.name, question, asker.answer(question), page_of)
+            found = answer(question)
             hint = f"\na whole page, as it is stored: rag-hpc page ID run={ledger.name}" if found["citations"] else ""
             print(as_json(found) if batch else show(found) + hint)
             return 0
         if not asked and generator.name is GeneratorName.extractive:
             asker.answer("What is this?")  # so that the first question does not wait for what is compiled and read once
         for row in asked or _typed(ledger.name):
-            found = {**row, **plain(ledger.name, row["question"], asker.answer(row["question"]), page_of)}
+            found = {**row, **answer(row["question"])}
             if file or batch:
                 print(json.dumps(found, sort_keys=True).replace("\x7f", "\\u007f"), flush=True)
             else:
@@ -131,15 +137,48 @@ def _readable(text: str) -> str:
 
 
 @contextmanager
-def opened(run_dir: Path, request: Request, generator: GeneratorConfig) -> Iterator[Asker]:
-    """Yield what answers questions from a run; on a terminal a line says what takes the first seconds."""
-    inputs = manifests(run_dir, request)
+def opened(ledger: Ledger, request: Request, generator: GeneratorConfig) -> Iterator[tuple[Asker, Near]]:
+    """Yield what answers questions from a run, and what searches for it: a group that is up for the run, else this
+    process. On a terminal a line says what takes the first seconds."""
+    inputs = manifests(ledger.run_dir, request)
+    places = groups_for(ledger.run_dir, request, inputs)
     if sys.stderr.isatty():
-        print(f"loading the model and the indexes of run={run_dir.name} ...", file=sys.stderr, flush=True)
+        loaded = "the model" if places else "the model and the indexes"
+        print(f"loading {loaded} of run={ledger.name} ...", file=sys.stderr, flush=True)
     from rag_hpc.search.answer import Asker
 
+    made: list[Near] = []
+
+    def via(own: Callable[[], Searching]) -> Searching:
+        made.append(Near(places, own, len(inputs["lexical"].units), _say))
+        return made[0]
+
     with tempfile.TemporaryDirectory(prefix="rag-hpc-") as scratch:
-        yield Asker(inputs, request.settings, generator, Path(scratch))
+        yield Asker(inputs, request.settings, generator, Path(scratch), via), made[0]
+
+
+def groups_for(run_dir: Path, request: Request, inputs: Mapping[str, Manifest]) -> list[Place]:
+    """Return the places of our groups that hold what the run searches now; why another is passed over is said."""
+    found = []
+    try:
+        places = groups_of(run_dir)
+        if not places:
+            return []
+        from rag_hpc.serve.rank import fingerprint, settings_of
+
+        wanted = fingerprint(inputs, settings_of(request))
+        for place in places:
+            if place.group().fingerprint == wanted:
+                found.append(place)
+            else:
+                _say(f"group {place.name}: it holds the run as it was before; searching in this process")
+    except (RagHpcError, OSError) as error:
+        _say(f"{error}; searching in this process")
+    return found
+
+
+def _say(text: str) -> None:
+    print(f"ask: {text}", file=sys.stderr)
 
 
 def as_text(found: dict[str, Any]) -> str:
@@ -220,17 +259,19 @@ def pages_of(ledger: Ledger) -> PageOf:
     return page_of
 
 
-def manifests(run_dir: Path, request: Request) -> dict[str, Manifest]:
-    """Return the manifests that a search needs. Raises IncompleteError when the run is not that far."""
-    used = [stage for stage in request.stages if stage in (*NEEDED, *SETTINGS)]
+def manifests(run_dir: Path, request: Request, also: Sequence[str] = ()) -> dict[str, Manifest]:
+    """Return the manifests that a search needs, and of those that it can use what is there. Raises IncompleteError when
+    the run is not that far."""
+    wanted = (WANTED, *also)
+    used = [stage for stage in request.stages if stage in (*NEEDED, *SETTINGS, *also)]
     plans = read_plans(run_dir, request.number, used, request.settings)
     if not set(NEEDED) <= set(plans):
         raise IncompleteError(f"run={run_dir.name}: not indexed yet; run: rag-hpc retry run={run_handle(run_dir)}")
-    folders = {stage: run_dir / plans[stage].folder for stage in (*NEEDED, WANTED) if stage in plans}
+    folders = {stage: run_dir / plans[stage].folder for stage in (*NEEDED, *wanted) if stage in plans}
     return {
         stage: manifest.load(folder)
         for stage, folder in folders.items()
-        if stage != WANTED or (folder / manifest.MANIFEST).exists()
+        if stage not in wanted or (folder / manifest.MANIFEST).exists()
     }
 
 
