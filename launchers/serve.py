@@ -152,6 +152,7 @@ def start(place: Place, request: Request, group: Group) -> None:
         keeper.terminate()
         keeper.wait()
         raise
+    keeper.returncode = 0  # it outlives this process, which Popen would warn of
 
 
 def queue(ledger: Ledger, place: Place, group: Group, request: Request, cluster: ClusterConfig) -> int:

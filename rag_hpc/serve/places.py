@@ -165,10 +165,14 @@ def connect(door: Door, timeout_s: float) -> socket.socket:
     if "/" in door.address:
         if door.host != os.uname().nodename:
             raise InputError(f"the group answers on {door.host} only, where it was started; ask there")
-        with _short(Path(door.address)) as name:
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
             sock.settimeout(timeout_s)
-            sock.connect(name)
+            with _short(Path(door.address)) as name:
+                sock.connect(name)
+        except OSError:
+            sock.close()
+            raise
         return sock
     host, _, port = door.address.rpartition(":")
     sock = socket.create_connection((host, int(port)), timeout=timeout_s)

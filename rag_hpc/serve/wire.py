@@ -41,7 +41,7 @@ class Refused(RagHpcError):
 
 def send(sock: socket.socket, head: dict[str, Any], arrays: Sequence[Array] = ()) -> None:
     """Send one frame. Raises Broken."""
-    blocks = [np.ascontiguousarray(array) for array in arrays]
+    blocks = [np.asarray(array, order="C") for array in arrays]
     kinds = [[block.dtype.str, list(block.shape)] for block in blocks]
     text = json.dumps({**head, "arrays": kinds}, separators=(",", ":")).encode("ascii")
     body = b"".join(block.tobytes() for block in blocks)
