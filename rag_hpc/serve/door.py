@@ -23,8 +23,9 @@ import numpy as np
 from rag_hpc.algo.types import Array
 from rag_hpc.errors import InputError, RagHpcError
 from rag_hpc.search.answer import Searching
-from rag_hpc.serve.members import WAIT_S, Members, RootComm
+from rag_hpc.serve.members import WAIT_S, Members
 from rag_hpc.serve.places import Group, ServeConfig, alive
+from rag_hpc.serve.rounds import RootComm
 from rag_hpc.serve.wire import Broken, Frame, Refused, receive, send, welcome
 
 log = logging.getLogger(__name__)

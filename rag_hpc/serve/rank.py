@@ -31,9 +31,10 @@ from rag_hpc.errors import ConfigError, InputError, RagHpcError
 from rag_hpc.schema import from_plain
 from rag_hpc.search.searcher import Searcher, SearchSettings, knowledge
 from rag_hpc.serve.door import Door, resident_bytes
-from rag_hpc.serve.members import OPENING, Abandoned, Members, RankComm, RootComm
+from rag_hpc.serve.members import OPENING, Members
 from rag_hpc.serve.places import DOOR, Group, Place, ServeConfig, connect, listener
 from rag_hpc.serve.places import Door as Address
+from rag_hpc.serve.rounds import Abandoned, RankComm, RootComm
 from rag_hpc.serve.wire import Broken, Frame, greet, receive, send
 from rag_hpc.stores.vectors import VectorStore
 

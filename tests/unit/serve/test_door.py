@@ -19,9 +19,10 @@ from rag_hpc.errors import InputError
 from rag_hpc.search.searcher import Found
 from rag_hpc.serve.client import Client, Near, Reply, Unanswered, search_groups
 from rag_hpc.serve.door import Door
-from rag_hpc.serve.members import Members, RootComm
+from rag_hpc.serve.members import Members
 from rag_hpc.serve.places import DOOR, GROUP, Group, Place, groups_of, listener
 from rag_hpc.serve.places import Door as Address
+from rag_hpc.serve.rounds import RootComm
 
 ONE = np.ones((1, 3), dtype=np.float32)
 

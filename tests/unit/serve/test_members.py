@@ -16,7 +16,8 @@ from rag_hpc.algo.types import Array
 from rag_hpc.core.comm import SerialComm
 from rag_hpc.search.searcher import Found, Searcher, SearchSettings, knowledge
 from rag_hpc.serve.door import shares
-from rag_hpc.serve.members import OPENING, Abandoned, Members, RankComm, RootComm
+from rag_hpc.serve.members import OPENING, Members
+from rag_hpc.serve.rounds import Abandoned, RankComm, RootComm
 from rag_hpc.serve.wire import Broken, Frame, receive, send
 
 TEXTS = ["Which argument of a deque drops older items?", "", "sha256 sha256 digest block", "zyxwv"]
