@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rag_hpc.core.fs import naming_disk
 from rag_hpc.core.log import shown
 from rag_hpc.core.stage import Launch
+from rag_hpc.core.trust import private_files
 from rag_hpc.errors import ClusterError, ConfigError, IncompleteError, InputError, RagHpcError
 from rag_hpc.launchers.local import environment
 from rag_hpc.serve.client import Client
@@ -104,8 +105,21 @@ def state_of(place: Place) -> dict[str, Any]:
         with contextlib.closing(Client(place)) as client:
             return {**found, **client.status()}
     except (RagHpcError, OSError) as error:
+        if found["job"]:
+            return {**found, **state_of_job(group, place)}
         alive = keeper_pid(place) is not None
         return {**found, "state": "starting" if alive else "down", "reason": str(error)}
+
+
+def state_of_job(group: Group, place: Place) -> dict[str, Any]:
+    """Return the state of a group whose door does not answer, by what Slurm says of its tasks, at most once in 30 s."""
+    slurm = connect(group.cluster, group.slurm_conf)
+    with private_files():
+        tasks = slurm.states([group.job], cache=place.folder / "squeue.json").values()
+    if all(task.ended for task in tasks):
+        return {"state": "down", "reason": f"its job has ended; run: rag-hpc serve down, then up; see {place.folder}"}
+    said = sorted({f"{task.state} {task.reason}".strip() for task in tasks if not task.ended})
+    return {"state": "starting", "reason": f"tasks: {', '.join(said)}"}
 
 
 def end(place: Place) -> None:

@@ -11,6 +11,7 @@ from rag_hpc.core.fs import naming_disk
 from rag_hpc.core.ledger import find_run
 from rag_hpc.core.log import shown
 from rag_hpc.errors import ConfigError, did_you_mean
+from rag_hpc.launchers.group import end, queue, start, state_of
 from rag_hpc.schema import from_plain
 from rag_hpc.serve.places import GROUP, Group, Place, ServeConfig, groups_of
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from rag_hpc.slurm.cluster import ClusterConfig
 
 NEEDED = ("lexical", "encode", "retrieve.search")
-UP_S, DOWN_S = 600.0, 40.0  # how long the ranks may take to open their shards, and to end
-POLL_S = 0.1
 
 
 def serve(arguments: Arguments) -> int:
@@ -127,7 +126,7 @@ def status(ledger: Ledger, places: list[Place], *, as_text: bool) -> int:
     elif not found:
         print(f"run={ledger.name}: no group; start one: rag-hpc serve up run={ledger.handle}")
     for one in found if as_text else ():
-        print(f"group {one['group']}: {one['state']}{of_a_job(one)}")
+        print(f"group {one['group']}: {one['state']}{of_a_job(one)}  {shown(one.get('reason', ''))}".rstrip())
         if "ranks" in one:
             print(
                 f"  shards {one['coverage']}, {one['queries']} queries, p50 {ms(one['p50_ms'])}, p99 "

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -18,11 +18,10 @@ from rag_hpc.core import manifest
 from rag_hpc.core.ledger import Ledger, Request, run_handle
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.core.plan import read_plans
-from rag_hpc.errors import ConfigError, IncompleteError, InputError, RagHpcError
+from rag_hpc.errors import ConfigError, IncompleteError, InputError
 from rag_hpc.eval.text import aligned
 from rag_hpc.generators.config import GeneratorConfig, GeneratorName
-from rag_hpc.serve.client import Near
-from rag_hpc.serve.places import Place, groups_of
+from rag_hpc.serve.client import Near, groups_for
 
 if TYPE_CHECKING:
     from rag_hpc.arguments import Arguments
@@ -141,7 +140,7 @@ def opened(ledger: Ledger, request: Request, generator: GeneratorConfig) -> Iter
     """Yield what answers questions from a run, and what searches for it: a group that is up for the run, else this
     process. On a terminal a line says what takes the first seconds."""
     inputs = manifests(ledger.run_dir, request)
-    places = groups_for(ledger.run_dir, request, inputs)
+    places = groups_for(ledger.run_dir, request, inputs, _say)
     if sys.stderr.isatty():
         loaded = "the model" if places else "the model and the indexes"
         print(f"loading {loaded} of run={ledger.name} ...", file=sys.stderr, flush=True)
@@ -155,26 +154,6 @@ def opened(ledger: Ledger, request: Request, generator: GeneratorConfig) -> Iter
 
     with tempfile.TemporaryDirectory(prefix="rag-hpc-") as scratch:
         yield Asker(inputs, request.settings, generator, Path(scratch), via), made[0]
-
-
-def groups_for(run_dir: Path, request: Request, inputs: Mapping[str, Manifest]) -> list[Place]:
-    """Return the places of our groups that hold what the run searches now; why another is passed over is said."""
-    found = []
-    try:
-        places = groups_of(run_dir)
-        if not places:
-            return []
-        from rag_hpc.serve.rank import fingerprint, settings_of
-
-        wanted = fingerprint(inputs, settings_of(request))
-        for place in places:
-            if place.group().fingerprint == wanted:
-                found.append(place)
-            else:
-                _say(f"group {place.name}: it holds the run as it was before; searching in this process")
-    except (RagHpcError, OSError) as error:
-        _say(f"{error}; searching in this process")
-    return found
 
 
 def _say(text: str) -> None:

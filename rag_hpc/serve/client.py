@@ -9,7 +9,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,15 @@ import numpy as np
 
 from rag_hpc.algo.types import Array
 from rag_hpc.errors import RagHpcError
-from rag_hpc.serve.places import Place, ServeConfig, connect
+from rag_hpc.serve.places import Place, ServeConfig, connect, groups_of
 from rag_hpc.serve.wire import Broken, greet, receive, send
 
 if TYPE_CHECKING:
     import socket
+    from pathlib import Path
 
+    from rag_hpc.core.ledger import Request
+    from rag_hpc.core.manifest import Manifest
     from rag_hpc.search.searcher import Found
 
 log = logging.getLogger(__name__)
@@ -173,6 +176,27 @@ def search_groups(
 def _over(race: _Race, asked: int) -> bool:
     whole = any(reply.whole for reply in race.replies)
     return whole or len(race.replies) + len(race.errors) >= asked
+
+
+def groups_for(
+    run_dir: Path, request: Request, inputs: Mapping[str, Manifest], say: Callable[[str], None]
+) -> list[Place]:
+    """Return the places of our groups that hold what the run searches now. say: told why another is passed over."""
+    found = []
+    try:
+        if not (places := groups_of(run_dir)):
+            return []
+        from rag_hpc.serve.rank import fingerprint, settings_of
+
+        wanted = fingerprint(inputs, settings_of(request))
+        for place in places:
+            if place.group().fingerprint == wanted:
+                found.append(place)
+            else:
+                say(f"group {place.name}: it holds the run as it was before; searching without it")
+    except (RagHpcError, OSError) as error:
+        say(f"{error}; searching in this process")
+    return found
 
 
 class Near:

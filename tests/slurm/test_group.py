@@ -22,7 +22,7 @@ from rag_hpc.algo.types import Array
 from rag_hpc.cli import main
 from rag_hpc.core.comm import SerialComm
 from rag_hpc.core.ledger import Ledger
-from rag_hpc.launchers import serve as verb
+from rag_hpc.launchers import group
 from rag_hpc.search.searcher import Searcher, knowledge
 from rag_hpc.serve.client import Client, Reply, Unanswered
 from rag_hpc.serve.places import FOLDER, Place, groups_of
@@ -86,8 +86,8 @@ class Load:
 
 def wait_until(place: Place, state: str, timeout_s: float = 90) -> dict[str, Any]:
     end = time.monotonic() + timeout_s
-    while (found := verb.state_of(place))["state"] != state:
-        assert time.monotonic() < end, f"{found}\n{verb.said(place)}"
+    while (found := group.state_of(place))["state"] != state:
+        assert time.monotonic() < end, f"{found}\n{group.said(place)}"
         time.sleep(0.1)
     return found
 

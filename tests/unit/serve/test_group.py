@@ -24,9 +24,9 @@ from rag_hpc.cli import main
 from rag_hpc.core.comm import SerialComm
 from rag_hpc.core.ledger import Ledger
 from rag_hpc.errors import ConfigError
-from rag_hpc.launchers import serve as verb
+from rag_hpc.launchers import group
 from rag_hpc.search.searcher import Found, Searcher, knowledge
-from rag_hpc.serve import ask
+from rag_hpc.serve import client as client_module
 from rag_hpc.serve.client import Client, Reply, Unanswered
 from rag_hpc.serve.places import DOOR, FOLDER, KEY, Place, connect, groups_of
 from rag_hpc.serve.rank import settings_of
@@ -72,7 +72,7 @@ def alone(chain: stagerun.Chain, served: Ledger, tmp_path_factory: pytest.TempPa
 
 
 def status(ledger: Ledger) -> dict[str, Any]:
-    return verb.state_of(groups_of(ledger.run_dir)[0])
+    return group.state_of(groups_of(ledger.run_dir)[0])
 
 
 def same(reply: Reply, expected: Found) -> bool:
@@ -116,7 +116,7 @@ def test_ask_uses_the_group_and_says_what_answered(
 ) -> None:
     asked = ["ask", fixedcorpus.ASKED["caching"], "--json", f"run={served.run_dir}"]
     with monkeypatch.context() as patch:
-        patch.setattr(ask, "groups_of", lambda run_dir: [])
+        patch.setattr(client_module, "groups_of", lambda run_dir: [])
         assert main(asked) == 0
     own = json.loads(capsys.readouterr().out)
 
@@ -221,6 +221,19 @@ def test_a_killed_rank_is_started_again_and_nobody_waits_for_it(
         assert {one.coverage for one in partial} == {"3/4"} and len(partial) == len(before)
     assert same(reply, alone.search(TEXTS, vectors(len(TEXTS))))
     assert status(served)["ranks"][rank]["pid"] != row["pid"]
+
+
+def test_when_rank_0_sleeps_guests_are_not_kept(served: Ledger, client: Client) -> None:
+    pid = status(served)["ranks"][0]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        begun = time.monotonic()
+        with pytest.raises(Unanswered) as caught:
+            client.search(TEXTS, vectors(len(TEXTS)), 300)
+        assert caught.value.kind == "late" and time.monotonic() - begun < 2
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert until_whole(client)[0].whole
 
 
 def wait_for(condition: Callable[[], bool], timeout_s: float = 20) -> None:
