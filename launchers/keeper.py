@@ -1,7 +1,8 @@
 """`python -m rag_hpc.launchers.keeper RUN_DIR GROUP RANK...`: keep ranks of a resident group up, as its children.
 
 On this machine one keeper has all ranks; on Slurm each array task is one with its own. A rank that ends is started
-again, after a pause that grows. Exit codes: 0 told to stop, 2 a rank cannot run as configured, 3 the walltime is near.
+again, after a pause that grows. Exit codes: 0 told to stop, 1 a rank never lived long, 2 it cannot run as configured, 3
+the walltime is near.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from pathlib import Path
 from rag_hpc.core.job import JobEnv
 from rag_hpc.core.log import configure
 from rag_hpc.core.trust import check_run
-from rag_hpc.errors import ConfigError, RagHpcError
+from rag_hpc.errors import ConfigError, InputError, RagHpcError
 from rag_hpc.serve.places import KEEPER, Door, Place
 
 log = logging.getLogger(__name__)
 POLL_S = 0.1
 PAUSES_S = (0.2, 1.0, 5.0, 15.0, 30.0)  # before a rank that did not live long is started again
 STEADY_S = 60.0  # a rank that lived this long is started again at once
+TRIES = 3  # of a rank that never lived so long
 DRAIN_S = 15.0  # for rank 0 to answer what waits
 
 
@@ -33,11 +35,12 @@ class Rank:
 
     def __init__(self, command: Sequence[str], log_path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._command, self._log, self._clock = [*command], log_path, clock
-        self._num_quick, self._started, self._due = 0, 0.0, 0.0
+        self._num_quick, self._started, self._due, self._was_steady = 0, 0.0, 0.0, False
         self.process: subprocess.Popen[bytes] | None = None
 
     def tend(self) -> None:
-        """Start the process when it is due. Raises ConfigError when it ended because it cannot run as configured."""
+        """Start the process when it is due. Raises ConfigError when it ended because it cannot run as configured, and
+        InputError when it never lived long."""
         now = self._clock()
         if self.process is not None:
             code = self.process.poll()
@@ -45,7 +48,10 @@ class Rank:
                 return
             if code == ConfigError.exit_code:
                 raise ConfigError(f"{self._log}: a rank cannot run as configured; its last lines say why")
-            self._num_quick = 0 if now - self._started > STEADY_S else self._num_quick + 1
+            steady = now - self._started > STEADY_S
+            self._num_quick, self._was_steady = 0 if steady else self._num_quick + 1, steady or self._was_steady
+            if self._num_quick >= TRIES and not self._was_steady:
+                raise InputError(f"{self._log}: a rank ended {TRIES} times soon after its start; its lines say why")
             pause_s = PAUSES_S[min(self._num_quick, len(PAUSES_S)) - 1] if self._num_quick else 0.0
             log.warning("%s: its rank ended with %d; again in %.1f s", self._log.stem, code, pause_s)
             self.process, self._due = None, now + pause_s

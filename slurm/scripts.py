@@ -138,8 +138,9 @@ class GroupJob:
 
 
 def group_script(job: GroupJob, cluster: ClusterConfig) -> str:
-    """Return the script of a resident group's array. A task that ends by itself puts itself back into the queue; one
-    whose node dies is put back by Slurm. The others go on meanwhile, as the ranks of one job step would not."""
+    """Return the script of a resident group's array. A task that is killed, or near its walltime, puts itself back into
+    the queue; one whose node dies is put back by Slurm. The others go on meanwhile, as those of one job step would not.
+    """
     flags: dict[str, object] = {
         **site_flags(cluster),
         "job-name": job_name(job.run_dir.name, f"serve.{job.group}", folder_mark(job.run_dir)),
@@ -167,7 +168,7 @@ def group_script(job: GroupJob, cluster: ClusterConfig) -> str:
         *_scratch(cluster.scratch),
         f'{quote(job.python)} -P -m rag_hpc.launchers.keeper {words} "$SLURM_ARRAY_TASK_ID"',
         "code=$?",
-        '[ "$code" = 0 ] || [ "$code" = 2 ] || scontrol requeue "$SLURM_JOB_ID"',
+        '[ "$code" -lt 3 ] || scontrol requeue "$SLURM_JOB_ID"',  # the walltime is near, or it was killed
         'exit "$code"',
     ]
     return script(flags, lines)

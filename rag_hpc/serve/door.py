@@ -31,6 +31,7 @@ from rag_hpc.serve.wire import Broken, Frame, Refused, receive, send, welcome
 log = logging.getLogger(__name__)
 GUESTS = 512  # connections at a time
 REMEMBERED = 10_000  # requests whose times the quantiles are of
+SEND_S = 30.0  # for a guest to take its answer
 TEXT_BYTES = 1 << 20  # of a query
 
 
@@ -126,6 +127,7 @@ class Door:
                 reply = self._status() if head.get("ask") == "status" else self._ask(head, arrays)
             except RagHpcError as error:
                 reply = {"error": "wrong", "said": str(error)}, []
+            sock.settimeout(SEND_S)
             send(sock, *reply)
 
     def _ask(self, head: dict[str, Any], arrays: list[Array]) -> Frame:

@@ -101,7 +101,7 @@ export RAG_HPC_WALLTIME_S=5400
 export RAG_HPC_WALLTIME_MARGIN_S=120
 /venv/bin/python -P -m rag_hpc.launchers.keeper '/runs/my run' 1 "$SLURM_ARRAY_TASK_ID"
 code=$?
-[ "$code" = 0 ] || [ "$code" = 2 ] || scontrol requeue "$SLURM_JOB_ID"
+[ "$code" -lt 3 ] || scontrol requeue "$SLURM_JOB_ID"
 exit "$code"
 """
     )

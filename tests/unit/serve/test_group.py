@@ -35,6 +35,7 @@ from rag_hpc.serve.wire import Refused, greet
 pytestmark = pytest.mark.timeout(300)
 TEXTS = ["Which argument of a deque drops older items?", "", "sha256 sha256 digest block", "zyxwv"]
 ENOUGH_MS = 20_000  # on a machine that does much else
+DEADLINE_MS = 4000
 
 
 def vectors(num: int) -> Array:
@@ -88,7 +89,7 @@ def until_whole(client: Client, timeout_s: float = 60) -> tuple[Reply, list[Repl
     while time.monotonic() < end:
         begun = time.monotonic()
         try:
-            reply = client.search(TEXTS, vectors(len(TEXTS)), 2000)
+            reply = client.search(TEXTS, vectors(len(TEXTS)), DEADLINE_MS)
         except Unanswered as error:
             before.append(error)
         else:
@@ -164,6 +165,20 @@ def test_whoever_does_not_hold_the_key_is_told_nothing(served: Ledger, client: C
     assert status(served)["coverage"] == "4/4"
 
 
+def test_other_accounts_cannot_reach_the_socket_or_read_a_file(served: Ledger) -> None:
+    (place,) = groups_of(served.run_dir)
+    private = [place.folder.parent, place.folder, Path(place.door().address).parent, Path(place.door().address)]
+    assert {path.stat().st_mode & 0o077 for path in [*private, *place.folder.iterdir()]} == {0}
+    assert [ports for row in status(served)["ranks"] if (ports := tcp_of(row["pid"]))] == []
+
+
+def tcp_of(pid: int) -> list[str]:
+    """Return the lines of /proc/net/tcp that are of a process's sockets."""
+    inodes = {os.readlink(fd)[8:-1] for fd in Path(f"/proc/{pid}/fd").iterdir() if "socket:[" in os.readlink(fd)}
+    lines = Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]
+    return [line for line in lines if line.split()[9] in inodes]
+
+
 def told(sock: socket.socket) -> bytes:
     try:
         return sock.recv(1)
@@ -195,8 +210,8 @@ def test_a_rank_that_sleeps_costs_its_shards_and_nothing_else(served: Ledger, cl
     try:
         for _ in range(3):
             begun = time.monotonic()
-            reply = client.search(TEXTS, vectors(len(TEXTS)), 2000)
-            assert reply.coverage == "3/4" and time.monotonic() - begun < 2
+            reply = client.search(TEXTS, vectors(len(TEXTS)), DEADLINE_MS)
+            assert reply.coverage == "3/4" and time.monotonic() - begun < DEADLINE_MS / 1000
         assert status(served)["ranks"][2]["state"] == "late" and status(served)["state"] == "partial"
         assert main(["serve", "status", f"run={served.run_dir}"]) == 3
     finally:
@@ -213,7 +228,7 @@ def test_a_killed_rank_is_started_again_and_nobody_waits_for_it(
     os.kill(row["pid"], signal.SIGKILL)
     wait_for(lambda: not Path(f"/proc/{row['pid']}/fd/0").exists())
     reply, before, longest = until_whole(client)
-    assert before and longest < 2.0
+    assert before and longest < DEADLINE_MS / 1000
     partial = [one for one in before if isinstance(one, Reply)]
     if rank == 0:
         assert {one.kind for one in before if isinstance(one, Unanswered)} <= {"down", "starting"} and not partial
@@ -258,6 +273,25 @@ def test_a_group_that_is_up_is_not_started_twice(served: Ledger, capsys: pytest.
     assert main(["clean", "--all", f"run={served.run_dir}"]) == 2
     assert "a resident group holds it open" in capsys.readouterr().err
     assert Place(served.run_dir, "1").folder.exists() and status(served)["state"] == "up"
+
+
+def test_a_shard_with_a_flipped_byte_is_refused_by_name(
+    chain: stagerun.Chain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = servedrun.make_run(chain, tmp_path)
+    link = ledger.run_dir / chain.out["lexical"].folder.name
+    original = link.resolve()
+    link.unlink()
+    shutil.copytree(original, link)
+    shard = sorted(link.glob("units/*/index.tar"))[1]
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.chmod(0o600)
+    shard.write_bytes(data)
+    assert main(["serve", "up", f"run={ledger.run_dir}", "workers=2"]) == 3
+    said = capsys.readouterr().err
+    assert "group 1 does not come up" in said and str(shard.relative_to(ledger.run_dir)) in said
+    assert not (ledger.run_dir / FOLDER).exists()
 
 
 def test_ranks_go_when_their_keeper_is_killed_and_a_new_group_can_be_started(
