@@ -35,7 +35,7 @@ POLL_S = 0.1
 def start(place: Place, request: Request, group: Group) -> None:
     """Start the ranks on this machine under a keeper, and return when they answer. Raises IncompleteError."""
     command = [sys.executable, "-P", "-m", "rag_hpc.launchers.keeper", str(place.run_dir), place.name]
-    with (place.folder / "keeper.log").open("ab") as stream:
+    with private_files(), (place.folder / "keeper.log").open("ab") as stream:
         keeper = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

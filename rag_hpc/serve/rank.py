@@ -12,22 +12,24 @@ import queue
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rag_hpc.algo.types import Array
 from rag_hpc.core.hashing import hash_value
 from rag_hpc.core.ledger import Ledger, Request
 from rag_hpc.core.log import configure
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.core.scratch import scratch_folder
 from rag_hpc.core.trust import check_run
-from rag_hpc.errors import ConfigError, InputError, RagHpcError
+from rag_hpc.errors import ConfigError, RagHpcError
 from rag_hpc.schema import from_plain
 from rag_hpc.search.searcher import Searcher, SearchSettings, knowledge
 from rag_hpc.serve.door import Door, resident_bytes
@@ -143,24 +145,46 @@ def follow(place: Place, group: Group, rank: int, stop: Stop) -> None:
     searcher: Searcher | None = None
     with scratch_folder() as scratch:
         while not stop():
-            try:
-                with contextlib.closing(connect(place.door(), 5.0)) as sock:
-                    greet(sock, place.key(), str(rank))
-                    inbox.read(sock)
-                    comm.say = lambda head, arrays, sock=sock: send(sock, {**head, **_load()}, arrays)  # type: ignore
-                    if searcher is None:
-                        comm.begin(OPENING)
-                        searcher = share.open(comm, scratch)
-                        comm.begin(None)
-                        share.warm(searcher)
-                    else:
-                        comm.open_again()
-                    comm.say({"ready": True, "host": os.uname().nodename, "pid": os.getpid()}, [])
-                    log.info("rank %d is ready", rank)
-                    _search(searcher, comm, inbox)
-            except (Broken, OSError, InputError) as error:
-                log.debug("rank 0 is not there: %s", error)
+            sock = _reached(place, rank)
+            if sock is None:
                 time.sleep(AGAIN_S)
+                continue
+            with contextlib.closing(sock), contextlib.suppress(Broken):
+                inbox.read(sock)
+                comm.say = _voice(sock)
+                if searcher is None:
+                    comm.begin(OPENING)
+                    searcher = share.open(comm, Path(tempfile.mkdtemp(dir=scratch)))
+                    comm.begin(None)
+                    share.warm(searcher)
+                else:
+                    comm.open_again()
+                comm.say({"ready": True, "host": os.uname().nodename, "pid": os.getpid()}, [])
+                log.info("rank %d is ready", rank)
+                _search(searcher, comm, inbox)
+
+
+def _reached(place: Place, rank: int) -> socket.socket | None:
+    """Return a connection to rank 0, None while it is not there."""
+    sock = None
+    try:
+        sock = connect(place.door(), 5.0)
+        greet(sock, place.key(), str(rank))
+    except (Broken, OSError) as error:
+        log.debug("rank 0 is not there: %s", error)
+        if sock is not None:
+            sock.close()
+        return None
+    return sock
+
+
+def _voice(sock: socket.socket) -> Callable[[dict[str, Any], list[Array]], None]:
+    """Return what sends a message to rank 0, and with it how much memory is held."""
+
+    def say(head: dict[str, Any], arrays: list[Array]) -> None:
+        send(sock, {**head, "rss_bytes": resident_bytes()}, arrays)
+
+    return say
 
 
 def _search(searcher: Searcher, comm: RankComm, inbox: _Inbox) -> None:
@@ -213,10 +237,6 @@ class _Inbox:
                 frames.put(receive(sock))
         except Broken:
             frames.put(None)
-
-
-def _load() -> dict[str, Any]:
-    return {"rss_bytes": resident_bytes()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

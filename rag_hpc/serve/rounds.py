@@ -117,6 +117,8 @@ class RankComm:
     def begin(self, number: int | None) -> None:
         """Begin a round; None is one of this rank alone, to read and compile what a search uses."""
         self._round, self._step = number, 0
+        if number == OPENING:
+            self._opened = []
 
     def broadcast(self, array: Array | None) -> Array:
         """Return rank 0's array."""
@@ -156,10 +158,13 @@ class RankComm:
 
     def open_again(self) -> None:
         """Tell another rank 0 what was told before when shards were opened, and hear the same."""
+        calls = self._opened
         self.begin(OPENING)
-        calls, self._opened = self._opened, []
-        for call in calls:
-            call()
+        try:
+            for call in calls:
+                call()
+        finally:
+            self._opened = calls
 
     def _note(self, call: Callable[[], object]) -> None:
         if self._round == OPENING:

@@ -196,6 +196,9 @@ def test_a_rank_that_comes_back_hears_what_was_said_when_shards_were_opened() ->
     wait_for(lambda: members.able() == [1])
     # and another rank 0, which has heard nothing yet, is told the same
     anew = Members(2)
+    again.join(anew).close()
+    with pytest.raises(Broken):
+        again.open_again()  # one that is gone at once
     third = again.join(anew)
     another = RootComm(anew)
     done: list[Array] = []
