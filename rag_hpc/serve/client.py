@@ -215,7 +215,7 @@ class Near:
         if self._places and self._searcher is None:
             try:
                 reply = search_groups(self._places, texts, np.asarray(vectors_QD, dtype=np.float32))
-            except Unanswered as error:
+            except (RagHpcError, OSError) as error:
                 self._say(f"{error}; searching in this process")
             else:
                 self.coverage = reply.coverage

@@ -103,7 +103,13 @@ class Place:
 
     def group(self) -> Group:
         """Return what the group was asked to be. Raises as `door` does."""
-        return self._read(GROUP, lambda value: typed(Group, value))
+
+        def made(value: dict[str, Any]) -> Group:
+            group = typed(Group, value)
+            ServeConfig(**group.settings)
+            return group
+
+        return self._read(GROUP, made)
 
     def door(self) -> Door:
         """Return where rank 0 answers. Raises FileNotFoundError, ConfigError for a file that is not ours alone, and

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from rag_hpc.algo.types import Array
-from rag_hpc.errors import InputError
+from rag_hpc.errors import CorruptOutput, InputError
 from rag_hpc.search.searcher import Found
 from rag_hpc.serve.client import Client, Near, Reply, Unanswered, search_groups
 from rag_hpc.serve.door import Door
@@ -217,7 +218,19 @@ def test_when_no_group_answers_this_process_searches(tmp_path: Path) -> None:
     with door_of(tmp_path, "a", Scripted()):
         places = groups_of(tmp_path)
     own: Callable[[], Any] = Scripted
-    near = Near(places, own, 7, said.append)
     for _ in range(2):
-        assert near.search(["q"], ONE).seconds == {"bm25": 0.5}
-    assert near.coverage == "7/7" and len(said) == 1 and said[0].endswith("; searching in this process")
+        near = Near(places, own, 7, said.append)
+        for _ in range(2):
+            assert near.search(["q"], ONE).seconds == {"bm25": 0.5}
+        assert near.coverage == "7/7"
+        shutil.rmtree(places[0].folder)  # ended since it was found
+        places[0].folder.mkdir()
+    assert len(said) == 2 and all(line.endswith("; searching in this process") for line in said)
+
+
+def test_a_description_of_another_version_is_named(tmp_path: Path) -> None:
+    place = Place(tmp_path, "1")
+    place.create()
+    place.write(GROUP, Group(run="r", name="1", ranks=1, submission=1, fingerprint="f", settings={"future": 1}))
+    with pytest.raises(CorruptOutput, match=r"group\.json: damaged \(.*future.*serve down, then serve up"):
+        place.group()
