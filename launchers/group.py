@@ -18,7 +18,7 @@ from rag_hpc.core.fs import naming_disk
 from rag_hpc.core.log import shown
 from rag_hpc.core.stage import Launch
 from rag_hpc.core.trust import private_files
-from rag_hpc.errors import ClusterError, ConfigError, IncompleteError, InputError, RagHpcError
+from rag_hpc.errors import ClusterError, ConfigError, CorruptOutput, IncompleteError, InputError, RagHpcError
 from rag_hpc.launchers.local import environment
 from rag_hpc.serve.client import Client
 from rag_hpc.serve.places import GROUP, Group, Place
@@ -125,7 +125,7 @@ def state_of_job(group: Group, place: Place) -> dict[str, Any]:
 def end(place: Place) -> None:
     """End one group and remove its folder. Raises ConfigError for one that another machine keeps up."""
     group: Group | None = None
-    with contextlib.suppress(FileNotFoundError, InputError):
+    with contextlib.suppress(FileNotFoundError, InputError, CorruptOutput):
         group = place.group()
     if group is not None and group.job:
         cancel(group, place)

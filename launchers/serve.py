@@ -83,6 +83,7 @@ def group_of(ledger: Ledger, request: Request, place: Place, arguments: Argument
     inputs = inputs_of(ledger.run_dir, request, ann=config.ann)
     return Group(
         run=ledger.name,
+        run_dir=str(place.run_dir),
         name=place.name,
         ranks=whole_number("workers", arguments.override("workers"), request.workers, least=1),
         submission=request.number,

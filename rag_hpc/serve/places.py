@@ -52,6 +52,7 @@ class Group:
     """What a group is asked to be."""
 
     run: str
+    run_dir: str  # a copy of the run's folder does not have the group
     name: str
     ranks: int
     submission: int  # of the run, whose manifests are held
@@ -102,14 +103,17 @@ class Place:
             raise InputError(f"{path}: no key ({error}); run: rag-hpc serve down, then serve up") from error
 
     def group(self) -> Group:
-        """Return what the group was asked to be. Raises as `door` does."""
+        """Return what the group was asked to be. Raises as `door` does, and InputError for that of another run."""
 
         def made(value: dict[str, Any]) -> Group:
             group = typed(Group, value)
             ServeConfig(**group.settings)
             return group
 
-        return self._read(GROUP, made)
+        group = self._read(GROUP, made)
+        if group.run_dir != str(self.run_dir):
+            raise InputError(f"{self.folder}: a copy of {group.run_dir}'s group; remove it")
+        return group
 
     def door(self) -> Door:
         """Return where rank 0 answers. Raises FileNotFoundError, ConfigError for a file that is not ours alone, and

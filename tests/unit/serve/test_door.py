@@ -50,7 +50,7 @@ def door_of(run_dir: Path, name: str, searcher: Scripted, **settings: Any) -> It
     place, stop = Place(run_dir, name), threading.Event()
     place.create()
     asked = {"deadline_ms": 10_000, **settings}
-    group = Group(run="r", name=name, ranks=1, submission=1, fingerprint="f", settings=asked)
+    group = Group(run="r", run_dir=str(run_dir), name=name, ranks=1, submission=1, fingerprint="f", settings=asked)
     place.write(GROUP, group)
     members = Members(1, stop.is_set)
     door = Door(group, members, place.key(), 2, 3, stop.is_set)
@@ -231,6 +231,21 @@ def test_when_no_group_answers_this_process_searches(tmp_path: Path) -> None:
 def test_a_description_of_another_version_is_named(tmp_path: Path) -> None:
     place = Place(tmp_path, "1")
     place.create()
-    place.write(GROUP, Group(run="r", name="1", ranks=1, submission=1, fingerprint="f", settings={"future": 1}))
+    group = Group(
+        run="r", run_dir=str(tmp_path), name="1", ranks=1, submission=1, fingerprint="f", settings={"future": 1}
+    )
+    place.write(GROUP, group)
     with pytest.raises(CorruptOutput, match=r"group\.json: damaged \(.*future.*serve down, then serve up"):
         place.group()
+
+
+def test_a_copy_of_a_run_does_not_have_its_group(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with door_of(tmp_path / "run", "1", searcher := Scripted()):
+        shutil.copytree(tmp_path / "run", tmp_path / "copy", ignore=lambda *given: ["door"])
+        (place,) = groups_of(tmp_path / "copy")
+        with pytest.raises(InputError, match=r"a copy of .*/run's group; remove it"):
+            place.group()
+        near = Near([place], lambda: searcher, 7, (said := list[str]()).append)
+        near.search(["q"], ONE)
+        assert near.coverage == "7/7" and "a copy of" in said[0]
