@@ -58,11 +58,13 @@ def start(place: Place, request: Request, group: Group) -> None:
     keeper.returncode = 0  # it outlives this process, which Popen would warn of
 
 
-def queue(ledger: Ledger, place: Place, group: Group, request: Request, cluster: ClusterConfig) -> int:
+def queue(ledger: Ledger, place: Place, group: Group, cluster: ClusterConfig) -> int:
     """Submit the group as an array of one rank a task, which Slurm and the tasks themselves put back when they end."""
     from rag_hpc.launchers.chain import check_places, check_sites
     from rag_hpc.slurm.scripts import GroupJob, group_script
 
+    if group.ranks > cluster.max_array_size:
+        raise ConfigError(f"workers={group.ranks}: a group is one array, of cluster.max_array_size at most")
     check_places(ledger, cluster)
     slurm = connect(cluster.name, cluster.slurm_conf)
     check_sites(["retrieve.search"], cluster, slurm)
@@ -72,7 +74,7 @@ def queue(ledger: Ledger, place: Place, group: Group, request: Request, cluster:
         folder=place.folder,
         ranks=group.ranks,
         python=sys.executable,
-        environment=request.environment,
+        environment={name: str(value) for name, value in cluster.env.items()},
     )
     script = group_script(asked, cluster.of("retrieve.search"))
     # held until the file that it reads names it

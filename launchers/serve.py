@@ -58,7 +58,7 @@ def up(ledger: Ledger, place: Place, arguments: Arguments) -> int:
         place.create()
     try:
         if cluster.launcher.value == "slurm":
-            return queue(ledger, place, group, request, cluster)
+            return queue(ledger, place, group, cluster)
         place.write(GROUP, group)
         start(place, request, group)
     except BaseException:
