@@ -125,6 +125,55 @@ def gate_script(job: StageJob, cluster: ClusterConfig) -> str:
     return script(flags, ["umask 077", *prologue(cluster), *into(run_dir), *exports(common_variables(job)), start])
 
 
+@dataclass(frozen=True, kw_only=True)
+class GroupJob:
+    """The ranks of a resident group: an array of one rank a task."""
+
+    run_dir: Path
+    group: str
+    folder: Path  # with its files and logs
+    ranks: int
+    python: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def group_script(job: GroupJob, cluster: ClusterConfig) -> str:
+    """Return the script of a resident group's array. A task that is killed, or near its walltime, puts itself back into
+    the queue; one whose node dies is put back by Slurm. The others go on meanwhile, as those of one job step would not.
+    """
+    flags: dict[str, object] = {
+        **site_flags(cluster),
+        "job-name": job_name(job.run_dir.name, f"serve.{job.group}", folder_mark(job.run_dir)),
+        "array": f"0-{job.ranks - 1}",
+        "ntasks": 1,
+        "open-mode": "append",
+        "output": pattern(job.folder / "rank-") + "%a.job.log",
+        "requeue": True,
+        "time": cluster.time_min,
+        "mem": _mem(cluster.mem_gib),
+        "cpus-per-task": cluster.cpus_per_task,
+    }
+    told = JobEnv(
+        walltime_s=60 * cluster.time_min if cluster.time_min else None,
+        walltime_margin_s=cluster.walltime_margin_s if cluster.time_min else None,
+    )
+    own = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    values = {**own, **settable(job.environment), **SAFE_PATH, **told.to_env()}
+    words = f"{quote(job.run_dir)} {quote(job.group)}"
+    lines = [
+        "umask 077",
+        *prologue(cluster),
+        *into(job.run_dir),
+        *exports(values),
+        *_scratch(cluster.scratch),
+        f'{quote(job.python)} -P -m rag_hpc.launchers.keeper {words} "$SLURM_ARRAY_TASK_ID"',
+        "code=$?",
+        '[ "$code" -lt 3 ] || scontrol requeue "$SLURM_JOB_ID"',  # the walltime is near, or it was killed
+        'exit "$code"',
+    ]
+    return script(flags, lines)
+
+
 def gate_time_min(cluster: ClusterConfig) -> int | None:
     """Return the walltime that a gate asks for, in minutes."""
     return min(GATE_TIME_MIN, cluster.time_min) if cluster.time_min else None

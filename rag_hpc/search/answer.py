@@ -6,11 +6,11 @@ The generate stage, `rag-hpc ask` and whatever serves later differ in where the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from rag_hpc.stores.vectors import VectorStore
 
 if TYPE_CHECKING:
     from rag_hpc.models.encoder import Encoder
+    from rag_hpc.search.searcher import Found, SearchSettings
 
 BATCH = 512  # tokens; of all sizes tried the fastest for sentences on a core
 
@@ -60,6 +61,13 @@ class Answered:
         flaws = Counter(f"citations_{check.reason}" for check in self.checks if not check.supported)
         uncited = uncited_sentences(self.answer.text) if self.answer.found and not self.answer.quotes else []
         return {"citations": len(self.checks), **flaws, "sentences_uncited": len(uncited)}
+
+
+class Searching(Protocol):
+    """What searches: a Searcher, or what asks others."""
+
+    def search(self, texts: Sequence[str], vectors_QD: Array) -> Found:
+        """Return the hits of all methods for the queries."""
 
 
 class Answerer:
@@ -104,6 +112,29 @@ def checked(answer: Answer, passages: list[Passage]) -> Answered:
     return Answered(answer=answer, passages=passages, checks=checks)
 
 
+def as_the_run(
+    inputs: Mapping[str, Manifest], retrieve: Mapping[str, Any]
+) -> tuple[SearchSettings, Method, Manifest | None]:
+    """Return how a run searches, the ranking that it hands on, and its vector index where its hits are read.
+
+    retrieve: the settings of retrieve.search.
+    """
+    from rag_hpc.schema import from_plain
+    from rag_hpc.search.exact import Exact, resolved
+    from rag_hpc.search.searcher import SearchSettings
+
+    given = {"exact": Exact.always.name} | dict(retrieve)  # runs of before have no other way
+    search = from_plain(SearchSettings, {f.name: given[f.name] for f in fields(SearchSettings) if f.name in given})
+    method, index = Method(given.get("method", "fused")), inputs.get("vectors.build")
+    if index is not None and effort_of(index) is None:
+        index = None  # of before 0.2: it does not say how it is searched
+    num = len(VectorStore(inputs["encode"]))
+    search.exact = resolved(search.exact, num, indexed=index is not None, method=method)
+    if search.exact is Exact.always and method is not Method.ann:
+        index = None  # its hits would not be read
+    return search, method, index
+
+
 class Asker:
     """A run's indexes with the encoder and a generator, loaded once for any number of questions."""
 
@@ -113,33 +144,31 @@ class Asker:
         settings: Mapping[str, dict[str, Any]],
         generator: GeneratorConfig,
         scratch: Path,
+        via: Callable[[Callable[[], Searching]], Searching] = lambda own: own(),
     ) -> None:
         """inputs: manifests of chunk, lexical, encode and, where they are there, retrieve.queries and vectors.build.
         settings: those of the run's stages, which are used again, but for the generator: that of whoever asks. scratch:
-        a folder for the unpacked index."""
+        a folder for the unpacked index. via: gives what searches, and may do without the searcher of this process,
+        which it can make."""
         from rag_hpc.models.encoder import Encoder
         from rag_hpc.schema import from_plain
-        from rag_hpc.search.exact import Exact, resolved
         from rag_hpc.search.filters import allowed
-        from rag_hpc.search.searcher import Searcher, SearchSettings, knowledge
+        from rag_hpc.search.searcher import Searcher, knowledge
 
         asked, retrieve = settings["retrieve.queries"], settings["retrieve.search"]
-        given = {"exact": Exact.always.name} | retrieve  # runs of before have no other way
-        search = from_plain(SearchSettings, {f.name: given[f.name] for f in fields(SearchSettings) if f.name in given})
         self._k, self._prefix = settings["generate"]["k"], asked["prefix"]
         self._encoder = encoder = Encoder(asked["model"], threads=1, dims=asked.get("dims", 0))
-        method, index = Method(retrieve.get("method", "fused")), inputs.get("vectors.build")
-        if index is not None and effort_of(index) is None:
-            index = None  # of before 0.2: it does not say how it is searched
-        num = len(VectorStore(inputs["encode"]))
-        search.exact = resolved(search.exact, num, indexed=index is not None, method=method)
-        if search.exact is Exact.always and method is not Method.ann:
-            index = None  # its hits would not be read
+        search, method, index = as_the_run(inputs, retrieve)
         self._method = "dense" if method is Method.ann and index is None else method.value
         parts = inputs["lexical"], inputs["encode"], index
-        self._searcher = Searcher(*parts, search, SerialComm(), scratch, knowledge(inputs))
-        if search.filter:
-            self._searcher.restrict(allowed(ChunkStore(inputs["chunk"]), search.filter))
+
+        def own() -> Searcher:
+            searcher = Searcher(*parts, search, SerialComm(), scratch, knowledge(inputs))
+            if search.filter:
+                searcher.restrict(allowed(ChunkStore(inputs["chunk"]), search.filter))
+            return searcher
+
+        self._searcher = via(own)
         prompt = from_plain(PromptConfig, settings["generate"].get("prompt", {}))
         told = Given(load=partial(reading, encoder, self._prefix), prompt=prompt, scratch=scratch)
         self._answerer = Answerer(inputs["chunk"], generator, told)

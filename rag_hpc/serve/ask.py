@@ -21,10 +21,11 @@ from rag_hpc.core.plan import read_plans
 from rag_hpc.errors import ConfigError, IncompleteError, InputError
 from rag_hpc.eval.text import aligned
 from rag_hpc.generators.config import GeneratorConfig, GeneratorName
+from rag_hpc.serve.client import Near, groups_for
 
 if TYPE_CHECKING:
     from rag_hpc.arguments import Arguments
-    from rag_hpc.search.answer import Answered, Asker
+    from rag_hpc.search.answer import Answered, Asker, Searching
 
 NEEDED = ("chunk", "lexical", "encode")
 WANTED = ("retrieve.queries", "vectors.build")  # how well the encoder knows the corpus; the vector index
@@ -61,17 +62,21 @@ def ask(arguments: Arguments) -> int:
     def show(found: dict[str, Any]) -> str:
         return "\n\n".join([as_text(found), *([explained(found)] if "--explain" in arguments.flags else [])])
 
-    with opened(ledger.run_dir, request, generator, arguments.values.get("--filter")) as asker:
+    with opened(ledger, request, generator, arguments.values.get("--filter")) as (asker, near):
+
+        def answer(text: str) -> dict[str, Any]:
+            return {**plain(ledger.name, text, asker.answer(text), page_of), "coverage": near.coverage}
+
         page_of = pages_of(ledger)
         if question:
-            found = plain(ledger.name, question, asker.answer(question), page_of)
+            found = answer(question)
             hint = f"\na whole page, as it is stored: rag-hpc page ID run={ledger.name}" if found["citations"] else ""
             print(as_json(found) if batch else show(found) + hint)
             return 0
         if not asked and generator.name is GeneratorName.extractive:
             asker.answer("What is this?")  # so that the first question does not wait for what is compiled and read once
         for row in asked or _typed(ledger.name):
-            found = {**row, **plain(ledger.name, row["question"], asker.answer(row["question"]), page_of)}
+            found = {**row, **answer(row["question"])}
             if file or batch:
                 print(json.dumps(found, sort_keys=True).replace("\x7f", "\\u007f"), flush=True)
             else:
@@ -131,21 +136,36 @@ def _readable(text: str) -> str:
 
 
 @contextlib.contextmanager
-def opened(run_dir: Path, request: Request, generator: GeneratorConfig, only: str | None = None) -> Iterator[Asker]:
-    """Yield what answers questions from a run; on a terminal a line says what takes the first seconds.
+def opened(
+    ledger: Ledger, request: Request, generator: GeneratorConfig, only: str | None = None
+) -> Iterator[tuple[Asker, Near]]:
+    """Yield what answers questions from a run, and what searches for it: a group that is up for the run, else this
+    process. On a terminal a line says what takes the first seconds.
 
-    only: a filter of passages in place of the run's.
+    only: a filter of passages in place of the run's, which no group has.
     """
-    inputs, settings = manifests(run_dir, request), request.settings
+    inputs, settings = manifests(ledger.run_dir, request), request.settings
     if only is not None:
         settings = settings | {"retrieve.search": settings["retrieve.search"] | {"filter": only}}
+    places = groups_for(ledger.run_dir, request, inputs, _say) if only is None else []
     if sys.stderr.isatty():
-        print(f"loading the model and the indexes of run={run_dir.name} ...", file=sys.stderr, flush=True)
+        loaded = "the model" if places else "the model and the indexes"
+        print(f"loading {loaded} of run={ledger.name} ...", file=sys.stderr, flush=True)
     from rag_hpc.search.answer import Asker
 
+    made: list[Near] = []
+
+    def via(own: Callable[[], Searching]) -> Searching:
+        made.append(Near(places, own, len(inputs["lexical"].units), _say))
+        return made[0]
+
     with tempfile.TemporaryDirectory(prefix="rag-hpc-") as scratch:
-        with contextlib.closing(Asker(inputs, settings, generator, Path(scratch))) as asker:
-            yield asker
+        with contextlib.closing(Asker(inputs, settings, generator, Path(scratch), via)) as asker:
+            yield asker, made[0]
+
+
+def _say(text: str) -> None:
+    print(f"ask: {text}", file=sys.stderr)
 
 
 def as_text(found: dict[str, Any]) -> str:

@@ -141,7 +141,8 @@ def test_ask_shows_titles_ids_and_answers_of_strangers_as_text(
     said = Answer(text=f"first {EVIL} [1]", short=EVIL, found=True, citations=[1], quotes=[quote])
     checks = check_quotes(said.text, said.quotes, [passage])
     found = Answered(answer=said, passages=[passage], checks=checks)
-    monkeypatch.setattr(ask, "opened", lambda *run: contextlib.nullcontext(SimpleNamespace(answer=lambda asked: found)))
+    asker, near = SimpleNamespace(answer=lambda asked: found), SimpleNamespace(coverage="1/1")
+    monkeypatch.setattr(ask, "opened", lambda *run: contextlib.nullcontext((asker, near)))
     lines = say("ask", "What?", "run=demo-cluster").splitlines()
     assert lines == [
         f"{SAFE}:",

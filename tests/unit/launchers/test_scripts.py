@@ -62,6 +62,69 @@ def flags(text: str) -> list[str]:
     return [line.removeprefix("#SBATCH --") for line in text.splitlines() if line.startswith("#SBATCH")]
 
 
+def test_script_of_a_group_is_this_text() -> None:
+    asked = scripts.GroupJob(
+        run_dir=Path("/runs/my run"),
+        group="1",
+        folder=Path("/runs/my run/.serve/1"),
+        ranks=4,
+        python="/venv/bin/python",
+    )
+    assert (
+        scripts.group_script(asked, dataclasses.replace(FULL, env={}, scratch=None))
+        == """#!/bin/bash
+#SBATCH --account=acct
+#SBATCH --partition=cpu
+#SBATCH --qos=long
+#SBATCH --constraint=amd
+#SBATCH --reservation=class
+#SBATCH --exclude=n7
+#SBATCH --job-name=rh-my-run-serve.1-dc071f43
+#SBATCH --array=0-3
+#SBATCH --ntasks=1
+#SBATCH --open-mode=append
+#SBATCH --output='/runs/my run/.serve/1/rank-%a.job.log'
+#SBATCH --requeue
+#SBATCH --time=90
+#SBATCH --mem=2560M
+#SBATCH --cpus-per-task=3
+
+umask 077
+module load python/3.11
+cd -- '/runs/my run' && [ -O . ] || { echo '/runs/my run: not a folder of this account; see: rag-hpc why' >&2; exit 2; }
+export OMP_NUM_THREADS=1
+export PYTHONUNBUFFERED=1
+export TOKENIZERS_PARALLELISM=false
+export PYTHONSAFEPATH=1
+export RAG_HPC_LAUNCH=array
+export RAG_HPC_WALLTIME_S=5400
+export RAG_HPC_WALLTIME_MARGIN_S=120
+/venv/bin/python -P -m rag_hpc.launchers.keeper '/runs/my run' 1 "$SLURM_ARRAY_TASK_ID"
+code=$?
+[ "$code" -lt 3 ] || scontrol requeue "$SLURM_JOB_ID"
+exit "$code"
+"""
+    )
+    assert scripts.submission_of("rh-my-run-serve.1-dc071f43", Path("/runs/my run")) is None  # no run cancels it
+
+
+def test_a_group_in_a_hostile_folder_runs_nothing_of_it(tmp_path: Path) -> None:
+    (tmp_path / HOSTILE).mkdir()
+    asked = scripts.GroupJob(
+        run_dir=tmp_path / HOSTILE, group="1", folder=tmp_path / HOSTILE, ranks=1, python=f"{tmp_path}/python"
+    )
+    (tmp_path / "python").write_text('#!/bin/sh\nprintf "<%s>" "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    done = subprocess.run(
+        ["bash", "-c", scripts.group_script(asked, BARE)],
+        env={**os.environ, "SLURM_ARRAY_TASK_ID": "0"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"<-P><-m><rag_hpc.launchers.keeper><{tmp_path / HOSTILE}><1><0>"
+
+
 def test_mpi_script_is_this_text() -> None:
     assert (
         scripts.mpi_script(job(environment={"HF_HOME": "two words"}), FULL)

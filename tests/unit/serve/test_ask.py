@@ -23,8 +23,7 @@ from accounts import Account
 from rag_hpc.algo.answer.answers import NOT_FOUND
 from rag_hpc.cli import main, parse
 from rag_hpc.core.ledger import Ledger, Request
-from rag_hpc.core.plan import plan_path, read_plan, write_plan
-from rag_hpc.core.planner import make_plan
+from rag_hpc.core.plan import plan_path
 from rag_hpc.errors import ConfigError, IncompleteError, InputError
 from rag_hpc.generators import registry
 from rag_hpc.generators.base import Answer
@@ -33,37 +32,6 @@ from rag_hpc.models import encoder
 from rag_hpc.search import searcher
 from rag_hpc.search.answer import Asker
 from rag_hpc.serve import ask, page
-from rag_hpc.stages.registry import make_stage
-
-
-@pytest.fixture(scope="module")
-def chain() -> stagerun.Chain:
-    return stagerun.chain_or_skip()
-
-
-@pytest.fixture
-def run(chain: stagerun.Chain, tmp_path: Path) -> Iterator[Ledger]:
-    """A run's folder whose stage folders are the chain's."""
-    ledger = Ledger(tmp_path / "results" / "runs" / "demo")
-    ledger.create({})
-    for found in chain.out.values():
-        (ledger.run_dir / found.folder.name).symlink_to(found.folder)
-    submission = ledger.submit(
-        Request(
-            run="demo",
-            number=0,
-            stages=list(chain.settings),
-            settings=chain.settings,
-            workers=1,
-            cluster={"root": None},
-        )
-    )
-    for name in (*ask.NEEDED, page.STAGE):
-        inputs = {n: m for n, m in chain.out.items() if n in make_stage(name, {}).needs}
-        plan = make_plan(make_stage(name, chain.settings[name]), inputs, submission)
-        write_plan(plan_path(ledger.run_dir, 1, name), plan)
-        assert (ledger.run_dir / read_plan(plan_path(ledger.run_dir, 1, name)).folder).is_dir()
-    yield ledger
 
 
 def _answers(chain: stagerun.Chain, folder: Path, *questions: str, **settings: Any) -> list[dict[str, Any]]:

@@ -1,0 +1,163 @@
+"""`rag-hpc serve`: resident groups, whose ranks hold a finished run's shards open and answer queries until `down`."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import TYPE_CHECKING, Any
+
+from rag_hpc.arguments import as_json, root_of, whole_number
+from rag_hpc.core.fs import naming_disk
+from rag_hpc.core.ledger import find_run
+from rag_hpc.core.log import shown
+from rag_hpc.errors import ConfigError, did_you_mean
+from rag_hpc.launchers.group import end, queue, start, state_of
+from rag_hpc.schema import from_plain
+from rag_hpc.serve.places import GROUP, Group, Place, ServeConfig, groups_of
+
+if TYPE_CHECKING:
+    from rag_hpc.arguments import Arguments
+    from rag_hpc.core.ledger import Ledger, Request
+    from rag_hpc.slurm.cluster import ClusterConfig
+
+NEEDED = ("lexical", "encode", "retrieve.search")
+
+
+def serve(arguments: Arguments) -> int:
+    """Start, describe or end the groups of a run."""
+    word, *names = arguments.words
+    ledger = find_run(root_of(arguments), arguments.override("run") or (names[0] if names else None))
+    name = arguments.override("group")
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", name):
+        raise ConfigError(f"group={name}: use letters, digits, '_' and '-' only, 32 at most")
+    places = [place for place in groups_of(ledger.run_dir) if name in (None, place.name)]
+    if word == "up":
+        return up(ledger, Place(ledger.run_dir, name or "1"), arguments)
+    if word == "down":
+        return down(ledger, places)
+    return status(ledger, places, as_text="--json" not in arguments.flags)
+
+
+# ---- up
+
+
+def up(ledger: Ledger, place: Place, arguments: Arguments) -> int:
+    """Start a group, and wait on this machine until it answers; on Slurm it is queued."""
+    request = ledger.request()
+    group = group_of(ledger, request, place, arguments)
+    cluster = site(request, arguments)
+    if place.folder.exists():
+        found = state_of(place)
+        if found["state"] != "down":
+            raise ConfigError(
+                f"run={ledger.name}: group {place.name} is {found['state']}; another is started with group=NAME, this "
+                f"one ended with: rag-hpc serve down run={ledger.handle} group={place.name}"
+            )
+        end(place)
+    with naming_disk(place.folder):
+        place.create()
+    try:
+        if cluster.launcher.value == "slurm":
+            return queue(ledger, place, group, cluster)
+        place.write(GROUP, group)
+        start(place, request, group)
+    except BaseException:
+        end(place)
+        raise
+    found = state_of(place)
+    print(f"run={ledger.name}: group {place.name} is up: {group.ranks} ranks, {found['coverage']} shards")
+    print(f"ask it: rag-hpc ask run={ledger.handle}   end it: rag-hpc serve down run={ledger.handle}")
+    return 0
+
+
+def group_of(ledger: Ledger, request: Request, place: Place, arguments: Arguments) -> Group:
+    """Return the group that is asked for. Raises ConfigError and IncompleteError for what could not be served."""
+    from rag_hpc.serve.rank import fingerprint, inputs_of
+
+    if absent := [stage for stage in NEEDED if stage not in request.stages]:
+        raise ConfigError(
+            f"run={ledger.name}: its pipeline has no {', '.join(absent)}, so there is nothing to serve; "
+            "run the same corpus with pipeline=cluster"
+        )
+    config = settings(arguments)
+    inputs = inputs_of(ledger.run_dir, request, ann=config.ann)
+    return Group(
+        run=ledger.name,
+        run_dir=str(place.run_dir),
+        name=place.name,
+        ranks=whole_number("workers", arguments.override("workers"), request.workers, least=1),
+        submission=request.number,
+        fingerprint=fingerprint(inputs, request),
+        settings=dataclasses.asdict(config),
+    )
+
+
+def settings(arguments: Arguments) -> ServeConfig:
+    """Return the settings given as serve.KEY=VALUE. Raises ConfigError for a wrong one."""
+    given = dict(o.removeprefix("serve.").split("=", 1) for o in arguments.overrides if o.startswith("serve."))
+    known = [field.name for field in dataclasses.fields(ServeConfig)]
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"serve.{key}: {did_you_mean(key, known, 'serve.')}known: {', '.join(known)}")
+    return from_plain(ServeConfig, given)
+
+
+def site(request: Request, arguments: Arguments) -> ClusterConfig:
+    """Return where the group is to be: the cluster given, else that of the run."""
+    from rag_hpc.slurm.cluster import ClusterConfig
+
+    given = [o for o in arguments.overrides if o.split("=")[0].split(".")[0] == "cluster"]
+    if any(o.startswith("cluster=") for o in given):
+        from rag_hpc.config import compose
+
+        return compose(given, arguments.config_dir).cluster
+    if other := [o for o in given if not o.startswith("cluster.root=")]:
+        raise ConfigError(f"{other[0]}: of which site? Add cluster=NAME, or leave it away to serve where the run ran")
+    return from_plain(ClusterConfig, request.cluster)
+
+
+# ---- status
+
+
+def status(ledger: Ledger, places: list[Place], *, as_text: bool) -> int:
+    """Print how the groups are; exit 0 when all are up with all ranks, else 3."""
+    found = [state_of(place) for place in places]
+    if not as_text:
+        print(as_json(found))
+    elif not found:
+        print(f"run={ledger.name}: no group; start one: rag-hpc serve up run={ledger.handle}")
+    for one in found if as_text else ():
+        print(f"group {one['group']}: {one['state']}{of_a_job(one)}  {shown(one.get('reason', ''))}".rstrip())
+        if "ranks" in one:
+            print(
+                f"  shards {one['coverage']}, {one['queries']} queries, p50 {ms(one['p50_ms'])}, p99 "
+                f"{ms(one['p99_ms'])}; waiting {one['waiting']}, partial {one['partial']}, late {one['late']}, "
+                f"overloaded {one['overloaded']}"
+            )
+        for row in one.get("ranks", ()):
+            memory = f"{row['rss_bytes'] / 2**20:.0f} MiB" if row["rss_bytes"] else ""
+            print(f"  rank {row['rank']}: {row['state']:<8} {row['shards']} shards  {shown(row['host'])}  {memory}")
+    return 0 if found and all(one["state"] == "up" for one in found) else 3
+
+
+def of_a_job(found: dict[str, Any]) -> str:
+    """Return what status says of a group's job, nothing of one on this machine."""
+    return f", job {found['job']}" if found.get("job") else ""
+
+
+def ms(number: float | None) -> str:
+    """Return a time as people read it."""
+    return "–" if number is None else f"{number:g} ms"
+
+
+# ---- down
+
+
+def down(ledger: Ledger, places: list[Place]) -> int:
+    """End groups, whose open requests are answered first, and remove all that they made."""
+    for place in places:
+        end(place)
+        print(f"run={ledger.name}: group {place.name} is down")
+    if not places:
+        print(f"run={ledger.name}: no group is up")
+    return 0

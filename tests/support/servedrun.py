@@ -1,0 +1,37 @@
+"""A run's folder whose stage folders are those of a chain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import stagerun
+
+from rag_hpc.core.ledger import Ledger, Request
+from rag_hpc.core.plan import plan_path, read_plan, write_plan
+from rag_hpc.core.planner import make_plan
+from rag_hpc.serve import ask, page
+from rag_hpc.stages.registry import make_stage
+
+
+def make_run(chain: stagerun.Chain, folder: Path) -> Ledger:
+    """Return the ledger of a run below `folder` with plans of what is asked and shown."""
+    ledger = Ledger(folder / "results" / "runs" / "demo")
+    ledger.create({})
+    for found in chain.out.values():
+        (ledger.run_dir / found.folder.name).symlink_to(found.folder)
+    submission = ledger.submit(
+        Request(
+            run="demo",
+            number=0,
+            stages=list(chain.settings),
+            settings=chain.settings,
+            workers=1,
+            cluster={"root": None},
+        )
+    )
+    for name in (*ask.NEEDED, page.STAGE):
+        inputs = {n: m for n, m in chain.out.items() if n in make_stage(name, {}).needs}
+        plan = make_plan(make_stage(name, chain.settings[name]), inputs, submission)
+        write_plan(plan_path(ledger.run_dir, 1, name), plan)
+        assert (ledger.run_dir / read_plan(plan_path(ledger.run_dir, 1, name)).folder).is_dir()
+    return ledger
