@@ -39,7 +39,7 @@ class FieldWeights:
     heading: float = 1.0
 
     def __post_init__(self) -> None:
-        if min(vars(self).values()) < 0:
+        if not all(weight >= 0 for weight in vars(self).values()):
             raise ConfigError(f"stage.retrieve.fields={vars(self)}: weights >= 0 are needed")
 
 
