@@ -21,9 +21,10 @@ from rag_hpc.search.searcher import Found
 from rag_hpc.serve.client import Client, Near, Reply, Unanswered, search_groups
 from rag_hpc.serve.door import Door
 from rag_hpc.serve.members import Members
-from rag_hpc.serve.places import DOOR, GROUP, Group, Place, groups_of, listener
+from rag_hpc.serve.places import DOOR, GROUP, Group, Place, connect, groups_of, listener
 from rag_hpc.serve.places import Door as Address
 from rag_hpc.serve.rounds import RootComm
+from rag_hpc.serve.wire import greet, send
 
 ONE = np.ones((1, 3), dtype=np.float32)
 
@@ -45,14 +46,16 @@ class Scripted:
 
 
 @contextlib.contextmanager
-def door_of(run_dir: Path, name: str, searcher: Scripted, **settings: Any) -> Iterator[tuple[Place, threading.Event]]:
+def door_of(
+    run_dir: Path, name: str, searcher: Scripted, ranks: int = 1, **settings: Any
+) -> Iterator[tuple[Place, threading.Event]]:
     """Yield where a door answers, and what stops it."""
     place, stop = Place(run_dir, name), threading.Event()
     place.create()
     asked = {"deadline_ms": 10_000, **settings}
-    group = Group(run="r", run_dir=str(run_dir), name=name, ranks=1, submission=1, fingerprint="f", settings=asked)
+    group = Group(run="r", run_dir=str(run_dir), name=name, ranks=ranks, submission=1, fingerprint="f", settings=asked)
     place.write(GROUP, group)
-    members = Members(1, stop.is_set)
+    members = Members(ranks, stop.is_set)
     door = Door(group, members, place.key(), 2, 3, stop.is_set)
     sock, address = listener("unix", place.folder, None)
     with contextlib.closing(sock):
@@ -97,11 +100,15 @@ def ask(place: Place, text: str, number: float = 1.0, deadline_ms: float | None 
 
 def waiting(place: Place, number: int) -> None:
     """Return when so many requests wait."""
-    end = time.monotonic() + 10
     with contextlib.closing(Client(place)) as client:
-        while client.status()["waiting"] != number:
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        wait_for(lambda: client.status()["waiting"] == number)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def in_flight(place: Place, searcher: Scripted) -> Asked:
@@ -197,6 +204,22 @@ def test_a_second_group_answers_when_the_first_is_late_or_down(tmp_path: Path) -
     with pytest.raises(Unanswered) as caught:
         search_groups(places, ["q"], 5 * ONE, 500)
     assert caught.value.kind == "down"
+
+
+def test_a_second_group_is_asked_at_once_when_the_first_is_not_whole(tmp_path: Path) -> None:
+    lame, sound = Scripted(), Scripted()
+    with door_of(tmp_path, "a", lame, ranks=2, hedge_after_ms=60_000) as (place, _):
+        with connect(place.door(), 5) as sock:
+            greet(sock, place.key(), "1")
+            send(sock, {"ready": True, "host": "here", "pid": 1})
+            with contextlib.closing(Client(place)) as client:
+                wait_for(lambda: client.status()["state"] == "up")
+        with contextlib.closing(Client(place)) as client:
+            wait_for(lambda: client.status()["state"] == "partial")  # the rank is gone
+        assert search_groups([place], ["q"], ONE).coverage == "1/2"
+        with door_of(tmp_path, "b", sound):
+            reply = search_groups(groups_of(tmp_path), ["q"], ONE)
+        assert (reply.group, reply.coverage) == ("b", "2/2")
 
 
 @pytest.mark.parametrize("up", [True, False])
