@@ -29,7 +29,7 @@ from rag_hpc.errors import ClusterError, ConfigError, InputError, Interrupted, M
 from rag_hpc.generators import server
 from rag_hpc.generators.config import GeneratorConfig, GeneratorName, VllmConfig
 from rag_hpc.generators.server import PORTS_EACH, PortRange, Server
-from rag_hpc.generators.vllm import VllmGenerator, command, environment, spread
+from rag_hpc.generators.vllm import NAME, VllmGenerator, command, environment, spread
 from rag_hpc.models.folder import model_folder
 from rag_hpc.schema import from_plain
 
@@ -87,6 +87,16 @@ def test_it_is_ready_with_its_first_token_and_closed_to_others(listen: str, scra
         else:
             assert stat.S_ISSOCK((folder / "http").stat().st_mode)
     assert gone(str(folder)) and not folder.exists()
+
+
+def test_a_folder_here_that_has_the_served_name_is_no_model(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (scratch / NAME).mkdir()
+    monkeypatch.chdir(scratch)
+    with contextlib.closing(
+        VllmGenerator(config(fake_vllm(scratch, log=1)), lambda: None, scratch=scratch)
+    ) as generator:
+        generator.generate(*ASKED)
+        assert f"asked for {NAME}\n" in next(scratch.glob("vllm-*/log")).read_text()
 
 
 def test_one_that_cannot_start_or_takes_too_long_is_told_with_the_end_of_its_log(scratch: Path) -> None:
