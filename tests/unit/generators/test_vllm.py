@@ -156,6 +156,8 @@ def test_signals_of_the_job_leave_it_running_until_its_owner_is_done(scratch: Pa
         guard = next(pid for pid in processes(str(folder)) if b"guard" in Path(f"/proc/{pid}/cmdline").read_bytes())
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             os.kill(guard, number)
+        for pid in processes(str(folder)):  # as Slurm does to every process of a step
+            os.kill(pid, signal.SIGUSR2)
         assert generator.generate(*ASKED).found
 
 
