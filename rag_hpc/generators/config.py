@@ -86,7 +86,7 @@ class GeneratorConfig:
     max_tokens: int = bounded(256, 1)
     temperature: float = bounded(0.0, 0.0, 2.0)
     seed: int = bounded(0, 0, (1 << 31) - 1)
-    threads: int = bounded(1, 0, output=False)  # of transformers; 0 = as many as were granted
+    threads: int = bounded(1, 0)  # of transformers, whose last bits depend on it; 0 = as many as were granted
     concurrency: int = bounded(8, 1, 1024, output=False)  # requests at a time, of a worker with an endpoint
     timeout_s: float = bounded(60.0, 0.001, DAY_S, output=False)
     drain_s: float = bounded(10.0, 0.0, 3600.0, output=False)  # how long requests may still take once the job is to end

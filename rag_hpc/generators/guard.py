@@ -55,7 +55,13 @@ def prctl(option: int, value: int) -> None:
 
 
 def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent is gone; end at once where that is so by now."""
+    """Have the kernel kill this process when its parent is gone; end at once where that is so by now.
+
+    What Slurm sends to all processes of a step before the walltime ends is for the owner: to a server it would mean
+    death, by default, and all that comes of it inherits that it is ignored.
+    """
+    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)

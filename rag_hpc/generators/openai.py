@@ -210,6 +210,10 @@ class OpenAIGenerator:
         for name, key in (("prompt_tokens", "prompt_tokens"), ("answer_tokens", "completion_tokens")):
             if isinstance(usage.get(key), int):
                 counts[name] = usage[key]
+        if choice.get("finish_reason") == "abort" or counts.get("answer_tokens") == 0:
+            raise ClusterError(
+                f"generator: {self._url} broke an answer off before it was made; was its server told to end?"
+            )
         return text.encode("utf-8", "replace").decode().strip(), counts  # half a surrogate pair could not be stored
 
     def _masked(self, text: str) -> str:

@@ -18,17 +18,18 @@ def in_order(items: Sequence[T], work: Callable[[T], R], at_once: int, check_sto
     """Return what `work` gives for each item, in their order; `at_once` of them are worked at, on threads.
 
     Once `check_stop` raises or an item fails, none is begun any more, and those that were come to their own end first;
-    of several failures the one of the earliest item is raised.
+    of several failures the one of the earliest item is raised. A stop goes before them: what stops a job may well have
+    stopped what its items relied on.
     """
     if at_once == 1:
-        return [_after(check_stop, work, item) for item in items]
+        return [_alone(check_stop, work, item) for item in items]
     left = list(enumerate(items))[::-1]
     running: dict[Future[R], int] = {}
     results: dict[int, R] = {}
     failed: dict[int, BaseException] = {}
     with ThreadPoolExecutor(at_once, thread_name_prefix="ask") as pool:
         while left or running:
-            if not failed:
+            if -1 not in failed:
                 try:
                     check_stop()
                 except RagHpcError as error:  # raised again below, when all have ended
@@ -37,7 +38,7 @@ def in_order(items: Sequence[T], work: Callable[[T], R], at_once: int, check_sto
                 index, item = left.pop()
                 running[pool.submit(work, item)] = index
             if failed and not running:
-                raise failed[min(failed)]
+                break
             for done in wait(running, timeout=POLL_S, return_when=FIRST_COMPLETED).done:
                 index = running.pop(done)
                 if (problem := done.exception()) is not None:
@@ -45,13 +46,18 @@ def in_order(items: Sequence[T], work: Callable[[T], R], at_once: int, check_sto
                 else:
                     results[index] = done.result()
     if failed:
+        check_stop()
         raise failed[min(failed)]
     return [results[index] for index in range(len(items))]
 
 
-def _after(check_stop: Callable[[], None], work: Callable[[T], R], item: T) -> R:
+def _alone(check_stop: Callable[[], None], work: Callable[[T], R], item: T) -> R:
     check_stop()
-    return work(item)
+    try:
+        return work(item)
+    except RagHpcError:
+        check_stop()
+        raise
 
 
 class Draining:

@@ -17,7 +17,7 @@ from rag_hpc.generators.config import GeneratorConfig, GeneratorName
 from rag_hpc.generators.folder import max_positions
 
 CHARS_PER_TOKEN = 3  # where no tokenizer is at hand: fewer than in English prose, some 4, so that code fits too
-CHAT_TOKENS = 32  # at most, of a chat template's marks around two messages
+CHAT_TOKENS = 64  # left for what a chat template puts around two messages
 
 
 class Order(enum.Enum):
@@ -39,9 +39,8 @@ class PromptConfig:
     question: str = QUESTION
     order: Order = Order.rank
     max_tokens: int = bounded(4096, 0)  # of the whole prompt; 0 = as many as the model takes
-    tokenizer: str = path_field(
-        ""
-    )  # folder whose tokenizer counts; "" = the model's where it is a folder, else characters
+    # folder whose tokenizer counts; "" = that of the model, and characters where the model is known by its name alone
+    tokenizer: str = path_field("")
 
     def __post_init__(self) -> None:
         check_bounds(self, "prompt")

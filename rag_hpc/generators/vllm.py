@@ -25,7 +25,7 @@ from rag_hpc.core.job import SAFE_PATH
 from rag_hpc.core.record import granted_cpus
 from rag_hpc.errors import ClusterError, InputError, MissingDependency
 from rag_hpc.generators.base import Answer
-from rag_hpc.generators.config import GeneratorConfig, Listen
+from rag_hpc.generators.config import GeneratorConfig, GeneratorName, Listen
 from rag_hpc.generators.folder import PLAIN_CHAT, has_chat_template
 from rag_hpc.generators.openai import OpenAIGenerator
 from rag_hpc.generators.prompt import PromptConfig
@@ -109,6 +109,7 @@ class VllmGenerator:
         self._client = OpenAIGenerator(
             replace(
                 config,
+                name=GeneratorName.openai,
                 base_url=f"http://127.0.0.1:{port}/v1" if port else "http://localhost/v1",
                 model=NAME,
                 api_key_env="",

@@ -43,6 +43,8 @@ class Handler(BaseHTTPRequestHandler):
         server = self.server
         if server.key and self.headers["Authorization"] != f"Bearer {server.key}":
             return self._send(401, {"error": "no key"})
+        if os.environ.get("FAKE_LOG"):
+            print("asked for", body["model"], flush=True)
         with server.lock:
             server.bodies.append(body)
             server.at_once += 1

@@ -407,6 +407,16 @@ class TestOpenAI:
         with pytest.raises(ClusterError, match=r"finish_reason='length'.*max_tokens"):
             ask(endpoint.url)
 
+    @pytest.mark.parametrize(("finish", "tokens"), [("abort", 3), ("stop", 0)])
+    def test_answer_that_a_dying_server_broke_off_is_no_answer(
+        self, endpoint: FakeEndpoint, finish: str, tokens: int
+    ) -> None:
+        """vLLM gives those that are in flight back as they are, with status 200: empty ones would read "not found"."""
+        choice = {"message": {"content": ""}, "finish_reason": finish}
+        endpoint.replies = [(200, {}, json.dumps({"choices": [choice], "usage": {"completion_tokens": tokens}}))]
+        with pytest.raises(ClusterError, match="broke an answer off"):
+            ask(endpoint.url)
+
     def test_proxy_of_the_site_does_not_see_loopback_traffic(
         self, endpoint: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -69,6 +69,22 @@ def test_a_stop_lets_those_end_that_were_begun() -> None:
     assert sorted(ended) == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_a_stop_goes_before_the_failures_that_come_of_it(at_once: int) -> None:
+    stopping = threading.Event()
+
+    def check_stop() -> None:
+        if stopping.is_set():
+            raise Interrupted("stopped")
+
+    def work(number: int) -> None:
+        stopping.set()  # the scheduler tells the whole job to end, the server too
+        raise InputError("the server is gone")
+
+    with pytest.raises(Interrupted):
+        in_order(range(9), work, at_once, check_stop)
+
+
 def test_requests_may_go_on_for_a_while_after_the_stop() -> None:
     asked, now = False, 100.0
 

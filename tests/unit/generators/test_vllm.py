@@ -29,7 +29,7 @@ from rag_hpc.errors import ClusterError, ConfigError, InputError, Interrupted, M
 from rag_hpc.generators import server
 from rag_hpc.generators.config import GeneratorConfig, GeneratorName, VllmConfig
 from rag_hpc.generators.server import PORTS_EACH, PortRange, Server
-from rag_hpc.generators.vllm import VllmGenerator, command, environment, spread
+from rag_hpc.generators.vllm import NAME, VllmGenerator, command, environment, spread
 from rag_hpc.models.folder import model_folder
 from rag_hpc.schema import from_plain
 
@@ -89,6 +89,16 @@ def test_it_is_ready_with_its_first_token_and_closed_to_others(listen: str, scra
     assert gone(str(folder)) and not folder.exists()
 
 
+def test_a_folder_here_that_has_the_served_name_is_no_model(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (scratch / NAME).mkdir()
+    monkeypatch.chdir(scratch)
+    with contextlib.closing(
+        VllmGenerator(config(fake_vllm(scratch, log=1)), lambda: None, scratch=scratch)
+    ) as generator:
+        generator.generate(*ASKED)
+        assert f"asked for {NAME}\n" in next(scratch.glob("vllm-*/log")).read_text()
+
+
 def test_one_that_cannot_start_or_takes_too_long_is_told_with_the_end_of_its_log(scratch: Path) -> None:
     for told, settings, words in (
         ({"fail": 1}, {}, r"ended with code 1 before it answered.*CUDA out of memory"),
@@ -146,6 +156,8 @@ def test_signals_of_the_job_leave_it_running_until_its_owner_is_done(scratch: Pa
         guard = next(pid for pid in processes(str(folder)) if b"guard" in Path(f"/proc/{pid}/cmdline").read_bytes())
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             os.kill(guard, number)
+        for pid in processes(str(folder)):  # as Slurm does to every process of a step
+            os.kill(pid, signal.SIGUSR2)
         assert generator.generate(*ASKED).found
 
 
