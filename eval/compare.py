@@ -75,29 +75,24 @@ def compare(arguments: Arguments) -> int:
     elif "--csv" in arguments.flags:
         print(as_csv(_plain(rows)).decode("utf-8"), end="")
     else:
-        print(
-            "\n".join(
-                [
-                    f"reference  {reference.name}",
-                    "",
-                    aligned(HEADER, [_cells(r) for r in rows]),
-                    "",
-                    *notes,
-                    *legend(margin),
-                ]
-            )
-        )
+        table = aligned(HEADER, [_cells(row) for row in rows])
+        print("\n".join([f"reference  {reference.name}", "", table, "", *notes, *legend(margin)]))
     return 1 if any(row.verdict == LOST for row in rows) else 0
 
 
 def judged(
     reference: Results, runs: Sequence[Results], margin: float, measure: str | None = None, method: str | None = None
 ) -> list[Row]:
-    """Return the rows of all runs, in their order; measure and method narrow them."""
-    theirs = _values(reference)
+    """Return the rows of all runs, in their order; measure and method narrow them.
+
+    Raises ConfigError where a query of the same id asks something else, InputError where there is nothing to compare.
+    """
+    theirs, asked = _values(reference), _questions(reference)
     paired = []
     for run in runs:
         mine = _values(run)
+        if other := [query for query, text in _questions(run).items() if asked.get(query, text) != text]:
+            raise ConfigError(f"{run.name} and {reference.name} ask other questions, for one under the id {other[0]}")
         for key, by_query in mine.items():
             if key in theirs and measure in (None, key[1]) and method in (None, key[0]):
                 both = [query for query in by_query if query in theirs[key]]
@@ -161,6 +156,10 @@ def _values(run: Results) -> dict[tuple[str, str], dict[str, float]]:
     f1 = {line["query_id"]: float(line["f1"]) for line in lines if line["f1"] is not None}
     found |= {(quality.OF_ANSWERS, "f1"): f1} if f1 else {}
     return {key: found[key] for key in order if found.get(key)}
+
+
+def _questions(run: Results) -> dict[str, str]:
+    return {question["query_id"]: question["text"] for question in quality.questions(run)}
 
 
 def _plain(rows: Sequence[Row]) -> list[dict[str, object]]:

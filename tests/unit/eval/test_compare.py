@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from rag_hpc import cli
+from rag_hpc.errors import ConfigError
 from rag_hpc.eval import compare, paired, quality
 from rag_hpc.eval.results import Results
 
@@ -91,6 +92,16 @@ def test_the_same_rankings_are_held(root: Path, capsys: pytest.CaptureFixture[st
     assert shown.startswith("reference  demo-baseline\n") and "held: not worse by more than 1 point," in shown
     lines = [line for line in shown.splitlines() if line.startswith("demo-cluster")]
     assert lines and all(line.endswith("held") for line in lines)
+
+
+def test_other_questions_under_the_same_ids_are_refused(
+    base: Results, other: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = quality.questions(base)
+    other_asked = [{**asked[0], "text": "Something else?"}, *asked[1:]]
+    monkeypatch.setattr(quality, "questions", lambda run: other_asked if run is other else asked)
+    with pytest.raises(ConfigError, match=f"ask other questions, for one under the id {asked[0]['query_id']}"):
+        compare.judged(base, [other], 0.01)
 
 
 def test_files_and_scripts_get_the_rows_that_people_read(
