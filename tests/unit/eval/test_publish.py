@@ -99,6 +99,14 @@ def test_publishing_again_changes_nothing(root: Path, published: Path, capsys: p
     assert {path: path.stat().st_mtime_ns for path in published.rglob("*") if path.suffix != ".jsonl"} == before
 
 
+def test_another_project_is_another_content(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["c", "tracking.max_runs=1", "--json"]
+    for project, num in (("one", 1), ("two", 1), ("two", 0)):
+        assert call(root, tmp_path, *words, f"tracking.project={project}") == 0
+        assert len(json.loads(capsys.readouterr().out)["written"]) == num
+    assert {stored.project for _, stored in by_name(tmp_path).values()} == {"two"}
+
+
 KILLED = """
 import os, signal, sys
 from rag_hpc import cli
