@@ -51,7 +51,7 @@ class Pilot:
     search_s: float  # of a query, its reranking included
     build_s: float  # of all stages before searching, for one document
     build_cost: float  # of the same
-    cores: int  # of the machines that searched
+    cores: int  # of the machines that searched; 0 in runs of before it was recorded
     memory_bytes: int
 
 
@@ -98,6 +98,9 @@ def plan(arguments: Arguments) -> int:
     documents, qps = TIERS[tier]
     largest = max(pilots, key=lambda pilot: pilot.documents)
 
+    if not largest.cores and not {"cores", "mem_gb"} <= {override.split("=")[0] for override in arguments.overrides}:
+        raise InputError(f"{largest.run}: its records tell no hardware; say what a node has: cores=32 mem_gb=128")
+
     def number(key: str, otherwise: float, low: float, high: float = 1e12) -> float:
         return number_between(key, arguments.override(key) or f"{otherwise:.12g}", low, high)
 
@@ -124,7 +127,7 @@ def plan(arguments: Arguments) -> int:
 
 
 def pilot_of(run: Results, prices: Prices) -> Pilot:
-    """Return the rates of a run. Raises InputError for one that has not searched, or does not tell its machines."""
+    """Return the rates of a run. Raises InputError for one that has not searched."""
     done = run.manifests
     if missing := [stage for stage in ("chunk", "lexical", "retrieve.queries", "retrieve.search") if stage not in done]:
         raise InputError(f"{run.name}: {', '.join(missing)} not finished; its rates are needed: rag-hpc retry")
@@ -132,8 +135,8 @@ def pilot_of(run: Results, prices: Prices) -> Pilot:
     hardware = records["retrieve.search"][0]["hardware"]
     queries = done["retrieve.queries"].total("items_out")
     documents, passages = done["chunk"].total("items_in"), int(done["chunk"].extra().get("chunks", 0))
-    if not (hardware and queries and documents and passages):
-        raise InputError(f"{run.name}: its records tell no hardware, queries or passages; run it again")
+    if not (queries and documents and passages):
+        raise InputError(f"{run.name}: without queries or passages it has no rates; name another run")
     held = [*HELD] if "vectors.build" in done else ["lexical", "encode"]
     building = stage_costs(
         {step: rows for step, rows in records.items() if stage_of(step) not in (*ASKING, *APART)}, prices, {}
@@ -148,8 +151,8 @@ def pilot_of(run: Results, prices: Prices) -> Pilot:
         search_s=sum(row["cpu_s"] for row in searching) / queries,
         build_s=sum(row.usage.core_s for row in building) / documents,
         build_cost=sum(row.cost for row in building) / documents,
-        cores=int(hardware["cores"]),
-        memory_bytes=int(hardware["memory_bytes"]),
+        cores=int(hardware.get("cores", 0)),
+        memory_bytes=int(hardware.get("memory_bytes", 0)),
     )
 
 

@@ -117,6 +117,17 @@ def test_a_tier_is_told_to_people_and_scripts(root: Path, capsys: pytest.Capture
     assert set(told) >= {field.name for field in dataclasses.fields(tier.Plan)}
 
 
+def test_a_run_of_before_hardware_was_recorded_needs_it_said(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = tier.pilot_of
+    monkeypatch.setattr(tier, "pilot_of", lambda *given: dataclasses.replace(old(*given), cores=0, memory_bytes=0))
+    words = ["plan", "tier=small", "run=pilot", f"cluster.root={root}", "documents=200"]
+    assert cli.main(words) == 1
+    assert "its records tell no hardware; say what a node has: cores=32 mem_gb=128" in capsys.readouterr().err
+    assert cli.main([*words, "cores=64", "mem_gb=128"]) == 0
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
