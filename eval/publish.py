@@ -82,6 +82,11 @@ def _runs(arguments: Arguments) -> tuple[list[Results], list[str]]:
     places = [run.run_dir.resolve() for run in runs]
     if twice := [run.name for run in runs if places.count(run.run_dir.resolve()) > 1]:
         raise ConfigError(f"{twice[0]} is named twice; name each run once")
+    called = [run.name for run in runs]
+    if same := [name for name in called if called.count(name) > 1]:
+        raise ConfigError(
+            f"two of these runs are called {same[0]}, and names are what tells them apart; rename a folder"
+        )
     if len(runs) > 1 or runs[0].config["pipeline"]["name"] == "baseline":
         return runs, []
     beside = find_baseline(runs[0], shared=reads_shared(arguments))

@@ -243,6 +243,12 @@ def test_a_run_alone_is_told_what_a_curve_and_a_baseline_need(
     assert (tmp_path / "t/times.csv").exists()
 
 
+def test_two_runs_of_one_name_are_refused(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = fake_run.build(tmp_path, fake_run.Shape(name="c-w1", p=1, stages=["crawl", "clean"]))
+    assert cli.main(["publish", str(root / "c-w1"), str(other), "--out", str(tmp_path / "t")]) == 2
+    assert "two of these runs are called c-w1" in capsys.readouterr().err
+
+
 def test_an_unfinished_run_is_published_as_far_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for p, finish in ((1, 9), (2, 1)):
         fake_run.build(tmp_path, fake_run.Shape(name=f"c-w{p}", p=p, finish=finish, stages=["crawl", "clean"]))
