@@ -138,7 +138,11 @@ def _report(study: Study, prices: Prices, points: Sequence[scaling.Point], num_l
         id=_id(study.name, REPORT),
         name=f"{study.name} {REPORT}",
         stage=REPORT,
-        config={"study": study.name, "runs": {run.run: _config(study, run) for run in study.runs}},
+        config={
+            "study": study.name,
+            "caveats": study.caveats,
+            "runs": {run.run: _config(study, run) for run in study.runs},
+        },
         rows=list(rows.values()),
         summary={
             "runs": len(study.runs),

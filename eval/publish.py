@@ -37,21 +37,12 @@ def publish(arguments: Arguments) -> int:
             wandb_dirs.check_key()
     study, notes = _study(arguments, tracking)
     told = _to_tables(study, prices, Path(out)) if out is not None else _to_wandb(study, prices, tracking)
-    notes += [note for note in [study.no_curve] if note]
+    notes += [note for note in [study.no_curve, *study.caveats] if note]
     notes += [f"skipped: {problem}" for problem in study.problems]
     notes += [f"unfinished: {run}; go on: rag-hpc retry run={run}" for run in study.unfinished]
     if "--json" in arguments.flags:
         counts = {"runs": len(study.runs), "points": len(study.points()), "skipped": len(study.problems)}
-        print(
-            as_json(
-                {
-                    "study": study.name,
-                    **counts,
-                    **{key: value for key, value in told.items() if key != "told"},
-                    "notes": notes,
-                }
-            )
-        )
+        print(as_json({"study": study.name, **counts, **told, "notes": notes}))
     else:
         print(f"study     {study.name}\nruns      {', '.join(run.run for run in study.runs)}")
         print("\n".join([told["summary"], *notes]))
@@ -67,8 +58,10 @@ def _study(arguments: Arguments, tracking: Tracking) -> tuple[Study, list[str]]:
             raise InputError(f"{path}: no such file; name runs, or a STUDY.jsonl that publish wrote")
         return parse(path.read_bytes(), str(path)), []
     runs, notes = _runs(arguments)
+    given = arguments.values.get("--baseline")
     name = tracking.study or name_of([run.name for run in runs])
-    data, folder = gather(runs, name), Path(arguments.values.get("--out", tracking.dir))
+    data = gather(runs, name, named(arguments, given).run_dir if given else None)
+    folder = Path(arguments.values.get("--out", tracking.dir))
     study = parse(data, f"{name}.jsonl")  # refuses runs that are no study before anything is written
     with wandb_dirs.writable(folder), private_files():
         folder.mkdir(parents=True, exist_ok=True)
@@ -89,6 +82,11 @@ def _runs(arguments: Arguments) -> tuple[list[Results], list[str]]:
     places = [run.run_dir.resolve() for run in runs]
     if twice := [run.name for run in runs if places.count(run.run_dir.resolve()) > 1]:
         raise ConfigError(f"{twice[0]} is named twice; name each run once")
+    called = [run.name for run in runs]
+    if same := [name for name in called if called.count(name) > 1]:
+        raise ConfigError(
+            f"two of these runs are called {same[0]}, and names are what tells them apart; rename a folder"
+        )
     if len(runs) > 1 or runs[0].config["pipeline"]["name"] == "baseline":
         return runs, []
     beside = find_baseline(runs[0], shared=reads_shared(arguments))
@@ -129,6 +127,8 @@ def _to_wandb(study: Study, prices: Prices, tracking: Tracking) -> dict[str, Any
         ending = f"{len(done.uploaded)} uploaded"
     else:
         ending = f"upload: wandb sync {folder}/offline-run-*"
+    if not (study.no_curve or made[-1].pictures):
+        ending += "\nno picture of S: pip install 'rag-hpc[plots]'"
     counts = f"{len(done.written)} written, {len(done.kept)} as they were"
     summary = f"entries   {len(made)} in {folder}: {counts}; {ending}"
     return {"summary": summary, "written": done.written, "kept": done.kept, "uploaded": done.uploaded}

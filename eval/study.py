@@ -44,6 +44,7 @@ class StudyRun:
     differing: list[str]  # stages whose output is not the baseline's
     quality: dict[str, dict[str, float]]
     milestones: list[dict[str, Any]]
+    caveats: list[str]  # to be known before a figure of quality is quoted
     problems: list[str]  # what could not be read
     records: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)  # by step and unit
 
@@ -80,6 +81,11 @@ class Study:
         return [run.run for run in self.runs if set(run.steps) - set(run.finished)]
 
     @property
+    def caveats(self) -> list[str]:
+        """What must be known before a figure of quality is quoted, of all runs."""
+        return [caveat for run in self.runs for caveat in run.caveats]
+
+    @property
     def no_curve(self) -> str:
         """Why there is no speed-up to show, empty where there is one."""
         ps = sorted({run.workers for run in self.runs})
@@ -112,10 +118,18 @@ def name_of(runs: Sequence[str]) -> str:
     return common or runs[0]
 
 
-def gather(runs: Sequence[Results], name: str) -> bytes:
-    """Return the lines of a study. A record that is damaged is left out, and named in its run's line."""
-    first = min(runs, key=lambda run: int(run.submission["workers"]))
-    ordered = [first, *sorted((r for r in runs if r is not first), key=lambda run: int(run.submission["workers"]))]
+def gather(runs: Sequence[Results], name: str, baseline: Path | None = None) -> bytes:
+    """Return the lines of a study. A record that is damaged is left out, and named in its run's line.
+
+    baseline: the folder of the run that others are held against, by default one with the fewest workers.
+    """
+
+    def place(run: Results) -> tuple[bool, int, bool]:
+        named = baseline is not None and run.run_dir.resolve() == baseline.resolve()
+        return not named, int(run.submission["workers"]), run.config["pipeline"]["name"] != "baseline"
+
+    ordered = sorted(runs, key=place)
+    first = ordered[0]
     lines = [sealed_json({"kind": "study", "study": name})]
     for run in ordered:
         problems: list[str] = []
@@ -202,8 +216,9 @@ def _told(run: Results, first: Results, problems: list[str]) -> dict[str, Any]:
         num_units={step: len(plan.units) for step, plan in run.plans.items()},
         finished=[step for step in run.stages if step in run.manifests],
         differing=_tried(problems, lambda: sorted(scaling.differing(first, run)), []) if other else [],
-        quality=_tried(problems, lambda: quality.metrics(run), {}),
+        quality=_tried(problems, lambda: {} if quality.stand_ins(run) else quality.metrics(run), {}),
         milestones=[dataclasses.asdict(row) for row in judged],
+        caveats=_tried(problems, lambda: quality.caveats(run), []),
         problems=problems,
     )
     return _without(dataclasses.asdict(values), "records")

@@ -24,6 +24,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rag_hpc.core.fs import TRASH, drop_dir, naming_disk, publish_dir
+from rag_hpc.core.hashing import hash_value
 from rag_hpc.errors import ConfigError, IncompleteError, InputError, MissingDependency
 from rag_hpc.eval.entries import Entry
 
@@ -109,11 +110,17 @@ def write(entries: Sequence[Entry], group: str, tracking: Tracking) -> Written:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         _sweep(folder)
         for entry in entries:
-            if _digest(_folders(folder, entry.id)) == entry.digest:
+            digest = hash_value([entry.digest, group, tracking.project, tracking.entity])
+            if _digest(_folders(folder, entry.id)) == digest:
                 result.kept.append(entry.id)
-            else:
-                _place(_draft(wandb, entry, group, folder, tracking), folder, entry)
-                result.written.append(entry.id)
+                continue
+            try:
+                made = _draft(wandb, entry, group, folder, tracking)
+            except wandb.Error as error:
+                raise IncompleteError(f"{entry.name}: wandb: {error}; the same command goes on from there") from error
+            (made / DIGEST).write_text(digest)
+            _place(made, folder, entry)
+            result.written.append(entry.id)
     return result
 
 
@@ -201,7 +208,6 @@ def _draft(wandb: Any, entry: Entry, group: str, folder: Path, tracking: Trackin
     made = Path(run.settings.sync_dir)
     for name in ("tmp", "logs"):
         shutil.rmtree(made / name, ignore_errors=True)
-    (made / DIGEST).write_text(entry.digest)
     return made
 
 

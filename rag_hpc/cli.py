@@ -67,6 +67,7 @@ class Verb:
     keys: tuple[str, ...] | None = FIND  # settings that it reads; None: all, with Hydra's grammar
     options: tuple[str, ...] = ()
     text: bool = False  # its words may hold an equals sign
+    instead: tuple[str, str] | None = None  # with this setting, that module holds the function
 
     @property
     def choices(self) -> list[str]:
@@ -90,7 +91,8 @@ VERBS = {
         ("corpus.max_pages=200", "corpus=files corpus.path=. workers=4", "workers=1,2,4 --dry-run"), "", None,
         (*START, "--watch")),
     "plan": Verb("rag_hpc.launchers.run", "show the scripts and units of a run, and submit nothing",
-        ("pipeline=corpus workers=3", "corpus=files corpus.path=. cluster=devcluster"), "", None, START),
+        ("pipeline=corpus workers=3", "corpus=files corpus.path=. cluster=devcluster",
+         "tier=medium run=SMALL,LARGE"), "", None, (*START, "--json"), instead=("tier", "rag_hpc.eval.tier")),
     "train": Verb("rag_hpc.launchers.train", "train an encoder or a reranker; the same command again resumes it",
         ("encoder train.data=BEIR workers=2", "reranker train.data=BEIR train.negatives=4",
          "encoder train=zero train.zero_stage=3 train.data=BEIR workers=4"), "encoder|reranker", None,
@@ -131,6 +133,9 @@ VERBS = {
     "metrics": Verb("rag_hpc.eval.metrics", "nDCG, recall, F1 of every method, with intervals over the queries",
         ("", "demo-baseline demo-cluster --csv", "demo-cluster --latex"), "RUN ...", FIND,
         ("--json", "--csv", "--latex")),
+    "compare": Verb("rag_hpc.eval.compare", "is a run as good as another on the same queries: intervals, p, verdicts",
+        ("demo-baseline demo-cluster", "base a b measure=R@10 margin=0.01 --out compare.html"), "REFERENCE RUN ...",
+        ("measure", "method", "margin", *CLUSTER), ("--json", "--csv", "--out")),
     "milestones": Verb("rag_hpc.eval.milestones", "predictions against results; the exit code is the verdict",
         ("", "demo-cluster --baseline demo-baseline"), options=("--json", "--baseline")),
     "cost": Verb("rag_hpc.eval.cost", "what a run used and costs: by stage, 1,000 documents, query, correct answer",
@@ -270,6 +275,8 @@ def check_use(arguments: Arguments) -> None:
                 f"{verb} does not look at {override}; {did_you_mean(key, row.keys or ())}"
                 f"it takes {row.settings or 'no settings'}; other settings are for: rag-hpc run"
             )
+    if row.instead and "--json" in arguments.flags and arguments.override(row.instead[0]) is None:
+        raise ConfigError(f"{verb} --json is for {row.instead[0]}=; a script reads rag-hpc run --cfg job")
     most = len(words) if "..." in row.words else len(row.words.split())
     if len(words) > most or (row.choices and (not words or words[0] not in row.choices)):
         meant = did_you_mean(words[0], row.choices) if words else ""
@@ -302,7 +309,9 @@ def _main(argv: list[str]) -> int:
         arguments = parse(argv)
         asks = arguments.verb == "ask" and not arguments.words  # and waits for what is typed
         with nullcontext() if asks else at_work(f"rag-hpc {arguments.verb}", bare(sys.stderr)):
-            module = importlib.import_module(VERBS[arguments.verb].module)
+            row = VERBS[arguments.verb]
+            other = row.instead if row.instead and arguments.override(row.instead[0]) is not None else None
+            module = importlib.import_module(other[1] if other else row.module)
             return int(getattr(module, arguments.verb)(arguments) or 0)
     except click.exceptions.Exit as done:  # --help and --version
         return done.exit_code

@@ -18,6 +18,7 @@ from rag_hpc.slurm import devcluster as dc
 from rag_hpc.slurm.devcluster import control
 from rag_hpc.slurm.devcluster.config import DevClusterConfig
 from rag_hpc.slurm.devcluster.processes import alive, find, spawn, wait_for
+from rag_hpc.slurm.usage import FORMAT, parse_taken
 
 pytestmark = pytest.mark.timeout(600)  # what waits in vain says so before
 Sh = Callable[..., str]
@@ -110,13 +111,16 @@ def test_array_runs_on_four_hosts_and_each_task_holds_a_gpu(sh: Sh, shared_tmp: 
 
 
 def test_sacct_answers_on_the_host_and_inside_a_job(sh: Sh, shared_tmp: Path) -> None:
-    job = submit(sh, shared_tmp, script="hostname")
+    job = submit(sh, shared_tmp, script="sleep 1.5")
 
     def recorded() -> bool:  # accounting trails the controller by some seconds
         return sh("sacct", "-n", "-X", "-j", job, "-o", "state").strip() == "COMPLETED"
 
     wait_for(recorded, "sacct to know the job", timeout_s=90, step_s=0.2)
     assert sh("srun", "sacct", "-n", "-X", "-j", job, "-o", "state").strip() == "COMPLETED"
+    ((name, (start,)),) = parse_taken(sh("sacct", "-n", "-P", "-D", "-j", job, "-o", FORMAT)).items()
+    assert (name, start.nodes, start.gpus) == (job, 1, 0) and start.cpus >= 1 and 1 <= start.elapsed_s <= 60
+    assert start.energy_j is None  # no plugin measures it here
 
 
 @pytest.mark.parametrize("library", ["", str(DEBIAN_MPI)], ids=["wheel", "debian"])

@@ -99,6 +99,14 @@ def test_publishing_again_changes_nothing(root: Path, published: Path, capsys: p
     assert {path: path.stat().st_mtime_ns for path in published.rglob("*") if path.suffix != ".jsonl"} == before
 
 
+def test_another_project_is_another_content(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["c", "tracking.max_runs=1", "--json"]
+    for project, num in (("one", 1), ("two", 1), ("two", 0)):
+        assert call(root, tmp_path, *words, f"tracking.project={project}") == 0
+        assert len(json.loads(capsys.readouterr().out)["written"]) == num
+    assert {stored.project for _, stored in by_name(tmp_path).values()} == {"two"}
+
+
 KILLED = """
 import os, signal, sys
 from rag_hpc import cli
@@ -233,6 +241,12 @@ def test_a_run_alone_is_told_what_a_curve_and_a_baseline_need(
     assert "no speed-up curve: all of it ran with p = 2" in shown
     assert "no baseline beside alone" in shown and "--baseline RUN" in shown
     assert (tmp_path / "t/times.csv").exists()
+
+
+def test_two_runs_of_one_name_are_refused(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = fake_run.build(tmp_path, fake_run.Shape(name="c-w1", p=1, stages=["crawl", "clean"]))
+    assert cli.main(["publish", str(root / "c-w1"), str(other), "--out", str(tmp_path / "t")]) == 2
+    assert "two of these runs are called c-w1" in capsys.readouterr().err
 
 
 def test_an_unfinished_run_is_published_as_far_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,6 +53,20 @@ def test_the_lines_tell_the_points_that_the_runs_themselves_do(runs: list[Result
     assert study.gather(list(reversed(runs)), "c") == lines
 
 
+def test_the_baseline_is_the_one_that_is_named_or_else_has_the_fewest_workers(tmp_path: Path) -> None:
+    fake_run.build(tmp_path, fake_run.Shape(name="one", p=1, stages=["crawl"]))
+    fake_run.build(tmp_path, fake_run.baseline("plain", stages=["crawl"]))
+    runs = [Results(tmp_path / name) for name in ("one", "plain")]
+    for named, first in ((None, "plain"), (tmp_path / "one", "one")):
+        assert study.parse(study.gather(runs, "s", named), "s.jsonl").runs[0].run == first
+
+
+def test_titles_that_stand_in_for_questions_are_no_quality(tmp_path: Path) -> None:
+    run = Results(fake_run.build(tmp_path, fake_run.Shape(name="titles", stand_ins=True)))
+    found = study.parse(study.gather([run], "titles"), "titles.jsonl")
+    assert found.runs[0].quality == {} and "titles that stand in for questions" in found.caveats[0]
+
+
 def test_what_is_secret_or_says_where_it_ran_is_no_part_of_it(tmp_path: Path) -> None:
     shape = fake_run.Shape(name="c", stages=["crawl"], corpus={"api_key": "k-123", "headers": {"AUTH_TOKEN": "t-456"}})
     told = study.gather([Results(fake_run.build(tmp_path, shape))], "c")
