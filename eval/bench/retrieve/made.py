@@ -22,9 +22,9 @@ from rag_hpc.stores.vectors import write_vectors
 DIMS = 384
 
 
-def make(data: Path, folder: Path, num_passages: int, num_questions: int, shards: int) -> dict[str, Manifest]:
-    """Return the inputs of retrieve.search by stage: passages of documentation, and beside each a vector that is not
-    its own (encodings of other texts and points between them): what is found means nothing, what it costs does."""
+def make(data: Path, folder: Path, num_passages: int, num_questions: int) -> dict[str, Manifest]:
+    """Return the inputs of indexes by stage: passages of documentation, and beside each a vector that is not its own
+    (encodings of other texts and points between them): what both find together means nothing, what it costs does."""
     texts = corpora.texts("passages", data, num_passages)
     rows, asked = tiled(data, len(texts), DIMS)
     questions = corpora.questions(data, min(num_questions, len(asked)))
@@ -34,9 +34,7 @@ def make(data: Path, folder: Path, num_passages: int, num_questions: int, shards
     write_vectors(_unit(folder, "encode"), rows)
     named = [{"id": f"q{number}", "text": text} for number, text in enumerate(questions)]
     write_questions(_unit(folder, "retrieve.queries"), named, asked[: len(named)].astype(np.float16))
-    made = {name: manifest_of(name, folder / name) for name in ("chunk", "encode", "retrieve.queries")}
-    made["lexical"] = run("lexical", {"num_shards": shards}, made, folder)
-    return made
+    return {name: manifest_of(name, folder / name) for name in ("chunk", "encode", "retrieve.queries")}
 
 
 def indexed(made: Mapping[str, Manifest], settings: Mapping[str, Any], folder: Path) -> dict[str, Manifest]:

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from rag_hpc.eval.bench.lexical import corpora, lexical
 from rag_hpc.eval.bench.lexical.lexical import Rate, Side, anserini, compared, rate_of
 from rag_hpc.eval.bench.pairs import take_turns
 from rag_hpc.eval.bench.registry import Options, known
-from rag_hpc.eval.bench.retrieve import made, side
+from rag_hpc.eval.bench.retrieve import filters, made, side
 from rag_hpc.eval.bench.rows import Row, cpu_class
 from rag_hpc.eval.bench.vectors.data import array_path
 from rag_hpc.search import lucene
@@ -46,14 +46,15 @@ DEFAULTS = {
 }
 DEPTH = 100
 OF_LUCENE, OVERHEAD = 0.75, 1.10
-PARTS = ("search", "ranks", "threads")
+PARTS = ("search", "ranks", "threads", "filters")
 
 
 def run(options: Options) -> list[Row]:
     """Return rows of questions a second, and of a batch's time.
 
     Options: data, the folder of documentation and encodings (RAG_HPC_DATA); passages; questions; shards; threads;
-    pairs; index and recall, of the vector index of the whole search; train_rows; part=all|search|ranks|threads.
+    pairs; index and recall, of the vector index of the whole search; train_rows; part=all, or some of search, ranks,
+    threads and filters with commas between.
     """
     given = known(options, DEFAULTS)
     place = given["data"] or os.environ.get("RAG_HPC_DATA", "")
@@ -66,15 +67,19 @@ def run(options: Options) -> list[Row]:
 
 def _rows(given: Options, parts: Sequence[str], data: Path, folder: Path) -> list[Row]:
     num, shards, pairs = int(given["passages"]), int(given["shards"]), int(given["pairs"])
-    inputs = made.make(data, folder, num, int(given["questions"]), shards)
+    inputs = made.make(data, folder, num, int(given["questions"]))
     settings = {"num_shards": shards, "train_rows": int(given["train_rows"])}
     rows = []
-    if "search" in parts or "threads" in parts:
+    if {"search", "threads", "filters"} & {*parts}:
         chosen = {**settings, "index": given["index"], "min_recall": float(given["recall"])}
         inputs = made.indexed(inputs, chosen, folder)
         effort = effort_of(inputs["vectors.build"]) or Effort()
         about = f"{num:,} passages x {made.DIMS}, {effort.kind.value}, {effort.num_probes} lists probed"
         about += f", shortlist {effort.shortlist}, {cpu_class()}" if effort.shortlist else f", {cpu_class()}"
+        if "filters" in parts:
+            rows += filters.rows(inputs, float(given["recall"]), about)
+        if "search" in parts or "threads" in parts:
+            inputs["lexical"] = made.run("lexical", {"num_shards": shards}, inputs, folder)
         if "search" in parts:
             rows += _searched(inputs, data, given, folder, about)
         if "threads" in parts:
@@ -85,7 +90,7 @@ def _rows(given: Options, parts: Sequence[str], data: Path, folder: Path) -> lis
         (other / "encode").symlink_to(folder / "encode")
         found = made.indexed(inputs, {**settings, "index": "ivf_fp16"}, other)
         np.save(array_path(other, "queries"), read_question_vectors(inputs["retrieve.queries"]).astype(np.float32))
-        rows.append(_ranks(found, other, int(given["threads"]), pairs, num))
+        rows += _ranks(found, other, int(given["threads"]), pairs, num)
     return rows
 
 
@@ -166,37 +171,51 @@ def _threads(inputs: Mapping[str, Manifest], pairs: int, folder: Path, about: st
     )
 
 
-def _ranks(inputs: Mapping[str, Manifest], folder: Path, threads: int, pairs: int, num: int) -> Row:
-    """Return the row of as many ranks of one thread beside FAISS with as many threads, a batch at a time."""
-    mpirun = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", str(threads)]
+def _ranks(inputs: Mapping[str, Manifest], folder: Path, threads: int, pairs: int, num: int) -> list[Row]:
+    """Return the rows of ranks of one thread beside FAISS with as many threads by the clock, and of one by CPU time."""
+    mpirun = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n"]
+    starts = {"ours": ("ours", [*mpirun, str(threads)]), "one": ("ours", [*mpirun, "1"]), "faiss": ("faiss", [])}
     with contextlib.ExitStack() as stack:
-        ours, faiss = (
-            stack.enter_context(
-                _process([*start, sys.executable, "-m", side.__name__, name, str(folder), str(threads)])
+        asks: dict[str, Callable[[], dict[str, float]]] = {
+            name: stack.enter_context(
+                _process([*start, sys.executable, "-m", side.__name__, kind, str(folder), str(threads)])
             )
-            for name, start in {"ours": mpirun, "faiss": []}.items()
-        )
-        for ask in (ours, faiss):
+            for name, (kind, start) in starts.items()
+        }
+        for ask in asks.values():
             for _ in range(5):
                 ask()
         found, theirs = (np.load(array_path(folder, name)) for name in ("ours", "faiss"))
-        timed = take_turns({"ours": ours, "faiss": faiss}, pairs)
-    ratio, interval = timed.ratio("faiss")
+        clock = take_turns({name: _told(asks[name], "wall") for name in ("ours", "faiss")}, pairs)
+        used = take_turns({"ours": _told(asks["one"], "cpu"), "faiss": _told(asks["faiss"], "cpu")}, pairs)
     same = np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found.tolist(), theirs.tolist(), strict=True)])
-    return Row(
-        name="retrieve.ranks",
-        ours=timed.median("ours"),
-        unit=f"s a batch of {len(found)}",
-        peers={"faiss": timed.median("faiss")},
-        ratio=ratio,
-        interval=interval,
-        bar=OVERHEAD,
-        less_is_better=True,
-        contention=timed.contention,
-        note=f"{threads} ranks of one thread by MPI, exact scores and merging with it, against FAISS's search of one "
-        f"ivf_fp16 with {threads} threads; {num:,} x {made.DIMS}, top {DEPTH}, {same:.4f} of the hits alike, "
-        f"{cpu_class()}",
-    )
+    against = f"exact scores and merging with it, against FAISS's search of one ivf_fp16 with {threads} threads"
+    about = f"{num:,} x {made.DIMS}, top {DEPTH}, {same:.4f} of the hits alike, {cpu_class()}"
+    rows = []
+    for name, timed, unit, who in (
+        ("retrieve.ranks", clock, "s", f"{threads} ranks of one thread by MPI"),
+        ("retrieve.one_rank.cpu", used, "CPU s", "one rank with all shards"),
+    ):
+        ratio, interval = timed.ratio("faiss")
+        rows.append(
+            Row(
+                name=name,
+                ours=timed.median("ours"),
+                unit=f"{unit} a batch of {len(found)}",
+                peers={"faiss": timed.median("faiss")},
+                ratio=ratio,
+                interval=interval,
+                bar=OVERHEAD,
+                less_is_better=True,
+                contention=timed.contention,
+                note=f"{who}, {against}; {about}",
+            )
+        )
+    return rows
+
+
+def _told(ask: Callable[[], dict[str, float]], what: str) -> Callable[[], float]:
+    return lambda: ask()[what]
 
 
 @contextlib.contextmanager
@@ -208,13 +227,14 @@ def _process(command: list[str]) -> Iterator[Any]:
     asks, answers = child.stdin, child.stdout
     assert asks is not None and answers is not None
 
-    def ask() -> float:
+    def ask() -> dict[str, float]:
         asks.write("\n")
         asks.flush()
         line = answers.readline()
         if not line:
             raise InputError(f"bench retrieve: {' '.join(command)} ended with {child.wait()}")
-        return float(json.loads(line)["seconds"])
+        told: dict[str, float] = json.loads(line)
+        return told
 
     with asks, answers:
         yield ask

@@ -1,8 +1,8 @@
 """A vector index in processes of its own: python -m rag_hpc.eval.bench.retrieve.side faiss|ours FOLDER THREADS.
 
 `faiss` is FAISS over one index with threads of its own; `ours` is as many ranks as mpirun starts, which hold a part of
-the shards each. Each line of standard input asks for a batch, but for `end`; the answer is its seconds as
-JSON. Hits go to NAME.npy.
+the shards each. Each line of standard input asks for a batch, but for `end`; the answer is its
+seconds by the clock and of the CPU as JSON. Hits go to NAME.npy.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ def _serve(answer: Answer, queries: F32, out: Path) -> None:
     for line in sys.stdin:
         if line.strip() == END:
             return
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), time.process_time()
         ids = answer(queries)
-        seconds = time.perf_counter() - begun
+        told = {"wall": time.perf_counter() - begun, "cpu": time.process_time() - used}
         np.save(out, ids if ids is not None else [])
-        print(json.dumps({"seconds": seconds}), flush=True)
+        print(json.dumps(told), flush=True)
 
 
 def _ours(folder: Path, comm: MpiComm) -> Answer:
