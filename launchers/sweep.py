@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import math
 import os
 import random
@@ -313,8 +314,15 @@ def _ledger(config: RunConfig) -> Ledger:
 
 
 def _own(ledger: Ledger) -> list[int]:
-    """Return the submissions of the run itself: those of its base came with its inputs."""
-    return [number for number in ledger.submissions() if ledger.request(number).run == ledger.name]
+    """Return the submissions of the run itself: those of its base came with its inputs, and fit no run.json of ours."""
+
+    def run_of(number: int) -> Any:
+        try:
+            return json.loads((ledger.folder(number) / "submission.json").read_bytes()).get("run")
+        except (ValueError, AttributeError):  # damaged, which whoever reads it in earnest says
+            return ledger.name
+
+    return [number for number in ledger.submissions() if run_of(number) == ledger.name]
 
 
 def _finished(ledger: Ledger) -> bool:
