@@ -37,12 +37,14 @@ def main(words: list[str]) -> int:
     owner.register(sys.stdin, select.POLLIN | select.POLLHUP)
     while child.poll() is None and not owner.poll(1000 * POLL_S):
         pass
-    ended = child.poll() is not None
+    ended, segments = child.poll() is not None, shared_memory(_descendants(os.getpid()))
     if not ended:
         child.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(grace_s)
     kill_descendants()
+    for segment in segments:
+        segment.unlink(missing_ok=True)
     if not ended:
         shutil.rmtree(folder, ignore_errors=True)
     return child.wait()
@@ -78,6 +80,22 @@ def kill_descendants() -> None:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         time.sleep(0.01)
+
+
+def shared_memory(pids: list[int]) -> set[Path]:
+    """Return the segments of Python's shared memory that the processes map: who is killed leaves them in RAM."""
+    found = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+                name = line.partition("/dev/shm/psm_")[2].removesuffix(" (deleted)")
+                found |= {Path("/dev/shm") / f"psm_{name}"} if name else set()
+    return found
+
+
+def _descendants(parent: int) -> list[int]:
+    found = _children(parent)
+    return found + [below for child in found for below in _descendants(child)]
 
 
 def _children(parent: int) -> list[int]:
