@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import select
 import shutil
 import signal
@@ -21,6 +22,7 @@ from pathlib import Path
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 HELD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 POLL_S = 0.1
+_SEGMENT = re.compile(r"/dev/shm/(?:psm|vllm)_[^\s/]+")
 
 
 def main(words: list[str]) -> int:
@@ -83,13 +85,11 @@ def kill_descendants() -> None:
 
 
 def shared_memory(pids: list[int]) -> set[Path]:
-    """Return the segments of Python's shared memory that the processes map: who is killed leaves them in RAM."""
+    """Return the segments of Python's and vLLM's shared memory that the processes map: the killed leave them in RAM."""
     found = set()
     for pid in pids:
         with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-                name = line.partition("/dev/shm/psm_")[2].removesuffix(" (deleted)")
-                found |= {Path("/dev/shm") / f"psm_{name}"} if name else set()
+            found |= {Path(name) for name in _SEGMENT.findall(Path(f"/proc/{pid}/maps").read_text())}
     return found
 
 
