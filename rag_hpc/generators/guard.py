@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import select
 import shutil
 import signal
@@ -21,6 +22,7 @@ from pathlib import Path
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 HELD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 POLL_S = 0.1
+_SEGMENT = re.compile(r"/dev/shm/(?:psm|vllm)_[^\s/]+")
 
 
 def main(words: list[str]) -> int:
@@ -37,12 +39,14 @@ def main(words: list[str]) -> int:
     owner.register(sys.stdin, select.POLLIN | select.POLLHUP)
     while child.poll() is None and not owner.poll(1000 * POLL_S):
         pass
-    ended = child.poll() is not None
+    ended, segments = child.poll() is not None, shared_memory(_descendants(os.getpid()))
     if not ended:
         child.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(grace_s)
     kill_descendants()
+    for segment in segments:
+        segment.unlink(missing_ok=True)
     if not ended:
         shutil.rmtree(folder, ignore_errors=True)
     return child.wait()
@@ -78,6 +82,20 @@ def kill_descendants() -> None:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         time.sleep(0.01)
+
+
+def shared_memory(pids: list[int]) -> set[Path]:
+    """Return the segments of Python's and vLLM's shared memory that the processes map: the killed leave them in RAM."""
+    found = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            found |= {Path(name) for name in _SEGMENT.findall(Path(f"/proc/{pid}/maps").read_text())}
+    return found
+
+
+def _descendants(parent: int) -> list[int]:
+    found = _children(parent)
+    return found + [below for child in found for below in _descendants(child)]
 
 
 def _children(parent: int) -> list[int]:

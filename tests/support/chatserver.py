@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler
+from multiprocessing import resource_tracker, shared_memory
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,9 @@ def main() -> None:
     parser.add_argument("--port", type=int)
     given = parser.parse_known_args(sys.argv[4:])[0]  # after -P -m MODULE
     child = subprocess.Popen(["sleep", "600"], start_new_session=True)  # a group of its own
+    segment = shared_memory.SharedMemory(create=True, size=4096)
+    resource_tracker.unregister(f"/{segment.name}", "shared_memory")  # nobody else removes it
+    print("segment", segment.name, flush=True)
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: stopping.set())
     stopping.wait(float(os.environ.get("FAKE_START_S", "0")))
@@ -143,6 +147,7 @@ def main() -> None:
         while not stopping.wait(0.02) and len(server.bodies) < int(os.environ.get("FAKE_DIES_AFTER", "1000000")):
             pass
         if not stopping.is_set():
+            Path("/dev/shm", segment.name).unlink()
             os._exit(9)
     child.kill()
 

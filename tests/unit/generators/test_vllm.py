@@ -145,9 +145,11 @@ def test_nothing_is_left_when_its_owner_and_all_its_group_are_killed(number: sig
         assert owner.stdout is not None and owner.stdout.readline() == "ready\n"
         (folder,) = scratch.glob("vllm-*")
         assert len(processes(str(folder))) >= 3  # guard, server, the server's child
+        segment = Path("/dev/shm") / (folder / "log").read_text().split("segment ")[1].split()[0]
+        assert segment.exists()
         os.killpg(owner.pid, number)
         owner.wait(10)
-    assert gone(str(folder))
+    assert gone(str(folder)) and not segment.exists()
 
 
 def test_signals_of_the_job_leave_it_running_until_its_owner_is_done(scratch: Path) -> None:
