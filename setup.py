@@ -108,7 +108,7 @@ setup(
     extras_require={
         **EXTRAS,
         "dev": DEV,
-        "all": sorted({r for name, rs in EXTRAS.items() if name != "gpu" for r in rs}),
+        "all": sorted({r for name, rs in EXTRAS.items() if name not in ("gpu", "serve-cpu") for r in rs}),
     },
     entry_points={"console_scripts": ["rag-hpc = rag_hpc.cli:main"]},
 )

@@ -278,7 +278,8 @@ def _not_judged(points: Sequence[Point]) -> dict[int, list[str]]:
     stages: dict[int, list[str]] = {}
     for point in points:
         if not point.judged:
-            stages.setdefault(point.p, []).append(point.stage)
+            others = stages.setdefault(point.p, [])
+            others += [point.stage] * (point.stage not in others)  # once, however often it was measured
     return stages
 
 
