@@ -244,7 +244,7 @@ class _Sweeper:
             point = self._point(p)
             done = len(point.seconds) + len(point.failed)
             wanted = self._study.repeats
-            if done >= wanted and point.half_width > self._study.half_width:
+            if point.seconds and done >= wanted and point.half_width > self._study.half_width:
                 wanted = min(done + 1, self._study.most)
             chosen += [cell for cell in cells[:wanted] if not self._settled(cell)]
         random.Random(f"{self._study.seed} {sum(cell.repeat for cell in chosen)}").shuffle(chosen)
@@ -263,7 +263,7 @@ class _Sweeper:
             try:
                 with contextlib.redirect_stdout(sys.stderr):
                     runs.run_one(config, make_request(config), ledger, self._quiet(), after=before)
-            except Interrupted:
+            except (ConfigError, Interrupted):  # the one would be every run's, the other is the user's wish
                 raise
             except RagHpcError as error:
                 print(f"{ledger.name}: {shown(str(error))}", file=sys.stderr)

@@ -18,7 +18,7 @@ from rag_hpc.core.manifest import Manifest
 from rag_hpc.search import lucene
 from rag_hpc.search.shards import Shards, num_threads
 from rag_hpc.search.spans import spans_of
-from rag_hpc.stores.shards import LEXICAL
+from rag_hpc.stores.shards import LEXICAL, SPANS
 from rag_hpc.stores.vectors import VectorStore
 
 _PASSAGES = 4096  # of documents that are compared at once
@@ -41,6 +41,7 @@ class Lexical:
         unpacked = [lucene.unpack(*pair) for pair in zip(packed, folders, strict=True)]
         self.shards = Shards(unpacked, threads=num_threads(), fields=(lucene.CONTENTS, *fields))
         self._spans = spans_of(self.shards, lexical, mine)
+        self._is_given = bool(lexical.holders(SPANS))  # whose documents stand in an order of their own
 
     def restrict(self, allowed_N: Array | None) -> None:
         """Let only these passages be found; None: all."""
@@ -51,7 +52,7 @@ class Lexical:
         scores, docs = self._top(queries, depth)
         rows, columns = np.nonzero(docs >= 0)
         docs[rows, columns] = self._best_passages(self._spans(docs[rows, columns]), vectors_QD[rows])
-        return scores, docs
+        return merge_topk([(scores, docs)], depth) if self._is_given else (scores, docs)
 
     def first_passages(self, docs: I64) -> I64:
         """Return the first passage of each document: its number in the collection."""
