@@ -6,11 +6,11 @@ and no judgement is needed to notice.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from rag_hpc.algo.text.words import words as words_of
 from rag_hpc.algo.types import F32, Array
 from rag_hpc.stores.chunks import ChunkStore
 from rag_hpc.stores.vectors import VectorStore
@@ -21,7 +21,6 @@ FEWEST, MIN_TOKENS = 16, 100  # passages, and tokens of each: a part of a short 
 PART = (0.4, 0.6)  # of a passage's characters, which asks for it: short enough to take more than copied words
 COPY = 0.5  # a passage with this share of the part's words may be a copy, and as good an answer
 EQUAL = 1e-6  # scores no further apart are of equal passages
-_WORD = re.compile(r"\w+")
 
 
 def found_again(chunks: ChunkStore, vectors: VectorStore, encode: Callable[[Sequence[str]], Array]) -> float | None:
@@ -46,6 +45,6 @@ def found_again(chunks: ChunkStore, vectors: VectorStore, encode: Callable[[Sequ
 
 def _copies(parts: Sequence[str], texts: Sequence[str]) -> Array:
     """Return for each part and passage whether the passage may be a copy of that which the part is from."""
-    words = [set(_WORD.findall(text.casefold())) for text in texts]
-    asked = [set(_WORD.findall(part.casefold())) for part in parts]
+    words = [set(words_of(text.casefold())) for text in texts]
+    asked = [set(words_of(part.casefold())) for part in parts]
     return np.array([[len(some & each) >= COPY * max(1, len(some)) for each in words] for some in asked])
