@@ -35,7 +35,7 @@ LETTERS = IDEOGRAPHS + COMPLEX
 _ONE = rf"[{LETTERS}{MARKS}][{MARKS}]*"
 CLUSTER = re.compile(_ONE)
 WORD = re.compile(rf"{_ONE}|[^\W{LETTERS}]+")
-_RUN = re.compile(rf"[{LETTERS}{MARKS}]+")
+RUN = re.compile(rf"[{LETTERS}{MARKS}]+")
 _IDEOGRAPH = re.compile(f"[{IDEOGRAPHS}]")
 _HIRAGANA = re.compile("[\u3041-\u3096\u309d-\u309f\u30fc]+")
 _STOPS = re.compile("|".join(sorted(map(re.escape, UNSPACED_STOP_WORDS), key=len, reverse=True)))
@@ -57,7 +57,7 @@ def num_words(text: str) -> int:
     if not is_unspaced(text):
         return len(text.split())
     clusters = len(CLUSTER.findall(text))
-    return len(CLUSTER.sub(" ", text).split()) + -(-clusters // _PER_WORD)
+    return len(WORD.findall(CLUSTER.sub(" ", text))) + -(-clusters // _PER_WORD)
 
 
 def content_words(text: str) -> list[str]:
@@ -69,11 +69,12 @@ def content_words(text: str) -> list[str]:
     lower = text.lower()
     if not is_unspaced(lower):
         return [word for word in WORD.findall(lower) if word not in STOP_WORDS]
-    spaced = [word for word in WORD.findall(_RUN.sub(" ", lower)) if word not in STOP_WORDS]
-    return spaced + [gram for run in _RUN.findall(lower) for gram in _grams(run)]
+    spaced = [word for word in WORD.findall(RUN.sub(" ", lower)) if word not in STOP_WORDS]
+    return spaced + [gram for run in RUN.findall(lower) for gram in run_grams(run)]
 
 
-def _grams(run: str) -> Iterator[str]:
+def run_grams(run: str) -> Iterator[str]:
+    """Yield what carries meaning in a run of letters of unspaced scripts, as `content_words` has it."""
     for piece in _STOPS.sub(" ", run).split():
         for ideographs, part in groupby(CLUSTER.findall(piece), lambda one: _IDEOGRAPH.match(one) is not None):
             ones = list(part)
