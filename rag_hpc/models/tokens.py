@@ -124,6 +124,28 @@ class TokenCounter(Tokenizer):
         fast = self._fast(text)
         return len(fast.starts_T) if fast else len(self._encode([text])[0].ids)
 
+    def unknown_share(self, texts: Sequence[str]) -> float:
+        """Return the share of the texts' characters in tokens that stand for anything unknown, 0 to 1.
+
+        Not the share of the tokens: one may stand for a letter or for a whole sentence.
+        """
+        unknown = self._unknown
+        if unknown is None:
+            return 0.0
+        lost = size = 0
+        for encoded in self._encode(list(texts)):
+            for number, (start, end) in zip(encoded.ids, encoded.offsets, strict=True):
+                size += end - start
+                lost += (end - start) * (number == unknown)
+        return lost / size if size else 0.0
+
+    @cached_property
+    def _unknown(self) -> int | None:
+        """The number of the token for what is unknown; None where every character has tokens."""
+        model = self._spec.get("model") or {}
+        number = model.get("unk_id")
+        return number if number is not None else self._tokenizer.token_to_id(model.get("unk_token") or "")
+
     def _fast(self, text: str) -> Tokens | None:
         reader = self._readable(text)
         return reader.tokens(text) if reader else None

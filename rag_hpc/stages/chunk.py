@@ -80,7 +80,7 @@ class Chunk(Stage):
 
     Config: ClassVar[type] = ChunkConfig
     name = "chunk"
-    version = 2
+    version = 3
     needs = ("dedup.drop",)
 
     def plan(self, inputs: Inputs, shared: Path) -> list[Unit]:
@@ -151,11 +151,12 @@ class Chunker:
         ]
 
     def _spans(self, text: str, headed: _Headed) -> list[Span]:
-        from rag_hpc.algo.chunk.chunking import chunk_spans
+        from rag_hpc.algo.chunk.chunking import MOST_LETTERS, chunk_spans
         from rag_hpc.algo.chunk.structure import NO_BREAKS, find_breaks
 
         tokens = self._counter.tokens(text)
-        is_short = len(tokens.starts_T) <= self._config.max_tokens - self._config.heading_tokens
+        room = self._config.max_tokens - self._config.heading_tokens
+        is_short = len(tokens.starts_T) <= room and len(text) <= MOST_LETTERS * room
         breaks = NO_BREAKS if is_short else find_breaks(text, headed.headings)
         if self._encoder is not None and not is_short:
             breaks += self._topics(text, self._encoder)

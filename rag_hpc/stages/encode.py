@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -17,6 +18,8 @@ from rag_hpc.models.device import Device, Precision
 from rag_hpc.models.folder import model_limit
 from rag_hpc.stores.chunks import ChunkStore
 from rag_hpc.stores.vectors import VECTORS, write_facts, write_vectors
+
+log = logging.getLogger(__name__)
 
 MAX_UNITS = 20_000
 TOKENS_PER_UNIT = {Device.auto: 25_000, Device.cpu: 25_000, Device.cuda: 1_000_000}
@@ -62,9 +65,11 @@ class Encode(Stage):
         may be longer than the encoder reads.
         """
         self._check_limit(inputs)
-        ends_N = np.cumsum(ChunkStore(inputs["chunk"]).num_tokens())
+        chunks = ChunkStore(inputs["chunk"])
+        ends_N = np.cumsum(chunks.num_tokens())
         if not len(ends_N):
             return []
+        self._check_language(chunks)
         wanted = self.config.tokens_per_unit or TOKENS_PER_UNIT[self.config.device]
         wanted = max(wanted, -(-int(ends_N[-1]) // MAX_UNITS))
         # a passage belongs to the unit in which its last token lies
@@ -119,6 +124,21 @@ class Encode(Stage):
             raise ConfigError(
                 f"encode: this rank would encode with {self._facts}, rank 0 does otherwise; use nodes of one kind "
                 "(cluster.constraint), or set stage.encode.allow_mixed=true"
+            )
+
+    def _check_language(self, chunks: ChunkStore) -> None:
+        """Warn where the encoder has no tokens for what the corpus is written in: vectors of such text mean nothing."""
+        from rag_hpc.models.tokens import TokenCounter
+        from rag_hpc.search.trial import SOME_UNKNOWN, unknown_of
+
+        unknown = unknown_of(chunks, TokenCounter(self.config.model).unknown_share)
+        if unknown >= SOME_UNKNOWN:
+            log.warning(
+                "encode: %s has no tokens for %.0f%% of the letters of the corpus (a sample of its passages): their "
+                "vectors tell little, and BM25 ranks alone or nearly so; set stage.encode.model to an encoder of the "
+                "corpus's languages",
+                self.config.model,
+                100 * unknown,
             )
 
     def _check_limit(self, inputs: Inputs) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from rag_hpc.algo.text.words import num_words
 from rag_hpc.algo.types import Array
 from rag_hpc.core.hashing import hash_value
 from rag_hpc.core.log import shown
@@ -65,7 +66,7 @@ class Queries(Stage):
 
     Config: ClassVar[type] = QueriesConfig
     name = "retrieve.queries"
-    version = 3
+    version = 4
     needs = ("dedup.drop",)
     wants = (*ROUNDS, "clean", "chunk", "encode")  # for what they dropped; to try how well the encoder knows the corpus
 
@@ -82,7 +83,8 @@ class Queries(Stage):
         how well the encoder knows the corpus.
         """
         from rag_hpc.models.encoder import Encoder
-        from rag_hpc.search.trial import found_again
+        from rag_hpc.models.tokens import TokenCounter
+        from rag_hpc.search.trial import known_share
 
         questions = self._given()
         if hash_value(questions) != unit.inputs["questions"]:
@@ -115,7 +117,8 @@ class Queries(Stage):
         counts = Counts(items_in=len(questions), items_out=len(questions))
         counts.extra = {name: float(number) for name, number in numbers.items()}
         if "chunk" in ctx.inputs and "encode" in ctx.inputs:
-            known = found_again(ChunkStore(ctx.inputs["chunk"]), VectorStore(ctx.inputs["encode"]), encode)
+            stores = ChunkStore(ctx.inputs["chunk"]), VectorStore(ctx.inputs["encode"])
+            known = known_share(*stores, encode, TokenCounter(config.model).unknown_share)
             counts.extra |= {} if known is None else {FOUND_AGAIN: known}
         return counts
 
@@ -202,7 +205,7 @@ def known_items(documents: Iterable[tuple[str, str]], limit: int) -> list[Questi
     """
     by_title: dict[str, list[str]] = {}
     for doc_id, title in documents:
-        if len(title.split()) >= 2:
+        if num_words(title) >= 2:
             by_title.setdefault(title.strip(), []).append(doc_id)
     single = [(title, ids[0]) for title, ids in by_title.items() if len(ids) == 1]
     chosen = sorted(single, key=lambda pair: hashlib.sha256(pair[1].encode()).digest())[:limit]

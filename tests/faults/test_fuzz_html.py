@@ -47,6 +47,8 @@ BOMBS = {
     "less than": b"<" * 2_000_000,
     "headings": b"<h1>t</h1>x" * 40_000,
     "breaks": b"<pre>" + b"x<br>" * 400_000,
+    "readings without end": b"<p><ruby>x<rt>y" * 200_000,
+    "boxes in boxes": b"<p>x<button>" * 200 + b"<p>x<svg>y</svg>" * 100_000,
 }
 
 
@@ -100,8 +102,8 @@ def test_random_markup_gives_text_or_a_reason() -> None:
         b"x",
         b"\xc2\xa0",
         b"\xff",
-        *(b"<%s>" % name for name in b"p div td tr table li ul a h1 h2 pre br svg select script title dd".split()),
-        *(b"</%s>" % name for name in b"p div td tr table li ul a h1 pre svg select script title".split()),
+        *(b"<%s>" % name for name in b"p div td tr table li ul a h1 h2 pre br svg select script title dd ruby rb rt button map".split()),
+        *(b"</%s>" % name for name in b"p div td tr table li ul a h1 pre svg select script title ruby rt button map".split()),
     ]
     inputs = (b"<p>" + b"".join(rng.choices(words, k=rng.randrange(200))) for _ in range(NUM_INPUTS))
     assert survive(read, inputs, allowed=(ExtractError,)) == NUM_INPUTS

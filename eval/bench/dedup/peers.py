@@ -6,21 +6,20 @@ documentation shows, and 64-bit hashes of the 5-grams made by xxhash and numpy, 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from rag_hpc.algo.text.words import WORD
 from rag_hpc.algo.types import U32, U64, Array
 
 NUM_PERM, SEED, NGRAM = 128, 1, 5
-WORD = re.compile(r"\w+")
 _ASCII_WORDS = bytes(code if code < 128 and (chr(code).isalnum() or code == ord("_")) else 32 for code in range(256))
 
 
 def words(text: str) -> list[bytes]:
-    """Return the words of `re.findall(r"\\w+", text.lower())`."""
+    """Return the words of text/words.py in lower case."""
     text = text.lower()
     if text.isascii():  # the same words as the pattern finds, in half the time
         return text.encode("ascii").translate(_ASCII_WORDS).split()

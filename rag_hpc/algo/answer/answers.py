@@ -1,14 +1,18 @@
 """Scores of a short answer against gold answers.
 
-Source: Rajpurkar 2016 (SQuAD), and 2018 for questions without an answer.
+Source: Rajpurkar 2016 (SQuAD), and 2018 for questions without an answer; Cui 2019 (CMRC 2018) and the like count the
+characters of Chinese and Japanese, and pass over punctuation of any width.
 """
 
 from __future__ import annotations
 
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
+
+from rag_hpc.algo.text.words import CLUSTER
 
 NOT_FOUND = "not found in the passages"
 
@@ -17,8 +21,13 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalize(text: str) -> str:
-    """Return the text in lower case without ASCII punctuation, articles and surplus white space."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+    """Return the text in lower case without punctuation, articles and surplus white space; each character of a script
+    without spaces stands alone."""
+    plain = text.lower().translate(_PUNCTUATION)
+    if not plain.isascii():
+        plain = "".join(char for char in plain if unicodedata.category(char)[0] != "P")
+        plain = CLUSTER.sub(r" \g<0> ", plain)
+    return " ".join(_ARTICLES.sub(" ", plain).split())
 
 
 def is_not_found(text: str) -> bool:

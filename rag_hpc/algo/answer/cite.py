@@ -12,15 +12,20 @@ from typing import Any
 
 from rag_hpc.algo.answer.prompt import Passage
 from rag_hpc.algo.text.sentences import sentence_spans
-from rag_hpc.algo.text.stopwords import STOP_WORDS
+from rag_hpc.algo.text.words import content_words, num_words
 
+# As models write them that were trained on Chinese, or with files: 【1】 and 【1†source】, brackets of any width
+_WRITTEN = re.compile(
+    r"[\[［【〔〖](?:\s?\^|\s?)(\d{1,9}(?:\s?[,;，；、]\s?\d{1,9}){0,99})(?:†[^\]］】〕〗\n]{0,200})?\s?[\]］】〕〗]"
+)
 _CITATION = re.compile(r"\[(\d+(?:\s*[,;]\s*\d+)*)\]")
 _LEADING_CITATION = re.compile(rf"(?<!\s)\s*+{_CITATION.pattern}")
+_NUMBER = re.compile(r"\d+")
 _CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
-_QUOTE = re.compile(r"[\"\u201c]([^\"\u201c\u201d\n]+)[\"\u201d]")
-_WORD = re.compile(r"\w+")
+_QUOTE = re.compile(r"[\"\u201c「『]([^\"\u201c\u201d「」『』\n]+)[\"\u201d」』]")
 _GLUED = re.compile(r"(?<=[.!?])(?=\[\d)")  # "... object.[1] The next"
 _AFTER_CITATION = re.compile(r"(?<=\][.!?])\s+")
+_QUOTE_ENDS = ".,;:!?。，、；：！？"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +65,10 @@ def verdicts(checks: Iterable[Mapping[str, Any]]) -> dict[int, str]:
     return dict(sorted(found.items()))
 
 
-def content_words(text: str) -> list[str]:
-    """Return the words that carry meaning, in lower case and order."""
-    return [w for w in _WORD.findall(text.lower()) if w not in STOP_WORDS]
-
-
 def parse_citations(answer: str) -> list[int]:
     """Return the passage numbers an answer cites, each once, in order of appearance; code like `a[1]` is skipped."""
-    numbers = (int(n) for group in _CITATION.findall(_CODE.sub(" ", answer)) for n in re.split(r"[,;]", group))
+    plain = _plainly(_CODE.sub(" ", answer))
+    numbers = (int(n) for group in _CITATION.findall(plain) for n in re.split(r"[,;]", group))
     return list(dict.fromkeys(n for n in numbers if n > 0))
 
 
@@ -109,9 +110,14 @@ def check_quotes(answer: str, quotes: Sequence[Quote], passages: Sequence[Passag
     return checks
 
 
+def _plainly(answer: str) -> str:
+    """Return the answer with all citations as [1] or [1, 2]."""
+    return _WRITTEN.sub(lambda found: f"[{', '.join(str(int(n)) for n in _NUMBER.findall(found[1]))}]", answer)
+
+
 def _with_trailing_citations(answer: str) -> list[str]:
     """Return the sentences, a quotation kept whole, a citation after the full stop joined to its sentence."""
-    text = _GLUED.sub(" ", answer)
+    text = _GLUED.sub(" ", _plainly(answer))
     pieces = [p for begin, end in sentence_spans(text) for p in _AFTER_CITATION.split(text[begin:end])]
     joined: list[str] = []
     for sentence in pieces:
@@ -146,7 +152,7 @@ def _check(sentence: str, number: int, passages: Sequence[Passage], threshold: f
     support = sum(w in held for w in words) / len(words) if words else 0.0
     flat = _one_line(passage.text.lower())
     quotes = [_one_line(q.lower()) for q in _QUOTE.findall(sentence)]
-    misquoted = any(len(q.split()) >= 3 and q.rstrip(".,;:!?") not in flat for q in quotes)
+    misquoted = any(num_words(q) >= 3 and q.rstrip(_QUOTE_ENDS) not in flat for q in quotes)
     supported = support >= threshold and not misquoted
     reason = "misquoted" if misquoted else "supported" if supported else "weak"
     return CitationCheck(sentence=sentence, citation=number, supported=supported, support=support, reason=reason)

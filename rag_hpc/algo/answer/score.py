@@ -16,6 +16,7 @@ import numpy as np
 
 from rag_hpc.algo.answer.prompt import Passage
 from rag_hpc.algo.answer.sentences import Sentence, words_of
+from rag_hpc.algo.text.words import num_words
 from rag_hpc.algo.types import F64, I64, Array
 
 DIGITS = 4  # of a cosine; what lies behind them may depend on the machine
@@ -76,4 +77,4 @@ def _is_prose(text: str) -> bool:
 
 
 def _length(text: str) -> float:
-    return min(len(text.split()), LONG) / LONG
+    return min(num_words(text), LONG) / LONG

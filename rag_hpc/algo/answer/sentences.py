@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from rag_hpc.algo.answer.prompt import Passage
 from rag_hpc.algo.text.sentences import sentence_spans
 from rag_hpc.algo.text.stopwords import STOP_WORDS
+from rag_hpc.algo.text.words import RUN, is_unspaced, run_grams
 
 LONGEST = 400  # characters of a quotation; longer ones end before a space
 _NAME = r"@?[^\W\d][\w.]*"
@@ -24,9 +25,6 @@ _HEADING = re.compile(r"[A-Z][\w-]*(?: [\w-]+){0,3}")  # Methods, Known subclass
 _ENDS = ".!?:;)"  # what a line may end in that does not go on
 _MARKUP = re.compile(r"#{1,6}\s")
 _WORD = re.compile(r"[^\W_]+")
-_UNSPACED = re.compile(
-    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]+"
-)  # no space between words
 _ENDINGS = ("ations", "ation", "ings", "ing", "edly", "ed", "ies", "es", "s", "ly")
 
 
@@ -50,12 +48,13 @@ def sentences_of(passages: Sequence[Passage]) -> list[Sentence]:
 def words_of(text: str) -> frozenset[str]:
     """Return the stems of the words that carry meaning; `lru_cache` and `lruCache` count by their parts.
 
-    Where words are not spaced (Chinese, Japanese, Thai), each two characters are a word.
+    Where words are not spaced (Chinese, Japanese, Thai), characters in a row are; see text/words.py.
     """
-    runs = _UNSPACED.findall(text)
-    spaced = _UNSPACED.sub(" ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text))
+    runs = RUN.findall(text) if is_unspaced(text) else []
+    spaced = RUN.sub(" ", text) if runs else text
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", spaced)
     words = {_stem(word) for word in _WORD.findall(spaced.lower()) if word not in STOP_WORDS}
-    return frozenset(words.union(run[at : at + 2] for run in runs for at in range(max(1, len(run) - 1))))
+    return frozenset(words.union(gram for run in runs for gram in run_grams(run)))
 
 
 def _stem(word: str) -> str:
@@ -81,7 +80,7 @@ def _read(number: int, passage: Passage) -> Iterator[Sentence]:
             signature, name = line, match[1].lstrip("@")
         elif _MARKUP.match(line) or (kind is _Kind.part and _HEADING.fullmatch(line)):
             signature, name = "", ""
-        elif line == passage.title or (len(_WORD.findall(line)) < 2 and not _UNSPACED.search(line)):
+        elif line == passage.title or (len(_WORD.findall(line)) < 2 and not is_unspaced(line)):
             continue
         elif start == 0 < passage.start and line[0].islower():
             continue  # the end of a sentence that the passage before this one has whole

@@ -5,6 +5,7 @@ All positions are character offsets, or token indices where said. T tokens.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,10 +23,13 @@ from rag_hpc.algo.chunk.structure import (
     TOPIC,
     Breaks,
 )
+from rag_hpc.algo.text.chartable import CharTable, characters
+from rag_hpc.algo.text.words import LETTERS
 from rag_hpc.algo.types import I64, Bools
 
 MAX_CHARS_PER_TOKEN = 32  # on average over a chunk: one unknown word may be a megabyte long
 _LONG, _PIECE = 256, 64  # characters: of a token that may be cut inside, and between its cuts
+MOST_LETTERS = 8  # of a script without spaces in a token; one with more counts as so many, and may be cut before each
 _WIDE_ROOM = 200  # tokens; below, pieces of an unknown word must be short: read alone, each character may make three
 # tokens (Hangul). Above they fit: WordPiece knows no word of more than 100
 _SPACE, _WORD = -1, -2  # ranks of cuts that no structure names
@@ -42,6 +46,7 @@ _WAYS = (  # (least rank, share of the chunk that must be full), tried in this o
     (_WORD, 0.0),
 )
 
+_IS_LETTER = CharTable(lambda char: re.match(f"[{LETTERS}]", char) is not None)
 _STRONGEST = range(HEADING + DEEPEST, TOPIC - 1, -1)
 
 
@@ -212,14 +217,34 @@ class _Cutter:
 
 
 def _with_stops(tokens: Tokens, text: str, step: int) -> Tokens:
-    """Return the tokens with a place to cut every `step` characters where one spans many: a long unknown word, say."""
+    """Return the tokens with more places to cut where one spans many characters: a long unknown word, say.
+
+    There are some every `step` characters, and before each letter of a script without spaces.
+    """
     edges = np.append(tokens.starts_T, len(text))
+    letters = _letters(text)
     long = np.flatnonzero(np.diff(edges) > _LONG)
-    if not len(long):
+    if not len(long) and not len(letters):
         return tokens
+    at_T = np.searchsorted(letters, edges)
+    own_T = np.diff(at_T)
+    inside = letters[at_T[0] :][np.repeat(own_T > MOST_LETTERS, own_T)]
+    long = long[own_T[long] <= MOST_LETTERS]
     stops = [place for at in long for place in range(edges[at] + step, edges[at + 1], step)]
     extra = np.array([place for place in stops if not text[place].isspace()], dtype=np.int64)
+    extra = np.concatenate([extra, np.setdiff1d(inside, tokens.starts_T)])
+    if not len(extra):
+        return tokens
     starts_T = np.concatenate([tokens.starts_T, extra])
     is_word_T = np.concatenate([tokens.is_word_T, np.zeros(len(extra), dtype=np.bool_)])
     order = np.argsort(starts_T, kind="stable")
     return Tokens(starts_T=starts_T[order], is_word_T=is_word_T[order], exact=tokens.exact and not len(extra))
+
+
+def _letters(text: str) -> I64:
+    """Return where the letters of scripts without spaces are, each with the marks on it."""
+    if text.isascii():
+        return np.zeros(0, dtype=np.int64)
+    chars = characters(text)
+    found: I64 = np.flatnonzero(_IS_LETTER.codes(chars)[chars])
+    return found

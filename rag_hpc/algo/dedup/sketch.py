@@ -1,7 +1,7 @@
 """MinHash signatures and exact sets of word n-grams, straight from UTF-8 bytes.
 
 Documents come as Arrow keeps a string column: one buffer of bytes and the end of each document in it.
-Words are those of `re.findall(r"\\w+", text.lower())`. A text with fewer than n words (but at least one) has one
+Words are those of `words(text.lower())` (text/words.py). A text with fewer than n words (but at least one) has one
 n-gram, of all its words; a text without words has none. Nothing depends on the machine or on other documents.
 Shapes: D bytes, N documents, K permutations, S n-gram hashes of all documents, P pairs.
 Sources: Broder 1997; Li, Owen, Zhang 2012 (one permutation); Dahlgaard, Knudsen, Thorup 2017 (filling empty bins).
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 AT_ONCE = 512  # texts turned into bytes at a time, so that they are still in the cache when they are read
-MAX_BYTES = (1 << 31) - 1  # of a document: kernels keep places in 32 bits, and lower case may take half as much again
+MAX_BYTES = (1 << 31) - 1  # of a document: places take 32 bits, and lower case and spaces may take as much again
 FAMILIES = list(Family)  # the kernels know them by their place
 
 
@@ -35,7 +35,7 @@ class Sketches:
 
     signatures_NK: U32
     num_shingles_N: I32  # word n-grams, repeats included; 0: no words, so no evidence of likeness
-    exact_N: U64  # equal for texts that differ only in case and white space
+    exact_N: U64  # equal for texts that differ only in case and white space (Chinese and the like: in any at all)
     flat_S: U32  # 32-bit n-gram hashes, sorted and unique within each document; empty unless asked for
     set_ends_N: I64  # the end of each document's hashes; likewise
 

@@ -4,7 +4,8 @@
 2. `_find_words` turns the classes of 64 bytes into one number and writes down the places where its bits change;
 3. `_hash_words` takes 16 bytes and one multiplication a word; 4. `_hash_grams` adds n words, order-sensitively.
 Each is a loop without branches that depend on the text, but for rare ones: a wrong guess costs as much as three words.
-Words are those of `re.findall(r"\\w+", text.lower())`, white space is that of `str.split`, for every code point.
+Words are those of text/words.py in lower case, white space is that of `str.split`, for every code point. A character
+that is a word gets a space on each side where it has none, so that the later steps know nothing of it.
 Shapes: D bytes, N documents, G n-grams of one document, S n-grams of all documents.
 """
 
@@ -32,7 +33,7 @@ from rag_hpc.algo.jit import jit, jit_inner
 from rag_hpc.algo.types import I32, I64, U8, U32, U64
 
 PADDING = 2 * BLOCK  # bytes that the kernels may read or write after a document
-WORD, SPACE = 1, 2  # classes of a code point
+WORD, SPACE, ALONE, JOINS = 1, 2, 4, 8  # classes of a code point: ALONE is a word, with those behind it that JOIN it
 _ALL, _ONE, _TWO = np.uint64(0xFFFFFFFFFFFFFFFF), np.uint64(1), np.uint64(2)
 _A, _B = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD1B54A32D192ED03)  # part of the output, as all constants here
 _C, _D = np.uint64(0x8CB92BA72F3D8DD7), np.uint64(0xABC98388FB8FAC03)
@@ -61,8 +62,8 @@ class Work(NamedTuple):
 
 
 def workspace(longest: int, ngram: int) -> Work:
-    """Return buffers for documents of up to `longest` bytes (lower case takes at most half as much again)."""
-    size = longest + longest // 2 + PADDING
+    """Return buffers for documents of up to `longest` bytes (lower case and spaces take at most as much again)."""
+    size = 2 * longest + PADDING
     lengths = np.arange(17)
     masks = [(1 << (8 * int(n))) - 1 for n in lengths]
     copy = np.zeros(longest + PADDING, np.uint8)
@@ -91,6 +92,8 @@ def code_points() -> tuple[U8, I32]:
     """Return (classes, lower case) of every code point, as this Python's Unicode tables have them."""
     import re
 
+    from rag_hpc.algo.text.words import LETTERS, MARKS
+
     everything = "".join(chr(c) if not 0xD800 <= c < 0xE000 else " " for c in range(_HIGHEST))
     alone = everything.replace("\u03a3", "\u03c3").replace("\u0130", "i")
     lowered = alone.lower()
@@ -98,10 +101,9 @@ def code_points() -> tuple[U8, I32]:
     surrogates = slice(0xD800, 0xE000)
     lower[surrogates] = np.arange(0xD800, 0xE000)
     classes = np.zeros(_HIGHEST, np.uint8)
-    for match in re.finditer(r"\w+", lowered):
-        classes[match.start() : match.end()] |= WORD
-    for match in re.finditer(r"\s+", lowered):
-        classes[match.start() : match.end()] |= SPACE
+    for pattern, kind in ((r"\w+", WORD), (r"\s+", SPACE), (f"[{LETTERS}]+", ALONE), (f"[{MARKS}]+", JOINS)):
+        for match in re.finditer(pattern, lowered):
+            classes[match.start() : match.end()] |= kind
     classes[surrogates] = 0
     return classes, lower
 
@@ -164,6 +166,7 @@ def _normalise(data: U8, begin: int, end: int, work: Work) -> Any:
     text, at = work.text, begin
     to: Any = 0
     after_space = _ONE  # white space at the front is dropped
+    joinable = False  # the space before `to` is that of a character that is a word
     while at < end:
         count: Any = min(end - at, BLOCK)
         space, high = block_masks(data, at)
@@ -175,6 +178,7 @@ def _normalise(data: U8, begin: int, end: int, work: Work) -> Any:
             pack_lower(data, at, keep, text, to)
             to += np.int64(popcount(keep))
             after_space = (space >> np.uint64(count - 1)) & _ONE
+            joinable = False
             at += count
         while at < end and data[at] >= 128:
             code, length = _decode(data, at, end)
@@ -183,9 +187,13 @@ def _normalise(data: U8, begin: int, end: int, work: Work) -> Any:
             if kind == SPACE:
                 text[to] = 32
                 to += np.int64(_ONE - after_space)
-                after_space = _ONE
+                after_space, joinable = _ONE, False
                 continue
-            after_space = np.uint64(0)
+            if kind & (ALONE | JOINS):
+                to, after_space = _put_word(work.lower[code], text, to, after_space, bool(kind & JOINS) and joinable)
+                joinable = True
+                continue
+            after_space, joinable = np.uint64(0), False
             if code < 0:
                 text[to] = data[at - 1]
                 length = 1
@@ -199,6 +207,19 @@ def _normalise(data: U8, begin: int, end: int, work: Work) -> Any:
         to -= 1
     text[to : to + PADDING] = 0
     return to
+
+
+@jit_inner
+def _put_word(code: int, text: U8, to: Any, after_space: np.uint64, joins: bool) -> tuple[Any, np.uint64]:
+    """Write a character that is a word, or joins the one before, and a space; return what `_normalise` keeps."""
+    if joins:
+        to -= 1
+    elif not after_space:
+        text[to] = 32
+        to += 1
+    to += _encode(code, text, to)
+    text[to] = 32
+    return to + 1, _ONE
 
 
 @jit_inner

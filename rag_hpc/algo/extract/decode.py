@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import codecs
 import re
 import unicodedata
 
-from rag_hpc.algo.text.charset import BOMS, meta_label
+from rag_hpc.algo.text.charset import BOMS, believed, declared_charset, known_charset
 from rag_hpc.algo.text.edits import Heading
 from rag_hpc.errors import InputError
 
@@ -33,7 +32,8 @@ class ExtractError(InputError):
 
 
 def decode(body: bytes, charset: str | None, url: str) -> str:
-    """Return the body as text: by its byte order mark, the given charset, the one in <meta>, UTF-8, or by detection.
+    """Return the body as text: by its byte order mark, UTF-8 if its bytes prove it, the given charset, the one in
+    <meta>, UTF-8, or by detection.
 
     The first that decodes without error wins; then the first declared one with few errors; detection comes last.
     Raises ExtractError: binary, undecodable.
@@ -58,13 +58,15 @@ def _decoded(body: bytes, charset: str | None) -> tuple[str, str]:
     for mark, name in BOMS:
         if body.startswith(mark):
             return body[len(mark) :].decode(name, errors="replace"), ""
-    declared = [label for label in (charset, meta_label(body)) if label]
-    names = [codec for codec in map(_codec, declared) if codec] + ["utf-8"]
+    said = known_charset(charset), declared_charset(body)
+    names = [name for name in (believed(body, said[0] or said[1]), *said, "utf-8") if name]
     for name in names:
         try:
             return body.decode(name), name
-        except UnicodeDecodeError:
-            continue
+        except UnicodeDecodeError as error:
+            whole = body[: error.start]
+            if name == "utf-8" and error.reason == "unexpected end of data" and not whole.isascii():  # it was cut
+                return whole.decode(name), ""
     for name in names:
         text = body.decode(name, errors="replace")
         if text.count("\ufffd") <= _MAX_BROKEN * len(text):
@@ -119,18 +121,7 @@ def _front_matter(lines: list[str]) -> list[str]:
     return lines[: lines.index("---", 1) + 1] if lines[0] == "---" and "---" in lines[1:] else []
 
 
-def _codec(label: str) -> str | None:
-    """Return Python's codec for a charset label by the WHATWG table, which leaves out dangerous ones; or None."""
-    from resiliparse.parse.encoding import map_encoding_to_html5
-
-    name = map_encoding_to_html5(label.strip().lower(), fallback_utf8=False)
-    try:
-        return codecs.lookup(name).name if name else None
-    except LookupError:
-        return None
-
-
 def _detected(body: bytes) -> str:
     from resiliparse.parse.encoding import detect_encoding
 
-    return _codec(detect_encoding(body) or "") or "cp1252"
+    return known_charset(detect_encoding(body)) or "cp1252"

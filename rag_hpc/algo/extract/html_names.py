@@ -6,8 +6,9 @@ import numpy as np
 
 from rag_hpc.algo.types import I64, U64
 
-# How a tag is treated. Tags that are not listed are inline: they neither nest nor break a line.
-BLOCK, RAW, SKIP, CLOSES_P, SCOPE, TABLE_PART, HEADING, BREAK, LINK, MARK = (1 << i for i in range(10))
+# How a tag is treated. Tags that are not listed are inline: they neither nest nor break a line. What is skipped but no
+# block leaves its sentence whole, with a GAP between the words on both sides of a box that browsers draw.
+BLOCK, RAW, SKIP, CLOSES_P, SCOPE, TABLE_PART, HEADING, BREAK, LINK, MARK, GAP, READING, BASE = (1 << i for i in range(13))
 _FLOW = BLOCK | CLOSES_P
 KINDS = {
     "html": MARK,
@@ -73,19 +74,23 @@ KINDS = {
     "noframes": RAW,
     "xmp": RAW,
     "template": BLOCK | SKIP,
-    "svg": BLOCK | SKIP,
-    "select": BLOCK | SKIP,
-    "button": BLOCK | SKIP,
-    "object": BLOCK | SKIP | SCOPE,
-    "canvas": BLOCK | SKIP,
-    "video": BLOCK | SKIP,
-    "audio": BLOCK | SKIP,
-    "datalist": BLOCK | SKIP,
-    "map": BLOCK | SKIP,
-    "applet": BLOCK | SKIP | SCOPE,
-    "annotation": BLOCK | SKIP,
-    "rt": BLOCK | SKIP,
-    "rp": BLOCK | SKIP,
+    "svg": SKIP,
+    "select": SKIP | GAP,
+    "button": SKIP | GAP,
+    "object": SKIP | GAP | SCOPE,
+    "canvas": SKIP | GAP,
+    "video": SKIP | GAP,
+    "audio": SKIP | GAP,
+    "datalist": SKIP,
+    "map": SKIP,
+    "applet": SKIP | GAP | SCOPE,
+    "annotation": SKIP,
+    "annotation-xml": SKIP,
+    "rt": READING,
+    "rp": READING,
+    "rtc": READING,
+    "rb": BASE,
+    "ruby": BASE,
     "meta": MARK,
     "link": MARK,
     "time": MARK,

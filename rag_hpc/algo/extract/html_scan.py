@@ -38,6 +38,7 @@ from rag_hpc.algo.extract.html_page import (
     DEPTH,
     ERROR,
     IN_LINK,
+    IN_READING,
     INHERITED,
     ITEM,
     LINK_DEPTH,
@@ -59,6 +60,7 @@ from rag_hpc.algo.extract.html_page import (
     ROW,
     SEM,
     SKIPPED,
+    SPACE,
     STATE_SIZE,
     TAG,
     TOO_DEEP,
@@ -75,6 +77,7 @@ _P, _LI, _UL, _OL, _TR, _TD, _TH, _TABLE, _PRE, _LISTING, _A, _BR, _SCRIPT = (
 )
 _BLOCK, _RAW, _SKIP, _CLOSES_P, _SCOPE = names.BLOCK, names.RAW, names.SKIP, names.CLOSES_P, names.SCOPE
 _PART, _HEADING, _BREAK, _LINK, _MARK = names.TABLE_PART, names.HEADING, names.BREAK, names.LINK, names.MARK
+_GAP, _READING, _BASE = names.GAP, names.READING, names.BASE
 _CLOSES, _STOPS = names.CLOSES, names.STOPS
 _PERMALINK = names.GROUP_BIT["permalink"]
 _SEM_HIDDEN, _SEM_MAIN = (1 << names.SEMANTIC.index(name) for name in ("hidden", "main"))
@@ -177,6 +180,8 @@ def _loop(src: Any, known: Any, page: Any) -> None:
         else:
             append_character(page, 60)
             i += 1
+    while s[SKIPPED] > 0:
+        _pop(page, known)
     flush(page)
 
 
@@ -187,7 +192,7 @@ def _start_tag(src: Any, i: Any, known: Any, page: Any) -> Any:
     name_end = i
     tag = lookup(known.tag_keys, known.tag_codes, h)
     kind = known.kinds[tag]
-    if kind & (_BLOCK | _LINK):
+    if kind & (_BLOCK | _LINK | _SKIP):
         i = _attributes(src, i, known, page)
         if kind & _LINK:
             _open_link(page)
@@ -204,6 +209,8 @@ def _start_tag(src: Any, i: Any, known: Any, page: Any) -> Any:
         _note(page, tag, begin, i)
     elif kind & _BREAK:
         line_break(page, tag)
+    elif kind & (_READING | _BASE):
+        _s[IN_READING] = 1 if kind & _READING else 0
     return i
 
 
@@ -296,10 +303,13 @@ def _attribute(src: Any, h: Any, begin: Any, end: Any, known: Any, page: Any) ->
 
 @jit_inlined
 def _open(page: Any, tag: Any, kind: Any, known: Any) -> None:
-    """Push a block element, after the end tags that it implies."""
+    """Push a block or skipped element, after the end tags that it implies."""
     s = page.state
-    flush(page)
-    _imply(page, tag, kind, known)
+    if kind & _BLOCK:
+        flush(page)
+        _imply(page, tag, kind, known)
+    elif kind & _GAP and s[SPACE] == 0 and s[BEGIN] >= 0:
+        s[SPACE] = 1
     if kind & _SKIP and s[A_CLOSED]:
         return
     if s[DEPTH] >= MAX_DEPTH or s[NUM_NODES] >= page.nodes.shape[0]:
@@ -368,8 +378,11 @@ def _end_tag(src: Any, i: Any, known: Any, page: Any) -> Any:
         s[IN_LINK] = 0
     elif tag == _BR:
         line_break(page, tag)
-    elif kind & _BLOCK:
-        flush(page)
+    elif kind & (_READING | _BASE):
+        s[IN_READING] = 0
+    elif kind & (_BLOCK | _SKIP):
+        if kind & _BLOCK:
+            flush(page)
         if page.opened[tag] > 0:
             _close(page, tag, kind, known)
         elif kind & _HEADING and known.kinds[_top(page)] & _HEADING:
@@ -386,6 +399,8 @@ def _close(page: Any, tag: Any, kind: Any, known: Any) -> None:
         other = page.nodes[page.stack[at], TAG]
         if other == tag:
             while s[DEPTH] > at:
+                if known.kinds[_top(page)] & _BLOCK:  # the text before what was skipped and never closed
+                    flush(page)
                 _pop(page, known)
             return
         if known.kinds[other] & _SCOPE and (not kind & _PART or other == _TABLE):

@@ -18,6 +18,7 @@ from rag_hpc.algo.extract.html_page import (
     FST,
     IN_LINK,
     IN_PRE,
+    IN_READING,
     LAST,
     LCH,
     LINK_CHARS,
@@ -47,7 +48,7 @@ _BR = names.CODE["br"]
 def append_text(src: Any, i: Any, page: Any) -> Any:
     """Append the text from i to the next `<`; return that place."""
     n, s, out = src.size, page.state, page.out
-    if s[SKIPPED] > 0 or s[IN_LINK] == 2:
+    if s[SKIPPED] + s[IN_READING] > 0 or s[IN_LINK] == 2:
         while i < n and src[i] != 60:
             i += 1
         return i
@@ -116,7 +117,7 @@ def _pre_text(src: Any, i: Any, page: Any) -> Any:
 def append_character(page: Any, c: Any) -> None:
     """Append one visible ASCII character to the open block."""
     s = page.state
-    if s[SKIPPED] > 0 or s[IN_LINK] == 2:
+    if s[SKIPPED] + s[IN_READING] > 0 or s[IN_LINK] == 2:
         return
     if s[BEGIN] < 0:
         s[BEGIN], s[FST] = s[OUT], c
@@ -134,6 +135,8 @@ def append_character(page: Any, c: Any) -> None:
 def line_break(page: Any, tag: Any) -> None:
     """One break is a new line, two in a row (or a rule) end the block."""
     s = page.state
+    if s[SKIPPED] > 0:
+        return
     if s[PRES] > 0 and s[BEGIN] >= 0:
         page.out[s[OUT]] = 10
         s[OUT] += 1
@@ -146,8 +149,11 @@ def line_break(page: Any, tag: Any) -> None:
 
 @jit_inlined
 def flush(page: Any) -> None:
-    """End the open block and write its row, if it has any visible text."""
+    """End the open block and write its row, if it has any visible text; nothing inside a skipped element ends it."""
     s = page.state
+    if s[SKIPPED] > 0:
+        return
+    s[IN_READING] = 0
     if s[BEGIN] >= 0:
         if s[CH] > 0:
             while s[OUT] > s[BEGIN] and is_space(page.out[s[OUT] - 1]):

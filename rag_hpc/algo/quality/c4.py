@@ -14,6 +14,7 @@ from collections.abc import Collection
 
 from rag_hpc.algo.quality.gopher import QualityLimits
 from rag_hpc.algo.text.edits import Edit
+from rag_hpc.algo.text.words import CLUSTER, is_unspaced, num_words
 
 C4 = (
     "c4-long-words",
@@ -29,6 +30,8 @@ C4 = (
 _LINE = re.compile(r"[^\n]+")
 _CITATION = re.compile(r"\[(?:\d*|edit|citation needed)\]")
 _ENDS = (".", "?", "!", '"')
+_WIDE_ENDS = (*_ENDS, *"。！？｡．”」』）។៕။")  # of lines in scripts without spaces
+_NO_STOPS = re.compile("[\u0e01-\u0e4e\u0e81-\u0edf]\\Z")  # Thai and Lao write none
 _POLICIES = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
 _STAYS, _GOES = "", "line"
 
@@ -59,12 +62,12 @@ def c4_edits(text: str, filters: Collection[str], limits: QualityLimits) -> tupl
 
 def _verdict(line: str, on: frozenset[str], limits: QualityLimits) -> str:
     """Return whether the line stays or goes, or the name of the filter that the page fails by it."""
-    if "c4-long-words" in on and any(len(word) > limits.c4_max_word_chars for word in line.split()):
+    if "c4-long-words" in on and any(len(word) > limits.c4_max_word_chars for word in _between_spaces(line)):
         return _GOES
     shown = _CITATION.sub("", line) if "c4-citations" in on else line
-    if "c4-terminal-punctuation" in on and (not shown.endswith(_ENDS) or shown.endswith("...")):
+    if "c4-terminal-punctuation" in on and (not _is_ended(shown) or shown.endswith("...")):
         return _GOES
-    if "c4-short-lines" in on and len(shown.split()) < limits.c4_min_line_words:
+    if "c4-short-lines" in on and num_words(shown) < limits.c4_min_line_words:
         return _GOES
     lower = shown.lower()
     if "c4-lorem-ipsum" in on and "lorem ipsum" in lower:
@@ -74,6 +77,16 @@ def _verdict(line: str, on: frozenset[str], limits: QualityLimits) -> str:
     if "c4-curly-bracket" in on and "{" in shown:
         return "c4-curly-bracket"
     return _GOES if "c4-policy" in on and any(policy in lower for policy in _POLICIES) else _STAYS
+
+
+def _between_spaces(line: str) -> list[str]:
+    return (CLUSTER.sub(" ", line) if is_unspaced(line) else line).split()
+
+
+def _is_ended(line: str) -> bool:
+    if not is_unspaced(line):
+        return line.endswith(_ENDS)
+    return line.endswith(_WIDE_ENDS) or _NO_STOPS.search(line) is not None
 
 
 def _gap(text: str, start: int, end: int) -> list[Edit]:

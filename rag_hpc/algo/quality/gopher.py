@@ -1,8 +1,9 @@
 """Quality filters of Gopher (Rae et al. 2021, appendix A.1.1 and table A1), each on its own; those of C4 are in c4.py.
 
 The paper says neither what a word nor what a bullet or an ellipsis is: these are as in datatrove. Words are spaCy's
-English ones (wordkernels.py), since the filters' limits were set for languages with spaces. Each filter has the name
-that a dropped document gets as its reason.
+English ones (words.py), since the filters' limits were set for languages with spaces; in scripts without, a character is
+a word (text/words.py), of which most have a length of one: their mean length says nothing. Each filter has the name that
+a dropped document gets as its reason.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
+from rag_hpc.algo.text.words import CLUSTER, is_unspaced
 from rag_hpc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -74,13 +76,18 @@ class Measured:
         return self.text.split("\n")
 
     @cached_property
+    def spaced(self) -> str:
+        """The text with spaces between all of its words."""
+        return CLUSTER.sub(r" \g<0> ", self.text) if is_unspaced(self.text) else self.text
+
+    @cached_property
     def words(self) -> tuple[U64, I32, tuple[int, int, int, int]]:
         """Hashes and lengths of the words, and (words, not only symbols, characters in these, with a letter)."""
         import numpy as np
 
         from rag_hpc.algo.quality.words import find_words
 
-        codes = np.frombuffer(self.text.encode("utf-32-le", "surrogatepass"), np.uint32)
+        codes = np.frombuffer(self.spaced.encode("utf-32-le", "surrogatepass"), np.uint32)
         hashes, lengths = np.empty(len(codes), np.uint64), np.empty(len(codes), np.int32)
         counts = find_words(codes, _classes(), hashes, lengths)
         return hashes[: counts[0]], lengths[: counts[0]], counts
@@ -95,7 +102,7 @@ class Measured:
         found = np.zeros(len(_TOP_NGRAMS) + len(_LONG_NGRAMS), np.int32)
         hashes, lengths, _ = self.words
         repeated_ngrams(hashes, lengths, np.array(_TOP_NGRAMS, np.int32), np.array(_LONG_NGRAMS, np.int32), found)
-        return [float(chars) / max(1, len(self.text)) for chars in found]
+        return [float(chars) / max(1, len(self.spaced)) for chars in found]
 
     def duplicates(self, splitter: re.Pattern[str]) -> tuple[float, float]:
         """Return the shares of parts that occurred before, and of the characters in them."""
@@ -120,7 +127,9 @@ class Measured:
 
     @property
     def word_length(self) -> float:
-        """Mean length of the words that are not only symbols."""
+        """Mean length of the words that are not only symbols; the least allowed where most are a character each."""
+        if 2 * len(CLUSTER.findall(self.spaced if self.spaced is not self.text else "")) > self.words[2][1]:
+            return self.limits.min_word_length
         return self.words[2][2] / max(1, self.words[2][1])
 
     @property

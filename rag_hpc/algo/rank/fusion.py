@@ -65,8 +65,11 @@ def dense_weight(coverage: float, found_again: float | None) -> float:
     """Return the weight of the vectors for a query.
 
     coverage: its best BM25 score in the highest that any document could have. found_again: the mean reciprocal rank at
-    which the encoder finds the corpus's passages again by a part of them; None: it was not tried, and is trusted.
+    which the encoder finds the corpus's passages again by a part of them; None: it was not tried, and is trusted; 0: it
+    has no tokens for the corpus's letters, so that its vectors say nothing.
     """
+    if found_again == 0:
+        return 0.0
     by_words = _between(coverage, BY_WORDS)
     return by_words if found_again is None else min(by_words, _between(found_again, BY_ENCODER))
 

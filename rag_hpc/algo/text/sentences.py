@@ -11,13 +11,16 @@ from rag_hpc.algo.jit import jit
 from rag_hpc.algo.text.chartable import CharTable, characters
 from rag_hpc.algo.types import I32, I64, U32
 
-_SPACE, _NEWLINE, _BLANK, _STOP, _WIDE, _CLOSER, _LOWER, _SOFT = (1 << bit for bit in range(8))
-_SETS = {_NEWLINE: "\n", _BLANK: " \t\u00a0", _STOP: ".!?…؟।", _WIDE: "。！？｡", _CLOSER: "\"'”’»)]」』）"}
+_SPACE, _NEWLINE, _BLANK, _STOP, _WIDE, _CLOSER, _LOWER, _SOFT, _THAI, _POINT, _DIGIT = (1 << bit for bit in range(11))
+_SETS = {_NEWLINE: "\n", _BLANK: " \t\u00a0", _STOP: ".!?…؟।", _WIDE: "。！？｡．︒‼⁇⁈⁉។៕။།༎", _POINT: "．", _CLOSER: "\"'”’»)]」』）"}
 _SOFT_MARKS = ",-–—)]\"'’`"  # with letters and digits: how a line ends that goes on in the next one
 _LAST_WORD = re.compile(r"[^\W\d_](?:[\w.]*)\Z")
 _ABBREVIATION = re.compile(
-    r"e\.g|i\.e|cf|vs|viz|al|approx|resp|ca|figs?|eqs?|sec|no|vol|ed|mrs?|ms|dr|prof|st|jr|sr|inc|ltd|co", re.IGNORECASE
+    r"e\.g|i\.e|cf|vs|viz|al|approx|resp|ca|figs?|eqs?|sec|no|vol|ed|mrs?|ms|dr|prof|st|jr|sr|inc|ltd|co"
+    r"|[ก-ฮ](?:\.[ก-ฮ])+|[ກ-ຮ](?:\.[ກ-ຮ])+",
+    re.IGNORECASE,
 )
+_MIN_THAI = 20  # characters of a sentence of Thai or Lao, which end before a space: shorter ones are parts of one
 _MIN_WRAPPED = 40  # characters; shorter lines that end without a stop are code, table cells, addresses
 _SURE = -1
 
@@ -37,7 +40,8 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
     A blank line always ends a sentence. A single line break ends one too (lists, headings, code), unless the text is
     plainly wrapped there: the line is long, ends in a word or comma, and the next one starts in lower case at the
     same indent. A full stop ends one before a space, unless a lower-case letter follows or the word before is an
-    initial or a common abbreviation. CJK stops need no space.
+    initial or a common abbreviation. Stops of Chinese, Japanese, Khmer, Burmese and Tibetan need no space. Thai and Lao
+    have none: there a space between two letters ends a sentence that is long enough.
     """
     sentences = find_sentences(text)
     return list(zip(sentences.starts_S.tolist(), sentences.ends_S.tolist(), strict=True))
@@ -59,6 +63,8 @@ def _flags(char: str) -> int:
     found = sum(bit for bit, members in _SETS.items() if char in members)
     found |= _SPACE if char.isspace() else 0
     found |= _LOWER if char.islower() else 0
+    found |= _THAI if "\u0e01" <= char <= "\u0e4e" or "\u0e81" <= char <= "\u0edf" else 0
+    found |= _DIGIT if char.isdigit() else 0
     return found | (_SOFT if char.isalnum() or char in _SOFT_MARKS else 0)
 
 
@@ -71,7 +77,7 @@ def _find_cuts(chars: U32, flags: I32) -> tuple[I64, I64]:
     that a look at the word before has to confirm (_SURE: nothing to confirm)."""
     most = 0
     for char in chars:
-        most += (flags[char] & (_NEWLINE | _STOP | _WIDE)) != 0
+        most += (flags[char] & (_NEWLINE | _STOP | _WIDE | _BLANK)) != 0
     cuts, stops = np.empty(most, dtype=np.int64), np.empty(most, dtype=np.int64)
     num, at, line_begin = 0, 0, 0
     while at < len(chars):
@@ -91,7 +97,11 @@ def _find_cuts(chars: U32, flags: I32) -> tuple[I64, I64]:
             is_cut = end > closed and not (end < len(chars) and flags[chars[end]] & _LOWER)
         elif kind & _WIDE:
             end = _run(chars, flags, _run(chars, flags, at, _WIDE), _CLOSER)
-            is_cut = True
+            is_cut = not (kind & _POINT and end < len(chars) and flags[chars[end]] & _DIGIT)
+        elif kind & _BLANK and at > 0 and flags[chars[at - 1]] & _THAI:
+            end = _run(chars, flags, at, _BLANK)
+            before = max(line_begin, cuts[num - 1] if num else 0)
+            is_cut = at - before >= _MIN_THAI and end < len(chars) and flags[chars[end]] & _THAI != 0
         at = end
         if is_cut:
             cuts[num], stops[num] = end, stop

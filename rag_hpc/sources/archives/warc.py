@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rag_hpc.algo.text.charset import declared_charset, header_charset
+from rag_hpc.algo.text.charset import page_charset
 from rag_hpc.algo.text.headers import HTML_TYPES, media_type
 from rag_hpc.sources.base import PathConfig, ReadContext, SourceName
 from rag_hpc.sources.files.compress import (
@@ -278,7 +278,7 @@ def _resource(record: WarcRecord, uri: str, cap: int) -> Page | Reject:
 
 def _page(record: WarcRecord, uri: str, content_type: str, body: bytes, cap: int) -> Page | Reject:
     mime = media_type(content_type)
-    charset = header_charset(content_type)
+    charset = page_charset(body, content_type)
     pages: dict[str, Any] = {}
     if mime == PDF_TYPE:
         try:
@@ -286,10 +286,9 @@ def _page(record: WarcRecord, uri: str, content_type: str, body: bytes, cap: int
         except PdfError as error:
             return Reject(id=uri, reason=error.reason, detail=error.detail)
         body, mime, charset, pages = text.encode(), "text/plain", "utf-8", {PAGE_CHARS: chars}
-    charset = charset or declared_charset(body) or "utf-8"
     cut = record.headers.get("WARC-Truncated")  # the crawler's own cap, usual in Common Crawl; the page is kept
     meta = pages | ({"truncated": cut} if cut else {})
-    return Page(doc_id=uri, url=uri, body=body, content_type=mime, charset=charset, meta=meta)
+    return Page(doc_id=uri, url=uri, body=body, content_type=mime, charset=charset or "utf-8", meta=meta)
 
 
 def parse_head(block: bytes) -> tuple[int, dict[str, str], int]:

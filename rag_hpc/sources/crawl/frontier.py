@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from rag_hpc.algo.text.charset import declared_charset, header_charset
+from rag_hpc.algo.text.charset import page_charset
 from rag_hpc.algo.text.headers import HTML_TYPES
 from rag_hpc.sources.crawl.config import SiteConfig
 from rag_hpc.sources.crawl.connection import PAGE_TYPES, Ask
@@ -163,7 +163,7 @@ class HostCrawl:
             return Reject(id=url, reason=f"http-{reply.status}", detail=trail[-1])
         if reply.mime not in PAGE_TYPES:
             return Reject(id=url, reason="content-type", detail=reply.content_type[:200] or "none sent")
-        charset = header_charset(reply.content_type) or declared_charset(reply.body) or "utf-8"
+        charset = page_charset(reply.body, reply.content_type) or "utf-8"
         meta: dict[str, Any] = {"depth": depth}
         outward: list[str] = []
         if reply.mime in HTML_TYPES:

@@ -23,7 +23,7 @@ from rag_hpc.core.stage import output_config
 from rag_hpc.errors import ConfigError, IncompleteError, InputError
 from rag_hpc.stores.arrays import ArrayFile
 
-SIGNED = 3  # the version of dedup.sign: signatures of another one mean something else
+SIGNED = 4  # the version of dedup.sign: signatures of another one mean something else
 BANDS, SHINGLES, SIGNATURES = "bands.parquet", "shingles.npy", "signatures.npy"  # of dedup.sign
 CANDIDATES, COPIES = "pairs.npy", "copies.npy"  # of dedup.group
 VERIFIED = "verified.npy"  # of dedup.verify

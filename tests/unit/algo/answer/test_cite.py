@@ -7,13 +7,13 @@ import pytest
 from rag_hpc.algo.answer.cite import (
     Quote,
     check_quotes,
-    content_words,
     parse_citations,
     uncited_sentences,
     verdicts,
     verify_citations,
 )
 from rag_hpc.algo.answer.prompt import Passage
+from rag_hpc.algo.text.words import content_words
 
 FILES = Passage(chunk_id="0", doc_id="io", title="open", text="open() returns a file object.\nThe default mode is 'r'.")
 SLURM = Passage(chunk_id="1", doc_id="slurm", title="sbatch", text="sbatch submits a batch script to Slurm.")

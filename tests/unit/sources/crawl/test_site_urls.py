@@ -182,7 +182,7 @@ def test_host_key_keeps_a_port_that_is_not_the_default() -> None:
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        (b"<meta charset='Shift_JIS'>", "shift_jis"),
+        (b"<meta charset='Shift_JIS'>", "cp932"),
         (b'<?xml version="1.0" encoding="latin-1"?>', "cp1252"),
         (b"\xef\xbb\xbf<meta charset=koi8-r>", "utf-8"),
         (b"\xff\xfe<\0", "utf-16-le"),
