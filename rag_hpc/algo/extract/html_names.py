@@ -73,6 +73,7 @@ KINDS = {
     "noframes": RAW,
     "xmp": RAW,
     "template": BLOCK | SKIP,
+    "shadowroot": _FLOW,  # a template that browsers show
     "svg": BLOCK | SKIP,
     "select": BLOCK | SKIP,
     "button": BLOCK | SKIP,

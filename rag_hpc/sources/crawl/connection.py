@@ -160,7 +160,7 @@ class Connection(asyncio.Protocol):
             url=self._ask.url,
             status=status,
             content_type=sent_type([stated]) or stated,
-            location=self._location(),
+            location=self._location(status),
             etag=self._text(b"etag"),
             last_modified=self._text(b"last-modified"),
             fetched_unix=time.time(),
@@ -258,9 +258,12 @@ class Connection(asyncio.Protocol):
         if future is not None and not future.done():
             future.set_result(reply)
 
-    def _location(self) -> str:
-        """Return the Location as a URL in ASCII: its bytes, whatever their charset, are what the server means."""
-        sent = self._headers.get(b"location", b"").strip()
+    def _location(self, status: int) -> str:
+        """Return the Location as a URL in ASCII: its bytes, whatever their charset, are what the server means.
+
+        Of a page it is the Refresh field.
+        """
+        sent = self._headers.get(b"refresh" if status == 200 else b"location", b"").strip()
         return _NOT_ASCII.sub(lambda found: b"%%%02X" % found[0][0], sent).decode()
 
     def _text(self, name: bytes) -> str:
