@@ -113,6 +113,7 @@ setup(
         "pytrec-eval-terrier>=0.5.6",
         "httpx>=0.27,<1",
         "h11>=0.16",
+        "idna>=3.7,<4",
         "jinja2>=3.1,<4",
     ],
     extras_require={

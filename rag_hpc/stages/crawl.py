@@ -124,16 +124,17 @@ class Round(Crawl):
         if self.config.max_pages and left <= 0:
             return []
         parts = deal(found.seeds, self.config, max(left, 0), found.num_pages)
-        return [{"hosts": [{**item, "seeds": len(item["seeds"])} for item in part["hosts"]]} for part in parts]
+        return [{**part, "hosts": [{**item, "seeds": len(item["seeds"])} for item in part["hosts"]]} for part in parts]
 
     def _part(self, unit: Unit, ctx: Context) -> dict[str, Any]:
         hosts = {item["host"]: item for item in unit.inputs["hosts"]}
         found = frontier(ctx.inputs, self.config, hosts.keys())
         return {
+            **unit.inputs,
             "hosts": [
                 {**item, "seeds": list(found.seeds[host].items()), "done": found.done.get(host, ())}
                 for host, item in hosts.items()
-            ]
+            ],
         }
 
 

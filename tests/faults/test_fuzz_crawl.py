@@ -20,7 +20,8 @@ import pytest
 from rag_hpc.sources.crawl.connection import Ask, Broken, Connection
 from rag_hpc.sources.crawl.journal import Reply
 from rag_hpc.sources.crawl.links import MAX_LINKS, extract_links
-from rag_hpc.sources.crawl.robots import MAX_SITEMAP_BYTES, parse_robots, read_sitemap
+from rag_hpc.sources.crawl.robots import parse_robots
+from rag_hpc.sources.crawl.sitemaps import MAX_SITEMAP_BYTES, read_sitemap
 
 INPUTS = int(os.environ.get("RAG_HPC_FUZZ_INPUTS", "400"))
 SECONDS, BYTES = 2.0, 400 << 20  # of one input
@@ -148,7 +149,7 @@ def sitemap(data: bytes) -> None:
 
 def page(data: bytes) -> None:
     for charset in ("utf-8", "utf-16-le", "cp1252"):
-        links, _ = extract_links(data, charset, "http://h/x/y")
+        links = extract_links(data, charset, "http://h/x/y").targets
         assert len(links) <= MAX_LINKS and all(link.startswith(("http://", "https://")) for link in links)
 
 

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 from rag_hpc.algo.extract.decode import ExtractError, clean_text, decode_both, markdown_headings, markdown_title
+from rag_hpc.algo.extract.elsewhere import MIN_CHARS, TIMES_VISIBLE, noscript_chars, noscript_shown
 from rag_hpc.algo.text.edits import Heading
 from rag_hpc.algo.text.headers import HTML_TYPES, media_type
 
@@ -82,11 +83,20 @@ def _from_html(raw: str, source: bytes, url: str, extractor: Extractor) -> Extra
     meta = page_meta(source, page.noted(), url)
     if extractor is Extractor.density:
         text, headings = main_text(page)
+        if noscript_chars(source) > max(MIN_CHARS, len(text)):
+            text, headings = max((text, headings), main_text(scan_page(noscript_shown(source), url)), key=_length)
+        article = clean_text(meta.article)
+        if len(article) > max(MIN_CHARS, TIMES_VISIBLE * len(text)):
+            text, headings = article, []
     else:
         text = _peer_text(raw, url, extractor)
         headings = _find_headings(text, block_headings(page))
     title = clean_text(meta.title) or next((title for level, title in block_headings(page) if level == 1), "")
     return Extracted(title, text, meta.lang, tuple(headings), meta.date, meta.canonical)
+
+
+def _length(found: tuple[str, list[Heading]]) -> int:
+    return len(found[0])
 
 
 def _peer_text(raw: str, url: str, extractor: Extractor) -> str:

@@ -13,6 +13,9 @@ _FNV0, _FNV = np.uint64(names.FNV_START), np.uint64(names.FNV_PRIME)
 _H_MAIN, _H_NONE, _H_DISPLAY, _H_TRUE, _H_HIDDEN, _H_VISIBILITY = (
     np.uint64(names.name_hash(word)) for word in ["main", "none", "display", "true", "hidden", "visibility"]
 )
+_H_TABPANEL, _H_TABPANE, _H_UNTIL_FOUND = (
+    np.uint64(names.name_hash(word)) for word in ["tabpanel", "tabpane", "untilfound"]
+)
 
 
 @jit_inlined
@@ -47,9 +50,14 @@ def comment_end(src: Any, i: Any) -> Any:
         i += 4
         if i < n and src[i] == 62:
             return i + 1
+        if i + 1 < n and src[i] == 45 and src[i + 1] == 62:
+            return i + 2
         while i + 2 < n:
-            if src[i + 2] == 62 and src[i + 1] == 45 and src[i] == 45:
-                return i + 3
+            if src[i + 1] == 45 and src[i] == 45:
+                if src[i + 2] == 62:
+                    return i + 3
+                if src[i + 2] == 33 and i + 3 < n and src[i + 3] == 62:
+                    return i + 4
             i += 1
         return n
     while i < n and src[i] != 62:
@@ -130,11 +138,12 @@ def attribute_value(src: Any, i: Any) -> Any:
 
 @jit_inlined
 def class_words(src: Any, i: Any, end: Any, known: Any) -> Any:
-    """Return the groups of the words in src[i:end], whether one is `main`, and whether they say display:none or true.
+    """Return the groups of the words in src[i:end], whether one is `main`, whether they say display:none or true, and
+    whether they name what is shown on a click: a panel of tabs, or what a search in the page may open.
 
     Words end at case changes and at what is no letter; the words between two spaces, joined, are one more.
     """
-    mask, main, none = np.int64(0), False, False
+    mask, main, none, panel = np.int64(0), False, False, False
     h, whole, length, before, lower, every = _FNV0, _FNV0, 0, np.uint64(0), False, np.int64(7)
     while i <= end:
         c = src[i] if i < end else 32
@@ -153,9 +162,10 @@ def class_words(src: Any, i: Any, end: Any, known: Any) -> Any:
             length += 1
         elif is_space(c):
             mask |= lookup(known.word_keys, known.word_bits, whole)
+            panel = panel or whole in (_H_TABPANEL, _H_TABPANE, _H_UNTIL_FOUND)
             every = (every ^ np.int64(whole >> np.uint64(33))) * 31
             whole = _FNV0
-    return mask, main, none, every & 0x7FFFFFFF
+    return mask, main, none, panel, every & 0x7FFFFFFF
 
 
 @jit_inlined

@@ -74,6 +74,7 @@ KINDS = {
     "noframes": RAW,
     "xmp": RAW,
     "template": BLOCK | SKIP,
+    "shadowroot": _FLOW,  # a template that browsers show
     "svg": SKIP,
     "select": SKIP | GAP,
     "button": SKIP | GAP,

@@ -19,7 +19,7 @@ TOO_DEEP, TOO_MANY = 1, 2
 # The scanner's state: registers of the open block, then of the tree, then what the last tag's attributes said.
 CH, LCH, WD, PU, LK, FST, BEGIN, OUT, SPACE, SOFT = range(10)
 IN_LINK, LINK_DEPTH, DEPTH, NUM_NODES, NUM_BLOCKS, NUM_MARKS, SKIPPED, PRES, ERROR = range(10, 19)
-A_MASK, A_SEM, A_HREF, A_CLOSED, A_CLASS, IN_READING, STATE_SIZE = range(19, 26)
+A_MASK, A_SEM, A_HREF, A_CLOSED, A_CLASS, A_SHOWN, IN_READING, STATE_SIZE = range(19, 27)
 
 
 class Tables(NamedTuple):

@@ -32,6 +32,7 @@ from rag_hpc.algo.extract.html_page import (
     A_HREF,
     A_MASK,
     A_SEM,
+    A_SHOWN,
     BEGIN,
     CELL,
     CLASS,
@@ -75,6 +76,7 @@ _TAG = names.CODE
 _P, _LI, _UL, _OL, _TR, _TD, _TH, _TABLE, _PRE, _LISTING, _A, _BR, _SCRIPT = (
     _TAG[name] for name in ("p", "li", "ul", "ol", "tr", "td", "th", "table", "pre", "listing", "a", "br", "script")
 )
+_TEMPLATE, _SHADOW_ROOT = _TAG["template"], _TAG["shadowroot"]
 _BLOCK, _RAW, _SKIP, _CLOSES_P, _SCOPE = names.BLOCK, names.RAW, names.SKIP, names.CLOSES_P, names.SCOPE
 _PART, _HEADING, _BREAK, _LINK, _MARK = names.TABLE_PART, names.HEADING, names.BREAK, names.LINK, names.MARK
 _GAP, _READING, _BASE = names.GAP, names.READING, names.BASE
@@ -86,6 +88,7 @@ _H_CLASS, _H_ID, _H_ROLE, _H_ITEMPROP, _H_HREF, _H_HIDDEN, _H_STYLE, _H_ARIA = (
     np.uint64(names.name_hash(name))
     for name in ("class", "id", "role", "itemprop", "href", "hidden", "style", "aria-hidden")
 )
+_H_SHADOW, _H_SHADOW_OLD = (np.uint64(names.name_hash(name)) for name in ("shadowrootmode", "shadowroot"))
 _MAX_STYLE = 1000  # bytes of a style that are read
 
 
@@ -196,6 +199,8 @@ def _start_tag(src: Any, i: Any, known: Any, page: Any) -> Any:
         i = _attributes(src, i, known, page)
         if kind & _LINK:
             _open_link(page)
+        elif tag == _TEMPLATE and page.state[A_SHOWN]:
+            _open(page, _SHADOW_ROOT, known.kinds[_SHADOW_ROOT], known)
         else:
             _open(page, tag, kind, known)
         return i
@@ -224,8 +229,9 @@ def _open_link(page: Any) -> None:
 
 @jit_inlined
 def _note(page: Any, tag: Any, begin: Any, end: Any) -> None:
+    """Note a tag with metadata; what svg and templates hold is about them, not about the page."""
     s = page.state
-    if s[NUM_MARKS] < MAX_MARKS:
+    if s[NUM_MARKS] < MAX_MARKS and s[SKIPPED] == 0:
         at = s[NUM_MARKS]
         page.marks[at, 0], page.marks[at, 1], page.marks[at, 2] = tag, begin, end
         s[NUM_MARKS] += 1
@@ -254,7 +260,7 @@ def _raw_end(src: Any, i: Any, name: Any, name_end: Any, tag: Any, page: Any) ->
 def _attributes(src: Any, i: Any, known: Any, page: Any) -> Any:
     """Read the attributes of a tag into the state; return the place after it."""
     n, s = src.size, page.state
-    s[A_MASK], s[A_SEM], s[A_HREF], s[A_CLOSED], s[A_CLASS] = 0, 0, 0, 0, 0
+    s[A_MASK], s[A_SEM], s[A_HREF], s[A_CLOSED], s[A_CLASS], s[A_SHOWN] = 0, 0, 0, 0, 0, 0
     while i < n:
         c = src[i]
         if c == 62:
@@ -284,18 +290,23 @@ def _attributes(src: Any, i: Any, known: Any, page: Any) -> Any:
 def _attribute(src: Any, h: Any, begin: Any, end: Any, known: Any, page: Any) -> None:
     s = page.state
     if h in (_H_CLASS, _H_ID, _H_ITEMPROP):
-        mask, _, _, whole = class_words(src, begin, end, known)
+        mask, _, _, panel, whole = class_words(src, begin, end, known)
         s[A_MASK] |= mask
         if h == _H_CLASS:
             s[A_CLASS] = whole
+            s[A_SHOWN] |= panel
     elif h == _H_ROLE:
-        mask, main, _, _ = class_words(src, begin, end, known)
+        mask, main, _, panel, _ = class_words(src, begin, end, known)
         s[A_MASK] |= mask
         s[A_SEM] |= _SEM_MAIN if main else 0
+        s[A_SHOWN] |= panel
     elif h == _H_HREF:
         s[A_HREF] = 1
     elif h == _H_HIDDEN:
         s[A_SEM] |= _SEM_HIDDEN
+        s[A_SHOWN] |= class_words(src, begin, end, known)[3]  # until-found
+    elif h in (_H_SHADOW, _H_SHADOW_OLD):
+        s[A_SHOWN] = 1
     elif h in (_H_STYLE, _H_ARIA):
         hides = class_words(src, begin, min(end, begin + _MAX_STYLE), known)[2]
         s[A_SEM] |= _SEM_HIDDEN if hides else 0
@@ -318,7 +329,8 @@ def _open(page: Any, tag: Any, kind: Any, known: Any) -> None:
     at, nodes, up = s[NUM_NODES], page.nodes, page.stack[s[DEPTH] - 1]
     inside = tag != _TABLE
     nodes[at, PARENT], nodes[at, TAG], nodes[at, MASK], nodes[at, CLASS] = up, tag, s[A_MASK], s[A_CLASS]
-    nodes[at, INHERITED], nodes[at, SEM] = nodes[up, INHERITED] | s[A_MASK], nodes[up, SEM] | known.sem[tag] | s[A_SEM]
+    sem = s[A_SEM] & ~_SEM_HIDDEN if s[A_SHOWN] else s[A_SEM]
+    nodes[at, INHERITED], nodes[at, SEM] = nodes[up, INHERITED] | s[A_MASK], nodes[up, SEM] | known.sem[tag] | sem
     nodes[at, CELL] = at if tag in (_TD, _TH) else nodes[up, CELL] if inside else 0
     nodes[at, ROW] = at if tag == _TR else nodes[up, ROW] if inside else 0
     nodes[at, ITEM] = at if tag == _LI else nodes[up, ITEM] if inside else 0
@@ -373,6 +385,8 @@ def _end_tag(src: Any, i: Any, known: Any, page: Any) -> Any:
     i, h = tag_name(src, i + 2)
     i = tag_end(src, i)
     tag = lookup(known.tag_keys, known.tag_codes, h)
+    if tag == _TEMPLATE and page.opened[tag] == 0:
+        tag = _SHADOW_ROOT
     kind = known.kinds[tag]
     if tag == _A:
         s[IN_LINK] = 0

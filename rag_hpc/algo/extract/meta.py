@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import urljoin
 
+from rag_hpc.algo.extract.elsewhere import article_body
 from rag_hpc.algo.extract.entities import unescape
 
 _ATTRIBUTE = re.compile(r"""(?<![\w:.-])([a-zA-Z][\w:.-]{0,60})\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""")
@@ -44,11 +45,12 @@ class PageMeta:
     lang: str = ""
     date: str = ""
     canonical: str = ""
+    article: str = ""  # what it states to be the text of its article
 
 
 def page_meta(source: bytes, marks: Iterable[tuple[str, int, int]], url: str) -> PageMeta:
     """Return what the noted tags say; marks: tag name, begin and end in source (content for title and script)."""
-    title = lang = canonical = ""
+    title = lang = canonical = article = ""
     dates: list[tuple[int, str]] = []
     for tag, begin, end in marks:
         if tag == "title":
@@ -59,12 +61,13 @@ def page_meta(source: bytes, marks: Iterable[tuple[str, int, int]], url: str) ->
         elif tag == "script":
             stated = _JSON_DATE.search(source, begin, end)
             dates += [(_JSON_RANK, stated[1].decode("utf-8", "replace"))] if stated else []
+            article = max(article, article_body(source, begin, end), key=len)
         elif tag == "link":
             if not canonical and b"canonical" in source[begin : min(end, begin + _MAX_TAG)].lower():
                 canonical = _canonical(_attributes(source, begin, end), url)
         elif b"dat" in source[begin : min(end, begin + _MAX_TAG)].lower() or b"publi" in source[begin:end]:
             dates += _dates(tag, _attributes(source, begin, end))
-    return PageMeta(title, lang, _first_date(dates), canonical)
+    return PageMeta(title, lang, _first_date(dates), canonical, article)
 
 
 def _text(source: bytes, begin: int, end: int) -> str:

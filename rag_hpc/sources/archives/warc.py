@@ -6,8 +6,6 @@ recognised and rejected.
 
 from __future__ import annotations
 
-import re
-import zlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,17 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rag_hpc.algo.text.charset import page_charset
-from rag_hpc.algo.text.headers import HTML_TYPES, media_type
+from rag_hpc.algo.text.headers import HTML_TYPES, SNIFFED_TYPES, is_markup, media_type, sent_type
+from rag_hpc.sources.archives.message import parse_head, stored_body
+from rag_hpc.sources.archives.revisits import Revisit, Revisits
 from rag_hpc.sources.base import PathConfig, ReadContext, SourceName
-from rag_hpc.sources.files.compress import (
-    GZIP,
-    GZIP_MAGIC,
-    PLAIN,
-    ChunkReader,
-    TruncatedStream,
-    inflated_start,
-    stream_chunks,
-)
+from rag_hpc.sources.files.coding import CodingError
+from rag_hpc.sources.files.compress import ChunkReader, TruncatedStream, stream_chunks
 from rag_hpc.sources.files.jsonl import BadRecord, parse_record
 from rag_hpc.sources.files.paths import (
     PathSource,
@@ -50,8 +43,8 @@ PACKED = (".gz", ".zst", ".lz4")
 ZSTD_DICTIONARY = b"\x5d\x2a\x4d\x18"  # first in a .warc.zst whose records need one
 PAGE_TYPES = (*HTML_TYPES, "text/plain", PDF_TYPE)
 MAX_HEAD_BYTES = 1 << 16
-_HEAD_END = re.compile(rb"\r?\n\r?\n")
-_STATUS = re.compile(r"HTTP/\d(?:\.\d)? +(\d{3})")
+_ABOUT_CRAWL = ("metadata:", "urn:", "dns:", "warcinfo:", "filedesc:", "whois:")  # what crawlers file of themselves
+_PDF_MAGIC = b"%PDF-"
 
 
 @dataclass(kw_only=True)
@@ -106,7 +99,7 @@ def is_archive(name: str) -> bool:
 def read_archive(archive: Archive, cap: int) -> Generator[Page | Reject, None, None]:
     """Yield everything in one archive, ids made unique; damage is a Reject with the archive's name, never fatal."""
     seen: dict[str, int] = {}
-    for found in _records(archive, cap):
+    for found in _with_revisits(archive, cap):
         if isinstance(found, Page):
             count = seen[found.doc_id] = seen.get(found.doc_id, 0) + 1
             if count > 1:
@@ -114,8 +107,26 @@ def read_archive(archive: Archive, cap: int) -> Generator[Page | Reject, None, N
         yield found
 
 
-def _records(archive: Archive, cap: int) -> Iterator[Page | Reject]:
-    """Yield pages and rejects by record; after a malformed header, the scan goes on at the next one that is whole."""
+def _with_revisits(archive: Archive, cap: int) -> Iterator[Page | Reject]:
+    """Yield pages and rejects by record; then, from a second reading if there are any, the revisits of other URIs."""
+    revisits = Revisits()
+    for found in _records(archive, partial(_visit, cap=cap)):
+        if not isinstance(found, Revisit):
+            yield found
+        elif (reject := revisits.add(found)) is not None:
+            yield reject
+    if not revisits:
+        return
+    for original in _records(archive, partial(_original, cap=cap, revisits=revisits)):
+        if isinstance(original, Page):
+            yield from revisits.pages(original)
+    yield from revisits.rejects()
+
+
+def _records(
+    archive: Archive, visit: Callable[[WarcRecord], Page | Reject | Revisit | None]
+) -> Iterator[Page | Reject | Revisit]:
+    """Yield what `visit` gives by record; after a malformed header, the scan goes on at the next one that is whole."""
     num_records = 0
     for quirks in (False, True):
         stream = archive.open()
@@ -123,7 +134,7 @@ def _records(archive: Archive, cap: int) -> Iterator[Page | Reject]:
             for number, record in enumerate(_iterate(stream, quirks), start=1):
                 if quirks and number <= num_records:
                     continue
-                found = _visit(record, cap)
+                found = visit(record)
                 num_records = number
                 if found is not None:
                     yield found
@@ -174,11 +185,24 @@ def _is_arc(archive: Archive) -> bool:
         return False
 
 
-def _visit(record: WarcRecord, cap: int) -> Page | Reject | None:
+def _uri(record: WarcRecord) -> str:
+    return (record.headers.get("WARC-Target-URI") or "").strip("<> ").encode("utf-8", "replace").decode("utf-8")
+
+
+def _original(record: WarcRecord, cap: int, revisits: Revisits) -> Page | Reject | None:
+    """Return the page of a record that a revisit refers to."""
+    from fastwarc.warc import WarcRecordType
+
+    if record.record_type == WarcRecordType.response and revisits.refer_to(record.headers, _uri(record)):
+        return _response(record, _uri(record), cap)
+    return None
+
+
+def _visit(record: WarcRecord, cap: int) -> Page | Reject | Revisit | None:
     """Return what one record gives, None for the types that hold no page."""
     from fastwarc.warc import WarcRecordType
 
-    uri = (record.headers.get("WARC-Target-URI") or "").strip("<> ").encode("utf-8", "replace").decode("utf-8")
+    uri = _uri(record)
     name = uri or record.record_id or "record without a name"
     if record.headers.get("Content-Length") is None:
         return Reject(id=name, reason="malformed", detail="no Content-Length, or the archive ends in a header")
@@ -195,6 +219,11 @@ def _visit(record: WarcRecord, cap: int) -> Page | Reject | None:
     length = record.content_length
     if record.reader.consume() < length:
         return Reject(id=name, reason="truncated", detail="the archive ends in this record")
+    if record.record_type == WarcRecordType.revisit:
+        return Revisit.of(record.headers, name)
+    if record.record_type == WarcRecordType.continuation:
+        first = record.headers.get("WARC-Segment-Origin-ID") or "a record that it does not name"
+        return Reject(id=name, reason="segment", detail=f"a further part of {first}, whose page is marked truncated")
     return None
 
 
@@ -249,35 +278,52 @@ def _response(record: WarcRecord, uri: str, cap: int) -> Page | Reject:
         return Reject(id=uri, reason="bad-http", detail=f"no HTTP head in {block[:60]!r}")
     if status != 200:
         return Reject(id=uri, reason=f"http-{status}")
-    content_type = headers.get("content-type", "")
-    if media_type(content_type) not in PAGE_TYPES:
-        return Reject(id=uri, reason="content-type", detail=content_type[:200] or "none sent")
-    body = _rest(record, block[start:], uri, cap)
-    if isinstance(body, Reject):
-        return body
-    if headers.get("transfer-encoding", "").lower() == "chunked":
-        body = dechunked(body)
-    coding = headers.get("content-encoding", "").lower()
+    stated = headers.get("content-type", "")
+    if not _may_be_page(stated):
+        return Reject(id=uri, reason="content-type", detail=stated[:200])
+    stored = _rest(record, block[start:], uri, cap)
+    if isinstance(stored, Reject):
+        return stored
     try:
-        decoded = inflated(body, coding, cap)
-    except zlib.error as error:
-        return Reject(id=uri, reason="content-encoding", detail=f"{coding}: {error}"[:200])
-    if decoded is None:
+        body = stored_body(stored, headers, cap)
+    except CodingError as error:
+        return Reject(id=uri, reason="content-encoding", detail=str(error)[:200])
+    if body.data is None:
         return Reject(id=uri, reason="too-large", detail=f"over {cap} bytes when decompressed")
-    return _page(record, uri, content_type, decoded, cap)
+    if body.cut and not body.data:
+        return Reject(id=uri, reason="truncated", detail="nothing is left of the body")
+    return _page(record, uri, stated, body.data, cap, cut="unspecified" if body.cut else "")
 
 
 def _resource(record: WarcRecord, uri: str, cap: int) -> Page | Reject:
     """Return the page of a file that was archived without HTTP."""
-    content_type = record.headers.get("Content-Type") or ""
-    if media_type(content_type) not in PAGE_TYPES:
-        return Reject(id=uri, reason="content-type", detail=content_type[:200] or "none stated")
+    stated = record.headers.get("Content-Type") or ""
+    if uri.lower().startswith(_ABOUT_CRAWL):
+        return Reject(id=uri, reason="crawl-log", detail="a record about the crawl, not of the web")
+    if not _may_be_page(stated):
+        return Reject(id=uri, reason="content-type", detail=stated[:200])
     body = _rest(record, b"", uri, cap)
-    return body if isinstance(body, Reject) else _page(record, uri, content_type, body, cap)
+    return body if isinstance(body, Reject) else _page(record, uri, stated, body, cap)
 
 
-def _page(record: WarcRecord, uri: str, content_type: str, body: bytes, cap: int) -> Page | Reject:
+def _may_be_page(stated: str) -> bool:
+    kind = media_type(sent_type([stated]))
+    return kind in PAGE_TYPES or kind in SNIFFED_TYPES
+
+
+def _type_of(record: WarcRecord, stated: str, body: bytes) -> str:
+    """Return the type of a body: as sent, else as the crawler identified it, else as it begins; "" if nothing says."""
+    for kind in (sent_type([stated]), sent_type([record.headers.get("WARC-Identified-Payload-Type") or ""])):
+        if media_type(kind) in PAGE_TYPES:
+            return kind
+    return "text/html" if is_markup(body) else PDF_TYPE if body.startswith(_PDF_MAGIC) else ""
+
+
+def _page(record: WarcRecord, uri: str, stated: str, body: bytes, cap: int, cut: str = "") -> Page | Reject:
+    content_type = _type_of(record, stated, body)
     mime = media_type(content_type)
+    if not mime:
+        return Reject(id=uri, reason="content-type", detail=stated[:200] or "none stated")
     charset = page_charset(body, content_type)
     pages: dict[str, Any] = {}
     if mime == PDF_TYPE:
@@ -286,27 +332,11 @@ def _page(record: WarcRecord, uri: str, content_type: str, body: bytes, cap: int
         except PdfError as error:
             return Reject(id=uri, reason=error.reason, detail=error.detail)
         body, mime, charset, pages = text.encode(), "text/plain", "utf-8", {PAGE_CHARS: chars}
-    cut = record.headers.get("WARC-Truncated")  # the crawler's own cap, usual in Common Crawl; the page is kept
+    if record.headers.get("WARC-Segment-Number"):
+        cut = "segment"
+    cut = record.headers.get("WARC-Truncated") or cut  # the crawler's own cap, usual in Common Crawl; the page is kept
     meta = pages | ({"truncated": cut} if cut else {})
     return Page(doc_id=uri, url=uri, body=body, content_type=mime, charset=charset or "utf-8", meta=meta)
-
-
-def parse_head(block: bytes) -> tuple[int, dict[str, str], int]:
-    """Return (status, headers with lower-case names, where the body starts); status 0 if there is no HTTP head.
-
-    Lines may end in a bare newline, as in ClueWeb09, whose heads stricter parsers do not read.
-    """
-    end = _HEAD_END.search(block)
-    lines = (block[: end.start()] if end else block).decode("latin-1").split("\n")
-    status = _STATUS.match(lines[0])
-    if status is None:
-        return 0, {}, 0
-    headers: dict[str, str] = {}
-    for line in lines[1:]:
-        name, colon, value = line.partition(":")
-        if colon:
-            headers.setdefault(name.strip().lower(), value.strip())
-    return int(status[1]), headers, end.end() if end else len(block)
 
 
 def _rest(record: WarcRecord, head: bytes, uri: str, cap: int) -> bytes | Reject:
@@ -319,31 +349,3 @@ def _rest(record: WarcRecord, head: bytes, uri: str, cap: int) -> bytes | Reject
     if missing:
         return Reject(id=uri, reason="truncated", detail=f"the archive ends {missing} bytes too early")
     return body
-
-
-def dechunked(body: bytes) -> bytes:
-    """Return an HTTP/1.1 chunked body joined, or as it is where it is not chunked: archivers often store it decoded."""
-    pieces: list[bytes] = []
-    at = 0
-    while at < len(body):
-        end = body.find(b"\r\n", at, at + 64)
-        head = body[at:end].partition(b";")[0].strip() if end >= 0 else b""
-        try:
-            size = int(head, 16)
-        except ValueError:
-            return b"".join(pieces) or body
-        if size <= 0 or not head.isalnum():
-            break
-        pieces.append(body[end + 2 : end + 2 + size])
-        at = end + 2 + size + 2
-    return b"".join(pieces)
-
-
-def inflated(body: bytes, coding: str, cap: int) -> bytes | None:
-    """Return the body without its content coding, None if it is over `cap` bytes; as it is if it was stored decoded.
-
-    Raises zlib.error on damage and on codings that are not known.
-    """
-    if body[:1] in (b"<", b"") or (coding in GZIP and not body.startswith(GZIP_MAGIC)):
-        return body
-    return body if coding in PLAIN else inflated_start(body, coding, cap)

@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
-from rag_hpc.algo.text.headers import HTML_TYPES, retry_after_s
+from rag_hpc.algo.text.headers import HTML_TYPES, SNIFF_BYTES, SNIFFED_TYPES, is_markup, retry_after_s, sent_type
 from rag_hpc.errors import RagHpcError
 from rag_hpc.sources.crawl.journal import Reply
-from rag_hpc.sources.files.compress import DEFLATE, GZIP, PLAIN, Inflate
+from rag_hpc.sources.files.coding import CodingError, Decoder, content_codings
 
 PAGE_TYPES = (*HTML_TYPES, "text/plain", "text/markdown")
 MAX_HEAD_BYTES = 1 << 16
 DRAIN_BYTES = 1 << 16  # an unwanted body up to this size is read to keep the connection
 RATIO_BYTES = 1 << 20  # up to this size a page may be packed as tightly as it likes
 TOTAL_FACTOR = 3  # a whole reply may take this many times what may pass without a byte
+_REPEATED = (b"content-type", b"content-encoding")
 _NOT_ASCII = re.compile(rb"[\x80-\xff]")
 
 
@@ -139,8 +139,12 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header; the first of a name counts."""
-        self._headers.setdefault(name.lower(), value)
+        """Keep a header; of lists all fields count, of other names the first."""
+        name = name.lower()
+        if name in _REPEATED and name in self._headers:
+            value = self._headers[name] + b", " + value
+            self._headers[name] = value
+        self._headers.setdefault(name, value)
         self._head_bytes += len(name) + len(value) + 4
         self._cap_head(self._head_bytes)
 
@@ -151,11 +155,12 @@ class Connection(asyncio.Protocol):
             return
         self._head_done = True
         self._status = status
+        stated = " ".join(self._text(b"content-type").split())
         self._reply = reply = Reply(
             url=self._ask.url,
             status=status,
-            content_type=self._text(b"content-type"),
-            location=self._location(),
+            content_type=sent_type([stated]) or stated,
+            location=self._location(status),
             etag=self._text(b"etag"),
             last_modified=self._text(b"last-modified"),
             fetched_unix=time.time(),
@@ -164,18 +169,20 @@ class Connection(asyncio.Protocol):
             reply.retry_after_s = retry_after_s(self._text(b"retry-after"), reply.fetched_unix)
         length = self._headers.get(b"content-length")
         self._until_close = length is None and b"transfer-encoding" not in self._headers
-        self._wanted = status == 200 and (self._ask.kind != "page" or reply.mime in PAGE_TYPES)
+        is_page = self._ask.kind == "page"
+        self._sniffed = is_page and (reply.mime in SNIFFED_TYPES or "/" not in reply.mime)
+        self._wanted = status == 200 and (not is_page or self._sniffed or reply.mime in PAGE_TYPES)
         self._parts: list[bytes] = []
         self._size = self._sent = 0
-        coding = self._text(b"content-encoding").lower()
-        self._inflate = None if coding in PLAIN else Inflate(coding)
+        codings = content_codings(self._text(b"content-encoding"))
+        self._decoder: Decoder | None = None
         size = int(length) if length is not None and length.isdigit() else 0
         if not self._wanted:
             if size > DRAIN_BYTES or (self._until_close and status not in (204, 304)):
                 self._done(reply, keep=False)
-        elif coding not in (*PLAIN, *GZIP, *DEFLATE):
-            self._fail("content-encoding", coding[:200])
-        elif not self._inflate and size > self._ask.max_bytes:
+        elif codings:
+            self._decode(codings)
+        elif size > self._ask.max_bytes:
             self._fail("too-large", f"{size} bytes, cap {self._ask.max_bytes}")
 
     def on_body(self, data: bytes) -> None:
@@ -188,19 +195,21 @@ class Connection(asyncio.Protocol):
                 self._done(self._reply, keep=False)
             return
         cap = self._ask.max_bytes
-        if self._inflate is not None:
+        if self._decoder is not None:
             try:
-                data = b"".join(self._inflate.feed(data, cap + 1 - self._size))
-            except zlib.error as error:
+                data = b"".join(self._decoder.feed(data, cap + 1 - self._size))
+            except CodingError as error:
                 self._fail("content-encoding", str(error))
                 return
         self._size += len(data)
         if self._size > cap or self._sent > cap + RATIO_BYTES:
-            self._fail("too-large", f"over {cap} bytes{' when decompressed' if self._inflate else ''}")
+            self._fail("too-large", f"over {cap} bytes{' when decompressed' if self._decoder else ''}")
         elif self._size > RATIO_BYTES and self._size > self._max_ratio * self._sent:
             self._fail("over-ratio", f"{self._sent} bytes sent are over {self._max_ratio:g} times as many decompressed")
         else:
             self._parts.append(data)
+            if self._sniffed and self._size >= SNIFF_BYTES:
+                self._sniff()
 
     def on_message_complete(self) -> None:
         """End the request, unless the message was an interim one (1xx)."""
@@ -214,11 +223,28 @@ class Connection(asyncio.Protocol):
             self._fail("header-too-large", f"over {MAX_HEAD_BYTES} bytes before the body")
 
     def _complete(self, *, keep: bool = False) -> None:
-        if self._inflate is not None and self._inflate.is_open:
+        if self._decoder is not None and self._decoder.is_open:
             self._fail("truncated", "the compressed data ends early")
             return
+        if self._sniffed and self._wanted:
+            self._sniff()
         self._reply.body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._done(self._reply, keep)
+
+    def _decode(self, codings: list[str]) -> None:
+        try:
+            self._decoder = Decoder(codings)
+        except CodingError as error:
+            self._fail("content-encoding", str(error))
+
+    def _sniff(self) -> None:
+        """Call a body of no type that begins as HTML a page, or drop it."""
+        self._sniffed = False
+        if is_markup(b"".join(self._parts)):
+            self._reply.content_type = "text/html"
+        else:
+            self._wanted, self._parts = False, []
+            self._sent = self._size
 
     def _fail(self, reason: str, detail: str) -> None:
         self._done(Reply(url=self._ask.url, error=reason, detail=detail, fetched_unix=time.time()), keep=False)
@@ -232,9 +258,12 @@ class Connection(asyncio.Protocol):
         if future is not None and not future.done():
             future.set_result(reply)
 
-    def _location(self) -> str:
-        """Return the Location as a URL in ASCII: its bytes, whatever their charset, are what the server means."""
-        sent = self._headers.get(b"location", b"").strip()
+    def _location(self, status: int) -> str:
+        """Return the Location as a URL in ASCII: its bytes, whatever their charset, are what the server means.
+
+        Of a page it is the Refresh field.
+        """
+        sent = self._headers.get(b"refresh" if status == 200 else b"location", b"").strip()
         return _NOT_ASCII.sub(lambda found: b"%%%02X" % found[0][0], sent).decode()
 
     def _text(self, name: bytes) -> str:

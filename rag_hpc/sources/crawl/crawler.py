@@ -110,15 +110,17 @@ class Crawler:
     async def _crawl(self, number: int, network: Network) -> None:
         """Walk one host: what the journal holds first, then over the network."""
         plan, host, journal = self._plans[number], self._hosts[number], self._journal
-        pace = self._pace(plan, network)
-        client = HostClient(plan.host, network, pace)
+        pace = self._pace(plan.host, network, again=plan.again)
+        clients = {plan.host: HostClient(plan.host, network, pace)}  # and of hosts that have its sitemaps
         steps = host.run()
         try:
             ask = next(steps)
             while True:
                 known = ask.key in journal
                 pace.delay_s = max(pace.delay_s, host.delay_s)
-                reply = journal.get(ask.key) if known else self._earlier.completed(ask, await client.get(ask))
+                if (key := host_key(ask.url)) not in clients:
+                    clients[key] = HostClient(key, network, self._pace(key, network))
+                reply = journal.get(ask.key) if known else self._earlier.completed(ask, await clients[key].get(ask))
                 if not known:
                     journal.add(ask.key, reply)
                 ask = steps.send(reply)
@@ -128,13 +130,14 @@ class Crawler:
         except StopIteration:
             self._hand_over(number, ended=True)
         finally:
-            client.close()
+            for client in clients.values():
+                client.close()
 
-    def _pace(self, plan: HostPlan, network: Network) -> Pace:
-        """Return the pace of the plan's host: one for all its ports, they are one machine's."""
-        resumed = self._journal.resumed or plan.again  # an attempt may have asked until it saw that it has to stop
+    def _pace(self, host: str, network: Network, *, again: bool = False) -> Pace:
+        """Return the pace of a host: one for all its ports, they are one machine's."""
+        resumed = self._journal.resumed or again  # an attempt may have asked until it saw that it has to stop
         last_s = time.monotonic() + TICK_S if resumed else None
-        return self._paces.setdefault(host_name(plan.host), Pace(self._corpus.delay_s, network.sleep, last_s=last_s))
+        return self._paces.setdefault(host_name(host), Pace(self._corpus.delay_s, network.sleep, last_s=last_s))
 
     def _hand_over(self, number: int, *, ended: bool = False) -> None:
         """Put out the blocks that are now complete: those that every host has completed, or ended without."""

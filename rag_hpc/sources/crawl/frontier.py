@@ -16,14 +16,16 @@ from rag_hpc.algo.text.headers import HTML_TYPES
 from rag_hpc.sources.crawl.config import SiteConfig
 from rag_hpc.sources.crawl.connection import PAGE_TYPES, Ask
 from rag_hpc.sources.crawl.journal import Reply
-from rag_hpc.sources.crawl.links import extract_links
-from rag_hpc.sources.crawl.robots import MAX_REDIRECTS, REDIRECTS, Robots, Steps, fetch_robots, fetch_sitemaps
+from rag_hpc.sources.crawl.links import Links, extract_links
+from rag_hpc.sources.crawl.robots import MAX_REDIRECTS, REDIRECTS, Robots, Steps, fetch_robots, product_token
 from rag_hpc.sources.crawl.scope import Scope
+from rag_hpc.sources.crawl.sitemaps import fetch_sitemaps
 from rag_hpc.sources.crawl.urls import MAX_URL_CHARS, normalise_url
 from rag_hpc.stores.page import Reject
 
 MAX_FAILURES = 10  # requests in a row without any reply before a host counts as down
 MEAN_URL_CHARS = 250  # of the URLs that are known, when there are as many as there may be
+MAX_REFRESH_S = 5  # a page that is left sooner by itself is a redirect
 OFFSITE = "redirect-offsite"
 
 
@@ -49,6 +51,7 @@ class HostPlan:
     done: frozenset[str] = frozenset()  # URLs that earlier rounds fetched
     again: bool = False  # an earlier round may just have asked the host
     max_urls: int = 1_000_000  # that may be known at once, about 250 bytes each
+    alone: bool = False  # no other unit asks any host at the same time
 
 
 @dataclass
@@ -67,7 +70,7 @@ class HostCrawl:
         self.items: deque[Found | Reject] = deque()
         self.delay_s = corpus.delay_s  # goes up to a Crawl-delay
         self._plan, self._corpus, self._scope = plan, corpus, scope
-        self._token = corpus.user_agent.split("/", 1)[0].strip() or "*"
+        self._token = product_token(corpus.user_agent) or "*"
         self._own = (f"http://{plan.host}/", f"https://{plan.host}/")
         self._robots_of: dict[str, Robots] = {}
         self._queue: deque[tuple[str, int]] = deque()
@@ -97,7 +100,8 @@ class HostCrawl:
         for origin in dict.fromkeys(_origin(seed) for seed, _ in self._plan.seeds):
             robots = yield from self._robots(origin)
             if not robots.blocked:
-                pages, rejects = yield from fetch_sitemaps(origin, robots, self._plan.max_pages)
+                robots_of = self._robots if self._plan.alone else None
+                pages, rejects = yield from fetch_sitemaps(origin, robots, self._plan.max_pages, robots_of)
                 for page in pages:
                     self._know(page, 1)
                 self.items += rejects
@@ -124,9 +128,13 @@ class HostCrawl:
                 self._failures += reply.error in ("connection", "timeout")
                 return Reject(id=url, reason=reply.error, detail=reply.detail)
             self._failures = 0
+            location = reply.location
             if reply.status not in REDIRECTS:
-                return self._page(ask.key, trail, depth, reply)
-            problem, detail = self._hop(trail, depth, reply.location)
+                found = self._links(trail[-1], reply)
+                if not found.refresh or found.refresh[0] > MAX_REFRESH_S or found.refresh[1] == trail[-1]:
+                    return self._page(ask.key, trail, depth, reply, found)
+                location = found.refresh[1]
+            problem, detail = self._hop(trail, depth, location)
             if problem:
                 return Reject(id=url, reason=problem, detail=detail)
         return Reject(id=url, reason="redirect-limit", detail=f"over {MAX_REDIRECTS} redirects, last {trail[-1]}")
@@ -157,24 +165,34 @@ class HostCrawl:
         trail.append(target)
         return "", ""
 
-    def _page(self, key: str, trail: list[str], depth: int, reply: Reply) -> Found | Reject:
+    def _links(self, url: str, reply: Reply) -> Links:
+        if reply.status != 200 or reply.mime not in HTML_TYPES:
+            return Links()
+        return extract_links(reply.body, _charset(reply), url, reply.location)
+
+    def _page(self, key: str, trail: list[str], depth: int, reply: Reply, found: Links) -> Found | Reject:
         url = trail[0]
         if reply.status != 200:
             return Reject(id=url, reason=f"http-{reply.status}", detail=trail[-1])
         if reply.mime not in PAGE_TYPES:
             return Reject(id=url, reason="content-type", detail=reply.content_type[:200] or "none sent")
-        charset = page_charset(reply.body, reply.content_type) or "utf-8"
         meta: dict[str, Any] = {"depth": depth}
-        outward: list[str] = []
-        if reply.mime in HTML_TYPES:
-            links, canonical = extract_links(reply.body, charset, trail[-1])
-            if canonical and canonical != trail[-1] and canonical.startswith(self._own):
-                meta["canonical"] = canonical
-                links.append(canonical)
-            outward = self._follow(links, depth + 1)
+        if found.canonical and found.canonical != trail[-1] and found.canonical.startswith(self._own):
+            meta["canonical"] = found.canonical
+            found.targets.append(found.canonical)
+        if found.refresh:
+            found.targets.append(found.refresh[1])
+        outward = self._follow(found.targets, depth + 1)
         values = {"requested": url if len(trail) > 1 else "", "etag": reply.etag, "last_modified": reply.last_modified}
         meta.update((name, value) for name, value in values.items() if value)
-        return Found(key=key, doc_id=trail[-1], content_type=reply.mime, charset=charset, meta=meta, links=outward)
+        return Found(
+            key=key,
+            doc_id=trail[-1],
+            content_type=reply.mime,
+            charset=_charset(reply),
+            meta=meta,
+            links=outward,
+        )
 
     def _follow(self, links: Iterable[str], depth: int) -> list[str]:
         """Queue the host's own links; return the new ones that lead to other hosts in scope."""
@@ -224,6 +242,10 @@ class HostCrawl:
             ("url-denied", self._left.denied, "URLs not fetched by corpus.allow and corpus.deny"),
         )
         return [Reject(id=plan.host, reason=why, detail=f"{count} {what}") for why, count, what in counts if count]
+
+
+def _charset(reply: Reply) -> str:
+    return page_charset(reply.body, reply.content_type) or "utf-8"
 
 
 def _origin(url: str) -> str:

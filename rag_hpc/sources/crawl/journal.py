@@ -53,7 +53,7 @@ class Reply:
     url: str
     status: int = 0  # 0: no reply that could be used; `error` is the slug of a Reject, `detail` says more
     content_type: str = ""  # as sent, with parameters
-    location: str = ""
+    location: str = ""  # where a redirect leads; of a page, its Refresh field
     etag: str = ""
     last_modified: str = ""
     error: str = ""

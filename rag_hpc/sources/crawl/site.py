@@ -50,6 +50,7 @@ class SiteSource:
                 done=frozenset(item.get("done", ())),
                 again="done" in item,
                 max_urls=cap,
+                alone=part.get("alone", False),
             )
             for item in hosts
         ]
@@ -67,7 +68,8 @@ def crawl_host(
 def deal(
     by_host: Mapping[str, Mapping[str, int]], corpus: SiteConfig, max_pages: int, had: Mapping[str, int] | None = None
 ) -> list[dict[str, Any]]:
-    """Return the parts of some hosts: {"hosts": [{host, seeds, max_pages}]}, hosts by name, dealt like cards.
+    """Return the parts of some hosts: {"hosts": [{host, seeds, max_pages}]}, hosts by name, dealt like cards; the only
+    part has "alone", too.
 
     by_host: host key -> seed -> depth; the ports of a name are in one part, and share the cap of a host.
     `max_pages` (0 = no cap) is spread evenly, the first hosts get the rest; `had`: name -> pages that earlier rounds
@@ -88,7 +90,8 @@ def deal(
     ]
     names = [[*group] for _, group in groupby(items, key=lambda item: host_name(str(item["host"])))]
     num_parts = -(-len(names) // corpus.hosts_per_unit)
-    return [{"hosts": [*chain.from_iterable(names[number::num_parts])]} for number in range(num_parts)]
+    alone = {"alone": True} if num_parts == 1 else {}
+    return [{"hosts": [*chain.from_iterable(names[number::num_parts])], **alone} for number in range(num_parts)]
 
 
 def check_user_agent(user_agent: str, hosts: Iterable[str], resolve: dict[str, str] | None = None) -> None:

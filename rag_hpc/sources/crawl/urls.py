@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import ipaddress
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator
 from urllib.parse import quote, urlsplit
 
@@ -24,9 +23,10 @@ _HEAD = re.compile(r"https?://[^/?#]{1,264}(?![^/?#])", re.IGNORECASE)  # with a
 _DOTS = re.compile("[.\u3002\uff0e\uff61]")  # of a name, before IDNA
 _MAX_NAME_CHARS, _MAX_LABEL_CHARS = 253, 63  # RFC 1035, 2.3.4
 _CACHED_CHARS = 512
-_IDN = re.compile(r"\s*(?:https?:)?//([^/?#]*[^\x00-\x7f/?#][^/?#]*)", re.IGNORECASE)
+_IDN = re.compile(r"\s*(?:https?:)?[/\\]{2,}([^/?#]*[^\x00-\x7f/?#][^/?#]*)", re.IGNORECASE)
 MAX_IDN_HOSTS = 1000  # of a page or sitemap, in letters beyond ASCII: IDNA takes about 1 ms for one
 _SAFE = "/:@!$&'()*+,;=-._~%"
+_BACKSLASHED = re.compile(r"[^?#]*")  # of a URL, where a backslash is a slash
 _CONTROL = dict.fromkeys((9, 10, 13))
 _BLANK = "".join(map(chr, range(33)))
 # IANA's special-purpose address registries of 2025, and multicast, which they leave out: nobody serves pages there.
@@ -47,9 +47,9 @@ def normalise_url(url: str, base: str = "") -> str | None:
     """Return the one spelling of an http(s) URL without its fragment, or None if it is not one.
 
     A relative `url` is taken from `base`, which is normalised already.
-    Lower-case scheme and host (IDNA), no default port, no dot segments, escapes upper-case and only where needed
-    (RFC 3986, 6.2.2). URLs with a user name are refused, and, before any work is done on them, those over
-    MAX_GIVEN_CHARS. Applying it twice changes nothing.
+    Lower-case scheme and host (UTS 46, nontransitional, as browsers have it), backslashes as slashes, no default port,
+    no dot segments, escapes upper-case and only where needed (RFC 3986, 6.2.2). URLs with a user name are refused, and,
+    before any work is done on them, those over MAX_GIVEN_CHARS. Applying it twice changes nothing.
     """
     if len(url) > MAX_GIVEN_CHARS:
         return None
@@ -57,6 +57,8 @@ def normalise_url(url: str, base: str = "") -> str | None:
     if whole and "/." not in url and (len(whole[1]) <= _MAX_LABEL_CHARS or _is_name(whole[1])):
         return url if whole[2] else f"{url}/"  # most of those in full, on most sites
     text = url.strip(_BLANK).translate(_CONTROL)
+    if "\\" in text:
+        text = _BACKSLASHED.sub(lambda found: found[0].replace("\\", "/"), text, count=1)
     text = _joined(base, text) if base else text
     if not _HEAD.match(text):
         return None
@@ -169,13 +171,39 @@ def _host_name(host: str) -> str | None:
         except ValueError:
             return None
     if not host.isascii():
-        host = unicodedata.normalize("NFKC", host) if _is_name(host) else ""  # 18 times as long; IDNA is quadratic
-        try:
-            host = host.encode("idna").decode("ascii") if _is_name(host) else ""
-        except UnicodeError:
-            return None
+        host = _ascii_name(host) if _is_name(host) else ""
     name = host.lower().rstrip(".")
     return name if _is_name(name) and _HOST.fullmatch(name) else None
+
+
+def _ascii_name(host: str) -> str:
+    """Return a name in ASCII by UTS 46, nontransitional (https://url.spec.whatwg.org/#idna), "" if it is none.
+
+    Symbols, which IDNA 2008 has no place for, are encoded as browsers do.
+    """
+    import idna
+
+    try:
+        mapped = idna.uts46_remap(host, std3_rules=False, transitional=False)
+        if not _is_name(mapped):  # 18 times as long, and what follows is not linear
+            return ""
+        return ".".join(_ascii_label(label) for label in mapped.split("."))
+    except (idna.IDNAError, UnicodeError):
+        return ""
+
+
+def _ascii_label(label: str) -> str:
+    import idna
+
+    if label.isascii():
+        return label
+    try:
+        return idna.alabel(label).decode("ascii")
+    except idna.InvalidCodepointContext:
+        raise
+    except idna.InvalidCodepoint:
+        idna.check_bidi(label)
+        return f"xn--{label.encode('punycode').decode('ascii')}"
 
 
 def _is_name(host: str) -> bool:

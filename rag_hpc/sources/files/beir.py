@@ -51,7 +51,7 @@ def load_beir_questions(folder: Path, split: str = "test") -> list[Question]:
     """Return the queries that qrels/SPLIT.tsv judges, in the order of queries.jsonl, with their grades by document id.
 
     Answers are those in a query's metadata, {"answers": [...], "held_out": bool}, where it has any. Grades of 0 are
-    kept: they are judgements too. Raises InputError naming file and line.
+    kept: they are judgements too. Queries that nobody judged need no text. Raises InputError naming file and line.
     """
     qrels = _load_qrels(_member(folder, f"qrels/{split}.tsv", "the judgements", compressed=False))
     questions: list[Question] = []
@@ -62,8 +62,8 @@ def load_beir_questions(folder: Path, split: str = "test") -> list[Question]:
         if not isinstance(query_id, str) or query_id in known:
             raise InputError(f"{place}: `_id` must be a string that no other query has, found {query_id!r}")
         known.add(query_id)
-        text = question_text(record, place)
         if query_id in qrels:
+            text = question_text(record, place)
             metadata = record.get("metadata")
             more = metadata if isinstance(metadata, dict) else {}
             answers, held_out = answers_of(more, place), held_out_of(more, place)

@@ -9,6 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rag_hpc.algo.text.charset import declared_charset
 from rag_hpc.errors import InputError
 from rag_hpc.sources.base import ReadContext, RecordsConfig, SourceName
 from rag_hpc.sources.files.jsonl import HTML_FIELD, BadRecord, Fields, check_fields, check_ids, page_of
@@ -186,8 +187,10 @@ def _rows(file: pq.ParquetFile, item: dict[str, Any], columns: list[str], num_by
 
 
 def _row_page(record: dict[str, Any], fields: Fields, place: str, cap: int) -> Page | Reject:
-    text = record.get(fields.text)
-    if isinstance(text, bytes):
+    html, text = record.get(HTML_FIELD), record.get(fields.text)
+    if isinstance(html, bytes):
+        record[HTML_FIELD] = ""  # stays in bytes: its charset is what it declares
+    elif isinstance(text, bytes):
         try:
             record[fields.text] = text.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -196,6 +199,8 @@ def _row_page(record: dict[str, Any], fields: Fields, place: str, cap: int) -> P
         page = page_of(record, fields, place)
     except BadRecord as error:
         return Reject(id=place, reason=error.reason, detail=error.detail)
+    if isinstance(html, bytes):
+        page.body, page.charset = html, declared_charset(html) or "utf-8"
     if len(page.body) > cap:
         return Reject(id=place, reason="too-large", detail=f"{len(page.body)} bytes, cap {cap}")
     return page

@@ -16,42 +16,15 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pdfs import make_pdf
+from warcs import HTML, corpus, ids, read_all, read_bytes, record
 
 from rag_hpc.errors import InputError
-from rag_hpc.sources.archives.warc import WarcConfig, WarcSource, dechunked, inflated, is_archive, parse_head
-from rag_hpc.sources.base import ReadContext
+from rag_hpc.sources.archives.message import Body, dechunked, parse_head, stored_body
+from rag_hpc.sources.archives.warc import WarcSource, is_archive
 from rag_hpc.sources.files import compress
 from rag_hpc.stores.page import Page, Reject
 
 DATA = realdata.DATA / "warc"
-CONTEXT = ReadContext(shared=Path(), should_stop=lambda: False, sleep=lambda wait: None)
-HTML = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\r\n"
-
-
-def record(uri: str, block: bytes, kind: str = "response", extra: str = "", length: int | None = None) -> bytes:
-    target = f"WARC-Target-URI: {uri}\r\n" if uri else ""
-    head = f"WARC/1.0\r\nWARC-Type: {kind}\r\n{target}WARC-Record-ID: <urn:x:{uri}>\r\n{extra}"
-    size = len(block) if length is None else length
-    return f"{head}Content-Type: application/http\r\nContent-Length: {size}\r\n\r\n".encode() + block + b"\r\n\r\n"
-
-
-def corpus(path: Path, **changes: Any) -> WarcConfig:
-    return WarcConfig(path=str(path), **changes)
-
-
-def read_all(config: WarcConfig) -> list[Page | Reject]:
-    source = WarcSource()
-    parts = source.split(config, Path())
-    return [item for part in parts for item in source.read(part, config, CONTEXT)]
-
-
-def read_bytes(tmp_path: Path, content: bytes, name: str = "a.warc", **changes: Any) -> list[Page | Reject]:
-    (tmp_path / name).write_bytes(content)
-    return read_all(corpus(tmp_path / name, **changes))
-
-
-def ids(items: list[Page | Reject]) -> list[str]:
-    return [item.doc_id if isinstance(item, Page) else f"{item.reason}:{item.id}" for item in items]
 
 
 def shared(name: str) -> Path:
@@ -108,9 +81,9 @@ def test_stored_transfer_and_content_codings_are_undone(tmp_path: Path) -> None:
     chunks = (
         b"%x\r\n" % 10 + packed[:10] + b"\r\n" + b"%X;a=b\r\n" % (len(packed) - 10) + packed[10:] + b"\r\n0\r\n\r\n"
     )
-    brotli = head.replace(b"gzip", b"br").replace(b"chunked", b"identity")
+    unread = head.replace(b"gzip", b"compress").replace(b"chunked", b"identity")
     content = record("http://h/1", head + chunks) + record("http://h/2", head + b"<p>stored decoded")
-    content += record("http://h/3", brotli + b"\x0b\x02") + record("http://h/4", head + packed[:5] + b"\xff" * 30)
+    content += record("http://h/3", unread + b"\x1f\x9d") + record("http://h/4", head + packed[:5] + b"\xff" * 30)
     items = read_bytes(tmp_path, content)
     assert [item.body for item in items if isinstance(item, Page)] == [b"<p>packed", b"<p>stored decoded"]
     assert ids(items)[2:] == ["content-encoding:http://h/3", "content-encoding:http://h/4"]
@@ -260,10 +233,10 @@ def test_heads_and_chunks_in_odd_shapes() -> None:
     assert parse_head(b"HTTP/2 200\r\nA: 1\r\na: 2\r\nno colon\r\n\r\nbody") == (200, {"a": "1"}, 36)
     assert parse_head(b"HTTP/1.1 200 OK") == (200, {}, 15)
     assert parse_head(b"") == (0, {}, 0)
-    assert dechunked(b"<p>not chunked") == b"<p>not chunked"
-    assert dechunked(b"3\r\nabc\r\nzz\r\n") == b"abc"
-    assert dechunked(b"-3\r\nabc") == b""
-    assert inflated(b"x", "identity", 0) == b"x"
+    assert dechunked(b"<p>not chunked") == Body(data=None)
+    assert dechunked(b"3\r\nabc\r\nzz\r\n") == Body(data=b"abczz\r\n", cut=True)
+    assert dechunked(b"-3\r\nabc") == Body(data=None)
+    assert stored_body(b"x", {"content-encoding": "identity"}, 1) == Body(data=b"x")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from crawlsite import corpus, html
 
-from rag_hpc.sources.crawl import robots
+from rag_hpc.sources.crawl import robots, sitemaps
 from rag_hpc.sources.crawl.config import ScopeName
 from rag_hpc.sources.crawl.connection import Ask
 from rag_hpc.sources.crawl.frontier import MAX_FAILURES, Found, HostCrawl, HostPlan
@@ -124,7 +124,7 @@ def test_sitemaps_are_read_until_there_are_urls_enough() -> None:
 
 
 def test_no_more_sitemaps_than_the_cap_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(robots, "MAX_SITEMAPS", 2)
+    monkeypatch.setattr(sitemaps, "MAX_SITEMAPS", 2)
     named = rules(*(f"Sitemap: {ORIGIN}/s{n}.xml" for n in range(3)))
     asked, items = walk({"/robots.txt": named, **{f"/s{n}.xml": sitemap() for n in range(3)}})
     assert asked == ["/robots.txt", "/s0.xml", "/s1.xml", "/"]
@@ -155,9 +155,9 @@ def test_a_sitemap_offers_pages_of_its_own_host_that_robots_allow_it_to() -> Non
 
 
 def test_a_sitemap_that_unpacks_to_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(robots, "MAX_SITEMAP_BYTES", 1000)
+    monkeypatch.setattr(sitemaps, "MAX_SITEMAP_BYTES", 1000)
     packed = Reply(url="", status=200, body=gzip.compress(sitemap("x" * 1000)["body"]))
-    assert robots.read_sitemap(packed) == ([], [], "over 1000 bytes when decompressed")
+    assert sitemaps.read_sitemap(packed) == ([], [], "over 1000 bytes when decompressed")
 
 
 @pytest.mark.parametrize(
@@ -178,11 +178,11 @@ def measured(body: str) -> tuple[list[Any], float, float]:
     """Return (what is said of a packed sitemap, CPU seconds, MiB that the process grew by), in a child."""
     code = (
         "import gzip, json, resource, time\nfrom rag_hpc.sources.crawl.journal import Reply\n"
-        "from rag_hpc.sources.crawl import robots\n"
-        f"packed = gzip.compress({body})\nrobots.read_sitemap(Reply(url='', status=200, body=b'<a/>'))\n"
+        "from rag_hpc.sources.crawl import sitemaps\n"
+        f"packed = gzip.compress({body})\nsitemaps.read_sitemap(Reply(url='', status=200, body=b'<a/>'))\n"
         "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
         "before, begun = peak(), time.process_time()\n"
-        "pages, inner, problem = robots.read_sitemap(Reply(url='', status=200, body=packed))\n"
+        "pages, inner, problem = sitemaps.read_sitemap(Reply(url='', status=200, body=packed))\n"
         "print(json.dumps([[len(pages), len(inner), problem], time.process_time() - begun, peak() - before]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -214,8 +214,8 @@ def test_a_sitemap_of_little_packed_bytes_costs_little_time_and_memory(
 
 
 def test_sitemaps_that_wait_are_capped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(robots, "MAX_KNOWN_SITEMAPS", 5)
-    monkeypatch.setattr(robots, "MAX_SITEMAPS", 3)
+    monkeypatch.setattr(sitemaps, "MAX_KNOWN_SITEMAPS", 5)
+    monkeypatch.setattr(sitemaps, "MAX_SITEMAPS", 3)
     index = "".join(f"<sitemap><loc>{ORIGIN}/s{n}.xml</loc></sitemap>" for n in range(20))
     first = {"status": 200, "content_type": "text/xml", "body": f"<sitemapindex>{index}</sitemapindex>".encode()}
     asked, items = walk({"/sitemap.xml": first, **{f"/s{n}.xml": sitemap() for n in range(20)}})

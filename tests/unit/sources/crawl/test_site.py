@@ -122,7 +122,7 @@ def test_sitemaps_are_read_through_an_index_and_gzip() -> None:
         )
         pages, rejects = crawl(site)
         assert paths(pages) == ["/", "/one", "/two", "/late"]
-        assert rejects == {"/gone.xml": "bad-sitemap"}
+        assert rejects == {"/gone.xml": "bad-sitemap", "/s.xml.gz": "sitemap-offsite"}
         assert "/sitemap.xml" in site.asked
 
 
@@ -175,7 +175,7 @@ def test_redirect_loops_chains_and_leaving_the_host_are_rejected() -> None:
 def test_content_types_other_than_text_are_rejected_unread() -> None:
     routes: dict[str, Route] = {
         "/pdf": (200, {"Content-Type": "application/pdf"}, b"%PDF" * 100_000),
-        "/none": (200, {}, b"<html>"),
+        "/none": (200, {}, b"\x89PNG"),
         "/txt": (200, {"Content-Type": "Text/Plain"}, b"see <a href='/x'>"),
     }
     with serving(routes) as site:
@@ -200,7 +200,8 @@ def test_charset_comes_from_header_then_meta_then_utf8() -> None:
 
 def test_links_in_utf16_and_under_a_base_are_found() -> None:
     body = '<base href="/docs/"><a href="Ä b?q=ü#x">1</a><a HREF=\'../c\'>2</a><!-- <a href="no"> -->'
-    links, canonical = extract_links(body.encode("utf-16-le"), "utf-16-le", "http://h/x/y")
+    found = extract_links(body.encode("utf-16-le"), "utf-16-le", "http://h/x/y")
+    links, canonical = found.targets, found.canonical
     assert links == ["http://h/docs/%C3%84%20b?q=%C3%BC", "http://h/c"] and canonical is None
 
 

@@ -201,3 +201,13 @@ def test_every_source_name_has_a_source() -> None:
         source = get_source(name)
         assert type(source).__name__ == SOURCES[name][1] and config_class(name.value)().source is name
         assert callable(source.split) and callable(source.read)
+
+
+def test_only_judged_queries_need_a_text(tmp_path: Path) -> None:
+    path = folder(tmp_path) / "queries.jsonl"
+    judged = [{"_id": f"q{n}", "text": f"what {n}?"} for n in (3, 1)]
+    write_jsonl(path, [*judged, {"_id": "q2", "text": " "}, {"_id": "q4", "text": None}, {"_id": "q5"}])
+    assert [question["id"] for question in load_beir_questions(tmp_path)] == ["q3", "q1"]
+    write_jsonl(path, [judged[0], {"_id": "q1", "text": ""}])
+    with pytest.raises(InputError, match=r"queries\.jsonl:2: `text` must be a string that is not blank"):
+        load_beir_questions(tmp_path)

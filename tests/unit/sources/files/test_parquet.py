@@ -180,3 +180,21 @@ def test_a_table_that_unpacks_to_far_more_than_text_can_is_refused(
     big = pa.array(["x" * 1_000_000] * 20, pa.string())
     pq.write_table(pa.table({"text": big}), tmp_path / "a.parquet", use_dictionary=False, compression="zstd")
     assert ids(read_all(corpus(tmp_path))) == ["bomb:a.parquet#0"]
+
+
+def test_html_in_bytes_is_a_page_in_the_charset_that_it_declares(tmp_path: Path) -> None:
+    koi8 = "<meta charset=koi8-r><p>\u0433\u0430\u0432\u0430\u043d\u044c".encode("koi8-r")
+    rows = [{"id": "a", "html": koi8, "text": None}, {"id": "b", "html": "<p>Gr\u00fc\u00dfe".encode(), "text": "x"}]
+    rows += [{"id": "c", "html": None, "text": "words"}, {"id": "d", "html": b"\x93<p>quoted\x94", "text": None}]
+    for kind in (pa.binary(), pa.large_binary()):
+        schema = pa.schema([("id", pa.string()), ("html", kind), ("text", pa.string())])
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), tmp_path / "a.parquet")
+        found = [page for page in read_all(corpus(tmp_path)) if isinstance(page, Page)]
+        assert [page.body for page in found] == [koi8, rows[1]["html"], b"words", rows[3]["html"]]
+        assert [(page.content_type, page.charset) for page in found] == [
+            ("text/html", "koi8-r"),
+            ("text/html", "utf-8"),
+            ("text/plain", "utf-8"),
+            ("text/html", "utf-8"),
+        ]
+    assert ids(read_all(corpus(tmp_path, max_page_bytes=20))) == ["too-large:a.parquet#0", "b", "c", "d"]

@@ -1,0 +1,49 @@
+"""Text that a page keeps elsewhere than in the markup that browsers with scripts show: in noscript, in JSON-LD."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from rag_hpc.algo.extract.entities import unescape
+
+MIN_CHARS = 200  # of such a text
+TIMES_VISIBLE = 2  # JSON-LD holds the article, not the page: it has to say that many times as much as what is visible
+_NOSCRIPT = re.compile(rb"</?noscript\b[^<>]*>", re.IGNORECASE)
+_MARKUP = re.compile(rb"<[^<>]*+>|\s++")
+_ARTICLE_BODY = re.compile(rb'"articleBody"\s*+:\s*+"((?:[^"\\]|\\.)++)"', re.DOTALL)
+_TAG = re.compile(r"</?(?:p|div|br|h[1-6]|li|ul|ol|blockquote)\b[^<>]*+>", re.IGNORECASE)
+_ANY_TAG = re.compile(r"</?[a-zA-Z][^<>]*+>")
+
+
+def noscript_chars(source: bytes) -> int:
+    """Return about how many characters of text the noscript elements of a page hold."""
+    if not any(spelling in source for spelling in (b"noscript", b"NOSCRIPT", b"NoScript")):
+        return 0
+    lower, num_chars, at = source.lower(), 0, 0
+    while (begin := lower.find(b"<noscript", at)) >= 0:
+        at = lower.find(b"</noscript", begin)
+        if at < 0:
+            break
+        num_chars += len(_MARKUP.sub(b"", source[begin:at]))
+    return num_chars
+
+
+def noscript_shown(source: bytes) -> bytes:
+    """Return the page as a browser without scripts has it."""
+    return _NOSCRIPT.sub(b"", source)
+
+
+def article_body(source: bytes, begin: int, end: int) -> str:
+    """Return the longest articleBody in source[begin:end], JSON-LD that may be broken, as plain text; "" without one.
+
+    Source: https://schema.org/articleBody.
+    """
+    longest = max((found[1] for found in _ARTICLE_BODY.finditer(source, begin, end)), key=len, default=b"")
+    try:
+        text = str(json.loads(b'"' + longest + b'"', strict=False))
+    except ValueError:  # an escape that is none
+        text = longest.decode("utf-8", "replace")
+    if "<" in text:
+        text = _ANY_TAG.sub("", _TAG.sub("\n\n", text))
+    return unescape(text).strip()
