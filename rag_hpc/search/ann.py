@@ -18,7 +18,7 @@ from rag_hpc.core.comm import Comm
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.search.indexes import Shards, alone
 from rag_hpc.search.shards import num_threads
-from rag_hpc.stores.shards import Effort, effort_of, load_shards
+from rag_hpc.stores.shards import EFFORT_NUMBERS, Effort, effort_of, load_shards
 
 _LEAST = 8  # queries that a thread is begun for
 
@@ -30,12 +30,30 @@ class Ann:
         """rows_ND: float16, the rank's slice of all vectors, whose first ordinal is `first`; any division will do.
         wanted: numbers that, where not 0, are taken instead of those that the index was checked with."""
         self._rows_ND, self._first, self._comm = rows_ND, first, comm
-        self.effort = _joined(effort_of(built) or Effort(), wanted)
         self._longest = longest(rows_ND)
         mine = range(comm.rank, len(built.units), comm.world_size)
-        self._shards = Shards(load_shards(built, mine), self.effort)
+        self._shards = Shards(load_shards(built, mine), _joined(effort_of(built) or Effort(), wanted))
         self._threads = num_threads()
         self._pool = ThreadPoolExecutor(self._threads, initializer=alone)
+
+    @property
+    def effort(self) -> Effort:
+        """How hard a query searches; of every rank the same."""
+        return self._shards.effort
+
+    @effort.setter
+    def effort(self, effort: Effort) -> None:
+        self._shards.effort = effort
+
+    @property
+    def num_lists(self) -> int:
+        """The inverted lists, on a rank that holds a shard of a kind that has them; else 0."""
+        return self._shards.num_lists
+
+    @property
+    def num_rows(self) -> int:
+        """The rows that this rank ranks exactly."""
+        return len(self._rows_ND)
 
     def search(self, queries_QD: F32, depth: int, allowed_N: Array | None = None) -> Hits:
         """Return this rank's part of the `depth` best hits by (score, id): those of its rows; ranks' parts are to be
@@ -104,8 +122,7 @@ def gathered(local: Hits, comm: Comm) -> list[Hits]:
 def _joined(checked: Effort, wanted: Effort | None) -> Effort:
     if wanted is None:
         return checked
-    numbers = ("num_probes", "shortlist", "ef_search")
-    return dataclasses.replace(checked, **{n: getattr(wanted, n) for n in numbers if getattr(wanted, n)})
+    return dataclasses.replace(checked, **{n: getattr(wanted, n) for n in EFFORT_NUMBERS if getattr(wanted, n)})
 
 
 def slice_of(num_rows: int, comm: Comm) -> tuple[int, int]:

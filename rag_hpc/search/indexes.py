@@ -159,7 +159,7 @@ class Shards:
 
     def __init__(self, shards: list[Any], effort: Effort) -> None:
         """The shards are used up. `effort.kind` is theirs."""
-        self._effort = effort
+        self.effort = effort
         if effort.kind is not Kind.hnsw:
             for other in shards[1:]:
                 shards[0].merge_from(other, 0)
@@ -167,15 +167,20 @@ class Shards:
         self._shards = shards
         self._centroids_LD = centroids_of(shards[0]) if shards else None
 
+    @property
+    def num_lists(self) -> int:
+        """The inverted lists; 0 where there are none."""
+        return 0 if self._centroids_LD is None else len(self._centroids_LD)
+
     def shortlist(self, queries_QD: F32, num: int, allowed_N: Array | None = None) -> Hits:
         """Return the `num` best rows by (code score, id); of graphs, of the rows that they came by.
 
         allowed_N: of each id whether it may be found; None: all may.
         """
-        kind, parts = self._effort.kind, []
+        kind, parts = self.effort.kind, []
         probes: Hits | None = None
         if self._centroids_LD is not None:
-            num_probes = min(max(1, self._effort.num_probes), len(self._centroids_LD))
+            num_probes = min(max(1, self.effort.num_probes), len(self._centroids_LD))
             probes = nearest_rows(queries_QD, self._centroids_LD, num_probes)
         for index in self._shards:
             if probes is not None:
@@ -183,7 +188,7 @@ class Shards:
             elif kind is Kind.flat:
                 parts.append(_flat(index, queries_QD, num, allowed_N))
             else:
-                parts.append(_walked(index, queries_QD, num, self._effort.ef_search, _bits(allowed_N)))
+                parts.append(_walked(index, queries_QD, num, self.effort.ef_search, _bits(allowed_N)))
         if len(parts) < 2:
             return parts[0] if parts else nothing(len(queries_QD), num)
         return merge_topk(parts, num)

@@ -16,11 +16,10 @@ from rag_hpc.core.unit import Counts, Unit
 from rag_hpc.errors import ConfigError
 from rag_hpc.search.exact import Exact, check_exact, resolved, sampled
 from rag_hpc.search.filters import allowed
-from rag_hpc.search.searcher import Searcher, SearchSettings, knowledge
+from rag_hpc.search.searcher import Searcher, SearchSettings, as_checked, knowledge
 from rag_hpc.stores.chunks import ChunkStore, split_evenly
 from rag_hpc.stores.hits import ANN, HITS, SEARCHED_EXACTLY, Method, ranked_table
 from rag_hpc.stores.questions import read_question_vectors, read_questions
-from rag_hpc.stores.shards import probes_of
 from rag_hpc.stores.tables import write_table
 from rag_hpc.stores.vectors import VectorStore
 
@@ -49,7 +48,7 @@ class Retrieve(Stage):
     version = 2
     launch = Launch.mpi
     needs = ("chunk", "lexical", "encode", "retrieve.queries")
-    wants = ("vectors.train", "vectors.build")
+    wants = ("vectors.train", "vectors.build", "vectors.check")
     counts_from = "retrieve.queries"
     collective = True
     identity = (HITS,)  # the same where all questions are searched exactly; an index is judged by its recall
@@ -123,11 +122,9 @@ def check_method(method: Method, stages: Iterable[str], exact: Exact = Exact.aut
 
 
 def search_settings(config: RetrieveConfig, inputs: Inputs) -> SearchSettings:
-    """Return the settings of a search; lists are probed as many as the index's recall was checked with."""
+    """Return the settings of a search, whose effort is what the index's recall was checked with."""
     names = [field.name for field in dataclasses.fields(SearchSettings)]
     settings = SearchSettings(**{name: getattr(config, name) for name in names})
     num, indexed = len(VectorStore(inputs["encode"])) if "encode" in inputs else 0, "vectors.build" in inputs
     settings.exact = resolved(config.exact, num, indexed=indexed, method=config.method)
-    if not settings.num_probes and "vectors.build" in inputs:
-        settings.num_probes = probes_of(inputs["vectors.train"])
-    return settings
+    return as_checked(settings, inputs)

@@ -15,7 +15,7 @@ from rag_hpc.search import exact
 from rag_hpc.stages.registry import make_stage
 from rag_hpc.stages.retrieve import RetrieveConfig, search_settings
 from rag_hpc.stores.hits import Method
-from rag_hpc.stores.shards import probes_of
+from rag_hpc.stores.shards import effort_of
 from rag_hpc.stores.tables import read_table
 from rag_hpc.stores.vectors import VectorStore
 
@@ -149,9 +149,13 @@ def test_size_of_blocks_does_not_change_a_hit(chain: stagerun.Chain, tmp_path: P
 
 
 def test_lists_are_probed_as_the_index_was_checked_unless_told(chain: stagerun.Chain) -> None:
-    checked = probes_of(chain.out["vectors.train"])
-    assert search_settings(RetrieveConfig(), chain.out).num_probes == checked
-    assert search_settings(RetrieveConfig(num_probes=3), chain.out).num_probes == 3
+    checked = effort_of(chain.out["vectors.check"])
+    assert checked is not None
+    assert search_settings(RetrieveConfig(), chain.out).num_probes == checked.num_probes
+    unchecked = {name: made for name, made in chain.out.items() if name != "vectors.check"}
+    assert search_settings(RetrieveConfig(), unchecked).num_probes == checked.num_probes  # as trained: few questions
+    assert search_settings(RetrieveConfig(num_probes=3, shortlist=5), chain.out).num_probes == 3
+    assert search_settings(RetrieveConfig(num_probes=3, shortlist=5), chain.out).shortlist == 5
     settings = search_settings(RetrieveConfig(depth=7, k=7, k1=1.2, b=0.75, dense_weight=0.5), {})
     assert (settings.depth, settings.k1, settings.b, settings.dense_weight) == (7, 1.2, 0.75, 0.5)
 

