@@ -12,11 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from rag_hpc.algo.rank.topk import Hits, longest, merge_topk, rescore
-from rag_hpc.algo.types import F32, Array
+from rag_hpc.algo.rank.topk import Hits, longest, merge_topk, nothing, rescore
+from rag_hpc.algo.types import F32, I64, Array
 from rag_hpc.core.comm import Comm
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.search.indexes import Shards, alone
+from rag_hpc.search.lists import Division, check_division, load_own, own_probes, shards_asked
 from rag_hpc.search.shards import num_threads
 from rag_hpc.stores.shards import EFFORT_NUMBERS, Effort, effort_of, load_shards
 
@@ -26,13 +27,29 @@ _LEAST = 8  # queries that a thread is begun for
 class Ann:
     """This rank's shards of a vector index. Every rank must make the same calls."""
 
-    def __init__(self, built: Manifest, rows_ND: Array, first: int, comm: Comm, wanted: Effort | None = None) -> None:
+    def __init__(
+        self,
+        built: Manifest,
+        rows_ND: Array,
+        first: int,
+        comm: Comm,
+        wanted: Effort | None = None,
+        division: Division = Division.documents,
+    ) -> None:
         """rows_ND: float16, the rank's slice of all vectors, whose first ordinal is `first`; any division will do.
         wanted: numbers that, where not 0, are taken instead of those that the index was checked with."""
         self._rows_ND, self._first, self._comm = rows_ND, first, comm
         self._longest = longest(rows_ND)
-        mine = range(comm.rank, len(built.units), comm.world_size)
-        self._shards = Shards(load_shards(built, mine), _joined(effort_of(built) or Effort(), wanted))
+        effort = _joined(effort_of(built) or Effort(), wanted)
+        check_division(division, effort.kind)
+        self._owners_L: I64 | None = None
+        self.shards_asked: float | None = None  # by a query of the last batch, where ranks hold lists
+        if division is Division.lists and comm.world_size > 1:
+            index, self._owners_L = load_own(built, comm)
+            self._shards = Shards([index], effort)
+        else:
+            mine = range(comm.rank, len(built.units), comm.world_size)
+            self._shards = Shards(load_shards(built, mine), effort)
         self._threads = num_threads()
         self._pool = ThreadPoolExecutor(self._threads, initializer=alone)
 
@@ -51,6 +68,11 @@ class Ann:
         return self._shards.num_lists
 
     @property
+    def num_held(self) -> int:
+        """The rows in this rank's part of the index."""
+        return self._shards.num_held
+
+    @property
     def num_rows(self) -> int:
         """The rows that this rank ranks exactly."""
         return len(self._rows_ND)
@@ -60,15 +82,43 @@ class Ann:
         merged. allowed_N: of each ordinal whether it may be found."""
         num = max(depth, self.effort.shortlist)
 
-        def coded(part_QD: F32) -> Hits:
-            return self._shards.shortlist(part_QD, num, allowed_N)
+        def coded(part_QD: F32, *probes: Array) -> Hits:
+            return self._shards.shortlist(part_QD, num, allowed_N, probes if probes else None)
 
-        ids_QR = cut(self._in_threads(coded, queries_QD), self._comm)
+        if self._owners_L is None:
+            local = self._in_threads(coded, queries_QD)
+        else:
+            local = nothing(len(queries_QD), num)
+            probes = self._choose_together(queries_QD)
+            self.shards_asked = shards_asked(probes[1], self._owners_L, self._comm.world_size)
+            asking, own = own_probes(probes, self._owners_L, self._comm.rank)
+            if len(asking):
+                local[0][asking], local[1][asking] = self._in_threads(coded, queries_QD[asking], *own)
+        ids_QR = cut(local, self._comm)
 
         def scored(part_QD: F32, part_QR: Array) -> Hits:
             return rescore(part_QD, self._rows_ND, part_QR, depth, first_id=self._first, longest_row=self._longest)
 
         return self._in_threads(scored, queries_QD, ids_QR)
+
+    def _choose_together(self, queries_QD: F32) -> Hits:
+        """Return the lists that queries probe, with their scores: each rank chooses for a part of the queries, and rank
+        0 for those whose rank says nothing."""
+        num, each = self._shards.num_probes, max(_LEAST, -(-len(queries_QD) // self._comm.world_size))
+        chosen = np.full((len(queries_QD), 2 * num), -1, dtype=np.int32)
+
+        def choose(part: Array) -> None:
+            if len(part):
+                near, lists = self._in_threads(self._shards.choose_lists, np.ascontiguousarray(queries_QD[part]))
+                chosen[part, :num], chosen[part, num:] = near.view(np.int32), lists
+
+        choose(np.arange(len(queries_QD))[self._comm.rank * each :][:each])
+        joined = self._comm.fold(chosen, lambda left, right: np.where(left[:, -1:] < 0, right, left))
+        if joined is not None:
+            chosen = np.array(joined)
+            choose(np.flatnonzero(chosen[:, -1] < 0))
+        chosen = self._comm.broadcast(None if joined is None else chosen)
+        return np.ascontiguousarray(chosen[:, :num]).view(np.float32), chosen[:, num:].astype(np.int64)
 
     def _in_threads(self, work: Callable[..., Hits], *arrays: Array) -> Hits:
         """Return the hits of a batch, parts of which are searched at once: no query's hits depend on others."""

@@ -172,16 +172,29 @@ class Shards:
         """The inverted lists; 0 where there are none."""
         return 0 if self._centroids_LD is None else len(self._centroids_LD)
 
-    def shortlist(self, queries_QD: F32, num: int, allowed_N: Array | None = None) -> Hits:
+    @property
+    def num_held(self) -> int:
+        """The rows."""
+        return sum(int(index.ntotal) for index in self._shards)
+
+    @property
+    def num_probes(self) -> int:
+        """The lists that a query probes."""
+        return min(max(1, self.effort.num_probes), self.num_lists)
+
+    def choose_lists(self, queries_QD: F32) -> Hits:
+        """Return the lists that queries probe with their scores, both [Q, num_probes]; of kinds that have lists."""
+        assert self._centroids_LD is not None
+        return nearest_rows(queries_QD, self._centroids_LD, self.num_probes)
+
+    def shortlist(self, queries_QD: F32, num: int, allowed_N: Array | None = None, probes: Hits | None = None) -> Hits:
         """Return the `num` best rows by (code score, id); of graphs, of the rows that they came by.
 
-        allowed_N: of each id whether it may be found; None: all may.
+        allowed_N: of each id whether it may be found; None: all may. probes: lists chosen before, -1 for none.
         """
         kind, parts = self.effort.kind, []
-        probes: Hits | None = None
-        if self._centroids_LD is not None:
-            num_probes = min(max(1, self.effort.num_probes), len(self._centroids_LD))
-            probes = nearest_rows(queries_QD, self._centroids_LD, num_probes)
+        if self._centroids_LD is not None and probes is None:
+            probes = self.choose_lists(queries_QD)
         for index in self._shards:
             if probes is not None:
                 parts.append(_probed(index, queries_QD, num, probes, _bits(allowed_N)))

@@ -122,7 +122,9 @@ def enough(wanted: Effort, centroids_LD: F32, coded: U8 | None, rows_ND: Array, 
     trial = _Trial(rows_ND)
     if wanted.kind is Kind.hnsw:
         return (
-            wanted if wanted.ef_search else trial.least(wanted, trial.filled(wanted.kind, centroids_LD), recall, EF_SEARCHES)
+            wanted
+            if wanted.ef_search
+            else trial.least(wanted, trial.filled(wanted.kind, centroids_LD), recall, EF_SEARCHES)
         )
     if not wanted.num_probes:
         exact = trial.filled(Kind.ivf_fp16, centroids_LD)

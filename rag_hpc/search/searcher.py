@@ -27,6 +27,7 @@ from rag_hpc.search.exact import UP_TO, Exact, resolved
 from rag_hpc.search.feedback import Feedback
 from rag_hpc.search.filters import check_filter
 from rag_hpc.search.lexical import Lexical
+from rag_hpc.search.lists import Division, check_division
 from rag_hpc.search.questions import FieldWeights, Questions, check_feedback, weights_of
 from rag_hpc.stores.questions import FOUND_AGAIN
 from rag_hpc.stores.shards import EFFORT_NUMBERS, Effort, effort_of
@@ -46,6 +47,8 @@ class SearchSettings:
     num_probes: int = 0  # of the inverted lists; 0 = as the vector index was checked with
     shortlist: int = 0  # hits by code score that exact scores rank; 0 = as checked
     ef_search: int = 0  # candidates of a graph's walk; 0 = as checked
+    # what a rank holds of the vector index: documents, or lists, so that fewer ranks are asked; see search/lists.py
+    divided_by: Division = field(default=Division.documents, metadata={"output": False})
     exact: Exact = Exact.auto  # which questions are searched exactly beside a vector index; see search/exact.py
     filter: str = ""  # which passages may be found, e.g. "lang == 'en'"; see search/filters.py
 
@@ -65,6 +68,7 @@ class Found:
 
     hits: dict[str, Hits] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    shards_asked: float | None = None  # ranks that a query asked of the vector index, where they hold lists
 
 
 def knowledge(inputs: Mapping[str, Manifest]) -> float | None:
@@ -74,9 +78,11 @@ def knowledge(inputs: Mapping[str, Manifest]) -> float | None:
 
 def as_checked(settings: SearchSettings, inputs: Mapping[str, Manifest]) -> SearchSettings:
     """Return the settings with each number of the vector index's effort that nobody set as its recall was checked with;
-    in runs that check none, as the training found."""
+    in runs that check none, as the training found. Raises ConfigError where the index cannot be divided so."""
     made = [inputs[name] for name in ("vectors.check", "vectors.build", "vectors.train") if name in inputs]
     effort = next((effort for effort in map(effort_of, made) if effort), Effort())
+    if made:
+        check_division(settings.divided_by, effort.kind)
     numbers = {name: getattr(settings, name) or getattr(effort, name) for name in EFFORT_NUMBERS}
     return dataclasses.replace(settings, **numbers)
 
@@ -110,7 +116,7 @@ class Searcher:
         self._first, stop = slice_of(len(store), comm)
         self._rows = store.rows(self._first, stop)
         wanted = Effort(**{name: getattr(settings, name) for name in EFFORT_NUMBERS})
-        self._index = Ann(vectors, self._rows, self._first, comm, wanted) if vectors else None
+        self._index = Ann(vectors, self._rows, self._first, comm, wanted, settings.divided_by) if vectors else None
         self.exact = resolved(settings.exact, len(store), indexed=vectors is not None)
 
     def restrict(self, allowed_N: Array | None) -> None:
@@ -145,6 +151,7 @@ class Searcher:
             results.seconds[method] = results.seconds.get(method, 0.0) + time.monotonic() - begun
             if found is not None:
                 results.hits[method] = found
+        results.shards_asked = self._index.shards_asked if self._index else None
         if self._comm.rank == 0:
             by_vectors = results.hits["dense" if self.exact is Exact.always else "ann"]
             results.hits["fused"] = self._fuse(queries, results.hits["bm25"], by_vectors)

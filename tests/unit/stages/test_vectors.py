@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import stagerun
+from madevectors import clustered, encoded
 from manifests import manifest_of
 
 from rag_hpc.algo.rank.topk import Hits, exact_topk, merge_topk, rescore
@@ -29,28 +30,6 @@ from rag_hpc.stores.shards import Effort, Kind, effort_of, load_shards
 from rag_hpc.stores.vectors import VectorStore
 
 faiss = pytest.importorskip("faiss")
-
-
-def _encoded(folder: Path, rows: Any, per_unit: int = 50) -> dict[str, Manifest]:
-    """Return a made-up encode stage's output that holds these rows."""
-    for index, start in enumerate(range(0, len(rows), per_unit)):
-        unit_dir = folder / "encode" / "units" / f"unit-{index:05d}"
-        unit_dir.mkdir(parents=True)
-        part = rows[start : start + per_unit].astype(np.float16)
-        np.save(unit_dir / "vectors.npy", part, allow_pickle=False)
-    given = manifest_of(folder / "encode", "encode")
-    counted = [
-        {**unit, "items_in": num, "items_out": num, "dropped": {}, "extra": {}}
-        for unit, num in zip(given.units, given.rows("vectors.npy"), strict=True)
-    ]
-    return {"encode": dataclasses.replace(given, units=counted, output_hash=str(len(rows)))}
-
-
-def _clustered(num_rows: int, dims: int = 16, clusters: int = 20) -> Any:
-    rng = np.random.default_rng(3)
-    centres = rng.standard_normal((clusters, dims))
-    rows = centres[rng.integers(0, clusters, num_rows)] + 0.3 * rng.standard_normal((num_rows, dims))
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
 def test_a_shard_opens_in_plain_faiss_under_the_run_s_ordinals(chain: stagerun.Chain) -> None:
@@ -117,7 +96,7 @@ def test_more_lists_than_sampled_rows_are_refused_at_the_plan(chain: stagerun.Ch
 
 
 def test_one_vector_is_an_index_too(tmp_path: Path) -> None:
-    inputs = _encoded(tmp_path / "in", _clustered(1))
+    inputs = encoded(tmp_path / "in", clustered(1))
     inputs["vectors.train"] = stagerun.run_stage(tmp_path / "run", "vectors.train", {}, inputs)
     built = stagerun.run_stage(tmp_path / "run", "vectors.build", {}, inputs)
     assert [u["items_out"] for u in built.units] == [1]
@@ -149,7 +128,7 @@ def _found(built: Manifest, rows: Any, queries: Any, world_size: int, depth: int
 
 def _rows() -> Any:
     """Return rows of which a third stand twice or more often, in different shards."""
-    rows = _clustered(900).astype(np.float16)
+    rows = clustered(900).astype(np.float16)
     rows[600:] = rows[np.random.default_rng(1).integers(0, 200, 300)]
     return rows
 
@@ -157,7 +136,7 @@ def _rows() -> Any:
 @pytest.mark.parametrize("kind", LISTS)
 def test_shards_together_answer_as_one_index(kind: str, tmp_path: Path) -> None:
     rows, settings = _rows(), {**SMALL, "index": kind}
-    inputs = _encoded(tmp_path / "in", rows)
+    inputs = encoded(tmp_path / "in", rows)
     queries = rows[::37].astype(np.float32) + np.float32(0.05)
     one = _found(_built(tmp_path / "run", inputs, settings, 1), rows, queries, 1)
     assert (one[1][:, 0] >= 0).all() and (one[1] != one[1][0]).any()
@@ -172,7 +151,7 @@ def test_shards_together_answer_as_one_index(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", LISTS)
 def test_one_question_finds_what_many_find(kind: str, tmp_path: Path) -> None:
     rows, settings = _rows(), {**SMALL, "index": kind}
-    built = _built(tmp_path / "run", _encoded(tmp_path / "in", rows), settings, 2)
+    built = _built(tmp_path / "run", encoded(tmp_path / "in", rows), settings, 2)
     queries = np.tile(rows[::37].astype(np.float32) + np.float32(0.05), (11, 1))[:256]
     _, want = _found(built, rows, queries, 1)
     for num in (1, 19, 20):
@@ -184,7 +163,7 @@ def test_refining_in_each_shard_would_change_answers(tmp_path: Path) -> None:
     rows = rng.standard_normal((1000, 64)).astype(np.float32)
     rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
     settings = {**SMALL, "index": "ivf_pq_fastscan", "num_probes": 12, "shortlist": 20}
-    inputs = _encoded(tmp_path / "in", rows)
+    inputs = encoded(tmp_path / "in", rows)
     queries = rows[::37].astype(np.float32) + 0.1 * rng.standard_normal((28, 64)).astype(np.float32)
     _, one = _found(_built(tmp_path / "run", inputs, settings, 1), rows, queries, 1)
     built = _built(tmp_path / "run", inputs, settings, 4)
@@ -202,7 +181,7 @@ def test_flat_is_exact_search(tmp_path: Path) -> None:
     rows = _rows()
     queries = rows[::37].astype(np.float32) + np.float32(0.05)
     for num_shards in (1, 3):
-        built = _built(tmp_path / f"run{num_shards}", _encoded(tmp_path / f"{num_shards}", rows), {"index": "flat"}, 3)
+        built = _built(tmp_path / f"run{num_shards}", encoded(tmp_path / f"{num_shards}", rows), {"index": "flat"}, 3)
         scores, ids = _found(built, rows, queries, num_shards)
         want = exact_topk(queries, rows, 10)
         assert ids.tobytes() == want[1].tobytes() and scores.tobytes() == want[0].tobytes()
@@ -210,7 +189,7 @@ def test_flat_is_exact_search(tmp_path: Path) -> None:
 
 def test_graph_states_its_recall_and_is_the_same_for_every_p(tmp_path: Path) -> None:
     rows, settings = _rows(), {"index": "hnsw", "num_shards": 3, "min_recall": 0.9}
-    inputs = _encoded(tmp_path / "in", rows)
+    inputs = encoded(tmp_path / "in", rows)
     built = _built(tmp_path / "run", inputs, settings, 3)
     inputs["vectors.build"] = built
     checked = stagerun.run_stage(tmp_path / "run", "vectors.check", settings, inputs)
@@ -224,14 +203,14 @@ def test_graph_states_its_recall_and_is_the_same_for_every_p(tmp_path: Path) -> 
 def test_bytes_are_known_before_the_build(kind: str, tmp_path: Path) -> None:
     rows = np.random.default_rng(0).standard_normal((3000, 64)).astype(np.float16)
     settings = {"index": kind, "num_lists": 16, "num_probes": 2, "shortlist": 10, "ef_search": 10, "iterations": 2}
-    built = _built(tmp_path / "run", _encoded(tmp_path / "in", rows, 3000), settings, 1)
+    built = _built(tmp_path / "run", encoded(tmp_path / "in", rows, 3000), settings, 1)
     want = built.units[0]["files"]["index.faiss"]["bytes"]
     assert size_of(Kind[kind], 3000, 64, 16).total == pytest.approx(want, rel=0.05)
 
 
 def test_adding_takes_a_block_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, asked = _rows(), []
-    inputs = _encoded(tmp_path / "in", rows)
+    inputs = encoded(tmp_path / "in", rows)
     want = _built(tmp_path / "run", inputs, SMALL, 1).output_hash
     monkeypatch.setattr(indexes, "BLOCK", 128)
     whole = VectorStore.rows
@@ -243,7 +222,7 @@ def test_adding_takes_a_block_at_a_time(tmp_path: Path, monkeypatch: pytest.Monk
 def test_index_that_misses_too_much_is_refused_with_a_remedy(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((600, 32)).astype(np.float32)  # no clusters: one list holds few of the neighbours
-    inputs = _encoded(tmp_path / "in", rows / np.linalg.norm(rows, axis=1, keepdims=True))
+    inputs = encoded(tmp_path / "in", rows / np.linalg.norm(rows, axis=1, keepdims=True))
     settings = {"num_lists": 15, "num_probes": 1, "num_shards": 2}
     inputs["vectors.build"] = _built(tmp_path / "run", inputs, settings, 2)
     with pytest.raises(
@@ -254,9 +233,9 @@ def test_index_that_misses_too_much_is_refused_with_a_remedy(tmp_path: Path) -> 
 
 
 def test_least_effort_on_the_sample_passes_the_check_on_other_questions(tmp_path: Path) -> None:
-    rows = _clustered(2000, dims=32, clusters=50)
+    rows = clustered(2000, dims=32, clusters=50)
     for kind in ("ivf_fp16", "ivf_pq", "ivf_rabitq"):
-        inputs = _encoded(tmp_path / kind, rows, 500)
+        inputs = encoded(tmp_path / kind, rows, 500)
         settings = {"index": kind, "num_lists": 20, "min_recall": 0.95}
         inputs["vectors.build"] = _built(tmp_path / kind / "run", inputs, settings, 2)
         checked = stagerun.run_stage(tmp_path / kind / "run", "vectors.check", settings, inputs)
@@ -288,10 +267,10 @@ def _asked(folder: Path, inputs: dict[str, Manifest], vectors: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["ivf_fp16", "ivf_pq_fastscan", "hnsw"])
 def test_half_of_the_questions_choose_the_effort_and_half_judge_it(kind: str, tmp_path: Path) -> None:
-    rows = _clustered(1500, dims=32, clusters=60)
+    rows = clustered(1500, dims=32, clusters=60)
     rng = np.random.default_rng(5)
     near = rows[rng.integers(0, len(rows), 200)] + 0.02 * rng.standard_normal((200, 32))
-    inputs = _encoded(tmp_path / "in", rows, 500)
+    inputs = encoded(tmp_path / "in", rows, 500)
     settings = {"index": kind, "num_lists": 30, "min_recall": 0.9}
     inputs["vectors.build"] = _built(tmp_path / "run", inputs, settings, 3)
     _asked(tmp_path / "in", inputs, near)
@@ -312,9 +291,9 @@ def test_half_of_the_questions_choose_the_effort_and_half_judge_it(kind: str, tm
 
 
 def test_the_effort_is_the_least_and_what_is_set_stays(tmp_path: Path) -> None:
-    rows = _clustered(1500, dims=32, clusters=60)
+    rows = clustered(1500, dims=32, clusters=60)
     near = rows[::7] + 0.02 * np.random.default_rng(5).standard_normal((215, 32)).astype(np.float32)
-    inputs = _encoded(tmp_path / "in", rows, 500)
+    inputs = encoded(tmp_path / "in", rows, 500)
     settings = {"num_lists": 30, "min_recall": 0.9}
     inputs["vectors.build"] = _built(tmp_path / "run", inputs, settings, 2)
     _asked(tmp_path / "in", inputs, near)
@@ -341,7 +320,7 @@ def test_check_does_not_depend_on_the_number_of_ranks(world_size: int, chain: st
 
 
 def test_equal_vectors_do_not_count_as_missed() -> None:
-    rows = _clustered(200).astype(np.float16)
+    rows = clustered(200).astype(np.float16)
     rows[20:180] = rows[20]  # a licence text in most documents: any ten of them are the ten best
     scores = exact_topk(rows[:30].astype(np.float32), rows[::-1], 10)[0]
     assert share_found(scores, exact_topk(rows[:30].astype(np.float32), rows, 10)[0], 10).min() == 1
@@ -349,7 +328,7 @@ def test_equal_vectors_do_not_count_as_missed() -> None:
 
 def test_too_few_rows_for_a_codebook_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"index=ivf_pq: the sample has 40 vectors.*need 256.*index=ivf_fp16"):
-        _built(tmp_path / "run", _encoded(tmp_path / "in", _clustered(40)), {"index": "ivf_pq"}, 1)
+        _built(tmp_path / "run", encoded(tmp_path / "in", clustered(40)), {"index": "ivf_pq"}, 1)
 
 
 def test_ranks_of_other_cpus_are_refused() -> None:
