@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -17,6 +18,7 @@ from rag_hpc.errors import ConfigError
 from rag_hpc.search.exact import Exact, check_exact, resolved, sampled
 from rag_hpc.search.filters import allowed
 from rag_hpc.search.searcher import Searcher, SearchSettings, as_checked, knowledge
+from rag_hpc.search.shards import num_threads
 from rag_hpc.stores.chunks import ChunkStore, split_evenly
 from rag_hpc.stores.hits import ANN, HITS, SEARCHED_EXACTLY, Method, ranked_table
 from rag_hpc.stores.questions import read_question_vectors, read_questions
@@ -47,7 +49,7 @@ class Retrieve(Stage):
 
     Config: ClassVar[type] = RetrieveConfig
     name = "retrieve.search"
-    version = 2
+    version = 3
     launch = Launch.mpi
     needs = ("chunk", "lexical", "encode", "retrieve.queries")
     wants = ("vectors.train", "vectors.build", "vectors.check")
@@ -98,10 +100,15 @@ class Retrieve(Stage):
         results = self._searcher.search(texts, self._vectors[start:stop], judged if len(judged) else None)
         if ctx.rank == 0:
             query_ids = [q["query_id"] for q in questions]
-            by_method = {method: hits for method, hits in results.hits.items() if method != "ann"}
-            write_table(out / HITS, ranked_table(query_ids, by_method, self._names))
+            tables = {HITS: {method: hits for method, hits in results.hits.items() if method != "ann"}}
             if "ann" in results.hits:
-                write_table(out / ANN, ranked_table(query_ids, {"ann": results.hits["ann"]}, self._names))
+                tables[ANN] = {"ann": results.hits["ann"]}
+
+            def write(name: str) -> None:
+                write_table(out / name, ranked_table(query_ids, tables[name], self._names))
+
+            with ThreadPoolExecutor(min(num_threads(), len(tables))) as pool:
+                list(pool.map(write, tables))
         extra = {} if always else {SEARCHED_EXACTLY: float(len(judged))}
         asked = {} if results.shards_asked is None else {SHARDS_ASKED: results.shards_asked}
         return Counts(items_in=stop - start, items_out=stop - start, extra=extra, timings=results.seconds | asked)
