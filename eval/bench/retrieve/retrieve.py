@@ -181,7 +181,7 @@ def _ranks(inputs: Mapping[str, Manifest], folder: Path, threads: int, pairs: in
     mpirun = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n"]
     together = [*mpirun, str(threads)]
     starts = {"ours": ("ours", together), "lists": ("lists", together), "one": ("ours", [*mpirun, "1"])}
-    starts["faiss"] = ("faiss", [])
+    starts |= {"group": ("group", []), "faiss": ("faiss", [])}
     with contextlib.ExitStack() as stack:
         asks: dict[str, Callable[[], dict[str, float]]] = {
             name: stack.enter_context(
@@ -193,7 +193,7 @@ def _ranks(inputs: Mapping[str, Manifest], folder: Path, threads: int, pairs: in
             for _ in range(5):
                 ask()
         found, theirs = (np.load(array_path(folder, name)) for name in ("ours", "faiss"))
-        clock = take_turns({name: _told(asks[name], "wall") for name in ("ours", "lists", "faiss")}, pairs)
+        clock = take_turns({name: _told(asks[name], "wall") for name in ("ours", "lists", "group", "faiss")}, pairs)
         used = take_turns({"ours": _told(asks["one"], "cpu"), "faiss": _told(asks["faiss"], "cpu")}, pairs)
     same = np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found.tolist(), theirs.tolist(), strict=True)])
     against = f"exact scores and merging with it, against FAISS's search of one ivf_fp16 with {threads} threads"
@@ -202,6 +202,7 @@ def _ranks(inputs: Mapping[str, Manifest], folder: Path, threads: int, pairs: in
     for name, side_name, timed, unit, who in (
         ("retrieve.ranks", "ours", clock, "s", f"{threads} ranks of one thread by MPI"),
         ("retrieve.ranks, by lists", "lists", clock, "s", f"{threads} ranks of one thread that hold whole lists"),
+        ("retrieve.group", "group", clock, "s", "two ranks of a resident group, of one thread, by a socket"),
         ("retrieve.one_rank.cpu", "ours", used, "CPU s", "one rank with all shards"),
     ):
         ratio, interval = timed.ratio("faiss", side_name)

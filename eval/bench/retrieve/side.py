@@ -1,8 +1,9 @@
-"""A vector index in processes of its own: python -m rag_hpc.eval.bench.retrieve.side faiss|ours|lists FOLDER THREADS.
+"""A vector index in processes of its own: python -m rag_hpc.eval.bench.retrieve.side NAME FOLDER THREADS.
 
 `faiss` is FAISS over one index with threads of its own; `ours` is as many ranks as mpirun starts, which hold a part of
-the shards each, and `lists` as many that hold a part of the inverted lists each. Each line of standard input asks for a
-batch, but for `end`; the answer is its seconds by the clock and of the CPU as JSON. Hits go to NAME.npy.
+the shards each; `lists` as many that hold a part of the inverted lists each; and `group` two of a resident group. Each
+line of standard input asks for a batch, but for `end`; the answer is its seconds by the clock and of the CPU as JSON.
+Hits go to NAME.npy.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 
 from rag_hpc.algo.types import F32, I64
 from rag_hpc.core.comm import MpiComm
+from rag_hpc.eval.bench.retrieve import group
 from rag_hpc.eval.bench.vectors.data import array_path
 from rag_hpc.eval.bench.vectors.ranks import manifest_of
 from rag_hpc.search.ann import Ann, merged, slice_of
@@ -36,6 +38,9 @@ def main(name: str, place: str, threads: str) -> None:
     queries = np.load(array_path(folder, "queries"))[:BATCH]
     if name == "faiss":
         _serve(_faiss(folder, int(threads)), queries, array_path(folder, name))
+        return
+    if name == "group":
+        _serve(group.lead(folder), queries, array_path(folder, name))
         return
     comm = MpiComm()
     division = Division.lists if name == "lists" else Division.documents
