@@ -82,8 +82,11 @@ class Ann:
         merged. allowed_N: of each ordinal whether it may be found."""
         num = max(depth, self.effort.shortlist)
 
-        def coded(part_QD: F32, *probes: Array) -> Hits:
-            return self._shards.shortlist(part_QD, num, allowed_N, probes if probes else None)
+        def coded(part_QD: F32) -> Hits:
+            return self._shards.shortlist(part_QD, num, allowed_N)
+
+        def coded_of(part_QD: F32, near_QP: F32, lists_QP: I64) -> Hits:
+            return self._shards.shortlist(part_QD, num, allowed_N, (near_QP, lists_QP))
 
         if self._owners_L is None:
             local = self._in_threads(coded, queries_QD)
@@ -93,7 +96,7 @@ class Ann:
             self.shards_asked = shards_asked(probes[1], self._owners_L, self._comm.world_size)
             asking, own = own_probes(probes, self._owners_L, self._comm.rank)
             if len(asking):
-                local[0][asking], local[1][asking] = self._in_threads(coded, queries_QD[asking], *own)
+                local[0][asking], local[1][asking] = self._in_threads(coded_of, queries_QD[asking], *own)
         ids_QR = cut(local, self._comm)
 
         def scored(part_QD: F32, part_QR: Array) -> Hits:

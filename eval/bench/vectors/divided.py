@@ -28,7 +28,10 @@ def divide(costs: Costs, rows: Array, queries: F32, centroids: F32, timed: Timed
     lists_N, empty = indexes.nearest(rows, centroids)[0], _index(rows[:0], np.empty(0, np.int64), centroids)
     batch = np.ascontiguousarray(queries[:BATCH])
     probes = empty.choose_lists(batch)
-    sizes_L, scan, chosen, asked = np.bincount(lists_N, minlength=len(centroids)), {}, {}, {}
+    sizes_L = np.bincount(lists_N, minlength=len(centroids))
+    scan: dict[int, list[float]] = {}
+    chosen: dict[int, float] = {}
+    asked: dict[int, float] = {}
     for p in PS:
         owners_L = owners_of(centroids, sizes_L, p)
         asked[p] = shards_asked(probes[1], owners_L, p)
