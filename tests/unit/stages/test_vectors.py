@@ -291,24 +291,25 @@ def test_half_of_the_questions_choose_the_effort_and_half_judge_it(kind: str, tm
 
 
 def test_the_effort_is_the_least_and_what_is_set_stays(tmp_path: Path) -> None:
-    rows = clustered(1500, dims=32, clusters=60)
-    near = rows[::7] + 0.02 * np.random.default_rng(5).standard_normal((215, 32)).astype(np.float32)
+    rng = np.random.default_rng(5)
+    rows = rng.standard_normal((1500, 16)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    near = rows[::5] + 0.1 * rng.standard_normal((300, 16)).astype(np.float32)
     inputs = encoded(tmp_path / "in", rows, 500)
-    settings = {"num_lists": 30, "min_recall": 0.9}
+    settings = {"num_lists": 30, "min_recall": 0.6}
     inputs["vectors.build"] = _built(tmp_path / "run", inputs, settings, 2)
     _asked(tmp_path / "in", inputs, near)
-    checked = stagerun.run_stage(tmp_path / "run", "vectors.check", settings, inputs)
-    effort = effort_of(checked)
-    assert effort is not None and effort.num_probes > 1
+    effort = effort_of(stagerun.run_stage(tmp_path / "run", "vectors.check", settings, inputs))
+    assert effort is not None and 2 <= effort.num_probes < 10  # a list more is tried each time
     fewer = {**settings, "num_probes": effort.num_probes - 1}
-    forced = dict(inputs)
-    forced["vectors.build"] = _built(tmp_path / "fewer", {"encode": inputs["encode"]}, fewer, 2)
-    low = stagerun.run_stage(tmp_path / "fewer", "vectors.check", {**fewer, "min_recall": 0.0}, forced)
-    found = json.loads(low.files("recall.json")[0].read_bytes())
-    assert "chosen_on" not in found and found["num_judged"] == 215  # nothing was left to choose: all judge
+    _asked(tmp_path / "chose", inputs, near[::2])
+    given = {**inputs, "vectors.build": _built(tmp_path / "fewer", {"encode": inputs["encode"]}, fewer, 2)}
+    checked = stagerun.run_stage(tmp_path / "fewer", "vectors.check", {**fewer, "min_recall": 0.0}, given)
+    found = json.loads(checked.files("recall.json")[0].read_bytes())
+    assert "chosen_on" not in found and found["num_judged"] == 150  # nothing was left to choose: all judge
     assert found["effort"] == {"num_probes": effort.num_probes - 1}
-    width = found["recall@10"]["high"] - found["recall@10"]["low"]
-    assert found["recall@10"]["mean"] < 0.95 or found["recall@10"]["mean"] - width < 0.9
+    recall = found["recall@10"]
+    assert recall["mean"] < 0.8 or recall["mean"] - 2**0.5 * (recall["high"] - recall["low"]) / 2 < 0.61
 
 
 @pytest.mark.parametrize("world_size", [2, 7])
