@@ -17,7 +17,6 @@ from rag_hpc.errors import ConfigError, InputError
 Hits = tuple[F32, I64]
 
 _PAIRS = 2048  # pairs rescored at once: 2048 x 768 float64 = 12 MiB
-_FEW_ROWS = 256  # that need no compiled products
 _CELLS = 1 << 24  # approximate scores held at once: 64 MiB
 _MOST_IDS = (1 << 32) - 1  # that sort with their score as one number
 _NO_HIT = np.uint64(2**64 - 1)
@@ -99,10 +98,8 @@ def _summed(queries_QD: F32, rows_ND: Array, at_QR: I64, longest_row: float, out
 def nearest_rows(queries_QD: F32, rows_ND: F32, k: int) -> Hits:
     """Return the k rows of largest product in single precision, by (product, row); it depends on the pair alone.
 
-    A matrix product proposes: its sums differ with the number of queries. Of few rows the products are canonical.
+    A matrix product proposes: its sums differ with the number of queries.
     """
-    if len(rows_ND) <= _FEW_ROWS:
-        return exact_topk(queries_QD, rows_ND, k)
     from rag_hpc.algo.rank import pairs
 
     queries_QD = np.ascontiguousarray(queries_QD, dtype=np.float32)

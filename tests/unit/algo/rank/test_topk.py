@@ -167,7 +167,7 @@ def test_longest_is_no_less_than_any_norm() -> None:
     assert norms.max() <= topk.longest(rows) <= norms.max() * 1.0001
 
 
-@pytest.mark.parametrize("num", [200, 400])  # few, and so many that compiled products rank them
+@pytest.mark.parametrize("num", [200, 400])
 def test_nearest_rows_depend_on_the_pair_alone(num: int) -> None:
     rng = np.random.default_rng(1)
     rows = rng.standard_normal((num, 96)).astype(np.float32)
