@@ -12,13 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from rag_hpc.algo.rank.topk import Hits, longest, merge_topk, rescore
-from rag_hpc.algo.types import F32, Array
+from rag_hpc.algo.rank.topk import Hits, longest, merge_topk, nothing, rescore
+from rag_hpc.algo.types import F32, I64, Array
 from rag_hpc.core.comm import Comm
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.search.indexes import Shards, alone
+from rag_hpc.search.lists import Division, check_division, load_own, own_probes, shards_asked
 from rag_hpc.search.shards import num_threads
-from rag_hpc.stores.shards import Effort, effort_of, load_shards
+from rag_hpc.stores.shards import EFFORT_NUMBERS, Effort, effort_of, load_shards
 
 _LEAST = 8  # queries that a thread is begun for
 
@@ -26,16 +27,55 @@ _LEAST = 8  # queries that a thread is begun for
 class Ann:
     """This rank's shards of a vector index. Every rank must make the same calls."""
 
-    def __init__(self, built: Manifest, rows_ND: Array, first: int, comm: Comm, wanted: Effort | None = None) -> None:
+    def __init__(
+        self,
+        built: Manifest,
+        rows_ND: Array,
+        first: int,
+        comm: Comm,
+        wanted: Effort | None = None,
+        division: Division = Division.documents,
+    ) -> None:
         """rows_ND: float16, the rank's slice of all vectors, whose first ordinal is `first`; any division will do.
         wanted: numbers that, where not 0, are taken instead of those that the index was checked with."""
         self._rows_ND, self._first, self._comm = rows_ND, first, comm
-        self.effort = _joined(effort_of(built) or Effort(), wanted)
         self._longest = longest(rows_ND)
-        mine = range(comm.rank, len(built.units), comm.world_size)
-        self._shards = Shards(load_shards(built, mine), self.effort)
+        effort = _joined(effort_of(built) or Effort(), wanted)
+        check_division(division, effort.kind)
+        self._owners_L: I64 | None = None
+        self.shards_asked: float | None = None  # by a query of the last batch, where ranks hold lists
+        if division is Division.lists and comm.world_size > 1:
+            index, self._owners_L = load_own(built, comm)
+            self._shards = Shards([index], effort)
+        else:
+            mine = range(comm.rank, len(built.units), comm.world_size)
+            self._shards = Shards(load_shards(built, mine), effort)
         self._threads = num_threads()
         self._pool = ThreadPoolExecutor(self._threads, initializer=alone)
+
+    @property
+    def effort(self) -> Effort:
+        """How hard a query searches; of every rank the same."""
+        return self._shards.effort
+
+    @effort.setter
+    def effort(self, effort: Effort) -> None:
+        self._shards.effort = effort
+
+    @property
+    def num_lists(self) -> int:
+        """The inverted lists, on a rank that holds a shard of a kind that has them; else 0."""
+        return self._shards.num_lists
+
+    @property
+    def num_held(self) -> int:
+        """The rows in this rank's part of the index."""
+        return self._shards.num_held
+
+    @property
+    def num_rows(self) -> int:
+        """The rows that this rank ranks exactly."""
+        return len(self._rows_ND)
 
     def search(self, queries_QD: F32, depth: int, allowed_N: Array | None = None) -> Hits:
         """Return this rank's part of the `depth` best hits by (score, id): those of its rows; ranks' parts are to be
@@ -45,12 +85,43 @@ class Ann:
         def coded(part_QD: F32) -> Hits:
             return self._shards.shortlist(part_QD, num, allowed_N)
 
-        ids_QR = cut(self._in_threads(coded, queries_QD), self._comm)
+        def coded_of(part_QD: F32, near_QP: F32, lists_QP: I64) -> Hits:
+            return self._shards.shortlist(part_QD, num, allowed_N, (near_QP, lists_QP))
+
+        if self._owners_L is None:
+            local = self._in_threads(coded, queries_QD)
+        else:
+            local = nothing(len(queries_QD), num)
+            probes = self._choose_together(queries_QD)
+            self.shards_asked = shards_asked(probes[1], self._owners_L, self._comm.world_size)
+            asking, own = own_probes(probes, self._owners_L, self._comm.rank)
+            if len(asking):
+                local[0][asking], local[1][asking] = self._in_threads(coded_of, queries_QD[asking], *own)
+        ids_QR = cut(local, self._comm)
 
         def scored(part_QD: F32, part_QR: Array) -> Hits:
             return rescore(part_QD, self._rows_ND, part_QR, depth, first_id=self._first, longest_row=self._longest)
 
         return self._in_threads(scored, queries_QD, ids_QR)
+
+    def _choose_together(self, queries_QD: F32) -> Hits:
+        """Return the lists that queries probe, with their scores: each rank chooses for a part of the queries, and rank
+        0 for those whose rank says nothing."""
+        num, each = self._shards.num_probes, max(_LEAST, -(-len(queries_QD) // self._comm.world_size))
+        chosen = np.full((len(queries_QD), 2 * num), -1, dtype=np.int32)
+
+        def choose(part: Array) -> None:
+            if len(part):
+                near, lists = self._in_threads(self._shards.choose_lists, np.ascontiguousarray(queries_QD[part]))
+                chosen[part, :num], chosen[part, num:] = near.view(np.int32), lists
+
+        choose(np.arange(len(queries_QD))[self._comm.rank * each :][:each])
+        joined = self._comm.fold(chosen, lambda left, right: np.where(left[:, -1:] < 0, right, left))
+        if joined is not None:
+            chosen = np.array(joined)
+            choose(np.flatnonzero(chosen[:, -1] < 0))
+        chosen = self._comm.broadcast(None if joined is None else chosen)
+        return np.ascontiguousarray(chosen[:, :num]).view(np.float32), chosen[:, num:].astype(np.int64)
 
     def _in_threads(self, work: Callable[..., Hits], *arrays: Array) -> Hits:
         """Return the hits of a batch, parts of which are searched at once: no query's hits depend on others."""
@@ -104,8 +175,7 @@ def gathered(local: Hits, comm: Comm) -> list[Hits]:
 def _joined(checked: Effort, wanted: Effort | None) -> Effort:
     if wanted is None:
         return checked
-    numbers = ("num_probes", "shortlist", "ef_search")
-    return dataclasses.replace(checked, **{n: getattr(wanted, n) for n in numbers if getattr(wanted, n)})
+    return dataclasses.replace(checked, **{n: getattr(wanted, n) for n in EFFORT_NUMBERS if getattr(wanted, n)})
 
 
 def slice_of(num_rows: int, comm: Comm) -> tuple[int, int]:

@@ -121,7 +121,7 @@ def as_the_run(
     """
     from rag_hpc.schema import from_plain
     from rag_hpc.search.exact import Exact, resolved
-    from rag_hpc.search.searcher import SearchSettings
+    from rag_hpc.search.searcher import SearchSettings, as_checked
 
     given = {"exact": Exact.always.name} | dict(retrieve)  # runs of before have no other way
     search = from_plain(SearchSettings, {f.name: given[f.name] for f in fields(SearchSettings) if f.name in given})
@@ -132,7 +132,7 @@ def as_the_run(
     search.exact = resolved(search.exact, num, indexed=index is not None, method=method)
     if search.exact is Exact.always and method is not Method.ann:
         index = None  # its hits would not be read
-    return search, method, index
+    return as_checked(search, inputs), method, index
 
 
 class Asker:
@@ -146,10 +146,10 @@ class Asker:
         scratch: Path,
         via: Callable[[Callable[[], Searching]], Searching] = lambda own: own(),
     ) -> None:
-        """inputs: manifests of chunk, lexical, encode and, where they are there, retrieve.queries and vectors.build.
-        settings: those of the run's stages, which are used again, but for the generator: that of whoever asks. scratch:
-        a folder for the unpacked index. via: gives what searches, and may do without the searcher of this process,
-        which it can make."""
+        """inputs: manifests of chunk, lexical, encode and, where they are there, retrieve.queries, vectors.build and
+        vectors.check. settings: those of the run's stages, which are used again, but for the generator: that of whoever
+        asks. scratch: a folder for the unpacked index. via: gives what searches, and may do without the searcher of
+        this process, which it can make."""
         from rag_hpc.models.encoder import Encoder
         from rag_hpc.schema import from_plain
         from rag_hpc.search.filters import allowed

@@ -12,7 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from rag_hpc.algo.rank.topk import Hits, canonical_scores, error_bound, exact_topk, merge_topk, nearest_rows, nothing
+from rag_hpc.algo.rank.topk import (
+    Hits,
+    canonical_scores,
+    error_bound,
+    exact_topk,
+    largest_error,
+    longest,
+    merge_topk,
+    nearest_rows,
+    nothing,
+    single,
+)
 from rag_hpc.algo.types import F32, I64, U8, Array
 from rag_hpc.errors import ConfigError, MissingDependency
 from rag_hpc.stores.shards import Effort, Kind
@@ -20,6 +31,7 @@ from rag_hpc.stores.shards import Effort, Kind
 LINKS = 32  # of a node of the graph, twice as many on its ground floor
 _EF_CONSTRUCTION = 100
 BLOCK = 16384  # rows added at once
+_COMPARED = 4096  # rows whose lists are looked for at once, so that their float32 are made in memory that stays
 _FEW = 16  # rows whose lists FAISS finds without a matrix product, each on its own
 LEAST_ROWS = {Kind.ivf_pq: 256, Kind.ivf_pq_fastscan: 16}  # a codebook has as many entries
 
@@ -130,16 +142,18 @@ def nearest(rows_BD: Array, centroids_LD: F32) -> tuple[I64, F32]:
     import faiss
 
     faiss.omp_set_num_threads(1)
-    flat = _quantizer(centroids_LD)
+    flat, longest_L = _quantizer(centroids_LD), longest(np.asarray(centroids_LD, dtype=np.float32))
     lists_B, gap_B = np.zeros(len(rows_BD), dtype=np.int64), np.full(len(rows_BD), np.inf, dtype=np.float32)
-    for low in range(0, len(rows_BD) if len(centroids_LD) > 1 else 0, BLOCK):
-        part_BD = np.ascontiguousarray(rows_BD[low : low + BLOCK], dtype=np.float32)
+    for low in range(0, len(rows_BD) if len(centroids_LD) > 1 else 0, _COMPARED):
+        given_BD = rows_BD[low : low + _COMPARED]
+        part_BD = single(given_BD)
         scores_B2, lists_B2 = flat.search(part_BD, 2)
-        gap = scores_B2[:, 0] - scores_B2[:, 1] - 2 * error_bound(part_BD, centroids_LD)
+        error = np.float32(2 * largest_error(given_BD, longest_L) * (1 + 2.0**-20))
+        gap = scores_B2[:, 0] - scores_B2[:, 1] - error
         between = np.flatnonzero(gap <= 0)
         if len(between):
             lists_B2[between, :1] = exact_topk(part_BD[between], centroids_LD, 1)[1]
-        lists_B[low : low + BLOCK], gap_B[low : low + BLOCK] = lists_B2[:, 0], gap
+        lists_B[low : low + _COMPARED], gap_B[low : low + _COMPARED] = lists_B2[:, 0], gap
     return lists_B, gap_B
 
 
@@ -159,7 +173,7 @@ class Shards:
 
     def __init__(self, shards: list[Any], effort: Effort) -> None:
         """The shards are used up. `effort.kind` is theirs."""
-        self._effort = effort
+        self.effort = effort
         if effort.kind is not Kind.hnsw:
             for other in shards[1:]:
                 shards[0].merge_from(other, 0)
@@ -167,23 +181,41 @@ class Shards:
         self._shards = shards
         self._centroids_LD = centroids_of(shards[0]) if shards else None
 
-    def shortlist(self, queries_QD: F32, num: int, allowed_N: Array | None = None) -> Hits:
+    @property
+    def num_lists(self) -> int:
+        """The inverted lists; 0 where there are none."""
+        return 0 if self._centroids_LD is None else len(self._centroids_LD)
+
+    @property
+    def num_held(self) -> int:
+        """The rows."""
+        return sum(int(index.ntotal) for index in self._shards)
+
+    @property
+    def num_probes(self) -> int:
+        """The lists that a query probes."""
+        return min(max(1, self.effort.num_probes), self.num_lists)
+
+    def choose_lists(self, queries_QD: F32) -> Hits:
+        """Return the lists that queries probe with their scores, both [Q, num_probes]; of kinds that have lists."""
+        assert self._centroids_LD is not None
+        return nearest_rows(queries_QD, self._centroids_LD, self.num_probes)
+
+    def shortlist(self, queries_QD: F32, num: int, allowed_N: Array | None = None, probes: Hits | None = None) -> Hits:
         """Return the `num` best rows by (code score, id); of graphs, of the rows that they came by.
 
-        allowed_N: of each id whether it may be found; None: all may.
+        allowed_N: of each id whether it may be found; None: all may. probes: lists chosen before, -1 for none.
         """
-        kind, parts = self._effort.kind, []
-        probes: Hits | None = None
-        if self._centroids_LD is not None:
-            num_probes = min(max(1, self._effort.num_probes), len(self._centroids_LD))
-            probes = nearest_rows(queries_QD, self._centroids_LD, num_probes)
+        kind, parts = self.effort.kind, []
+        if self._centroids_LD is not None and probes is None:
+            probes = self.choose_lists(queries_QD)
         for index in self._shards:
             if probes is not None:
                 parts.append(_probed(index, queries_QD, num, probes, _bits(allowed_N)))
             elif kind is Kind.flat:
                 parts.append(_flat(index, queries_QD, num, allowed_N))
             else:
-                parts.append(_walked(index, queries_QD, num, self._effort.ef_search, _bits(allowed_N)))
+                parts.append(_walked(index, queries_QD, num, self.effort.ef_search, _bits(allowed_N)))
         if len(parts) < 2:
             return parts[0] if parts else nothing(len(queries_QD), num)
         return merge_topk(parts, num)

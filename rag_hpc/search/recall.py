@@ -14,11 +14,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rag_hpc.algo.rank.topk import exact_topk, longest, merge_topk, rescore
+from rag_hpc.algo.rank.topk import exact_topk, longest, rescore
 from rag_hpc.algo.types import F32, F64, I64, U8, Array
 from rag_hpc.core.comm import Comm
 from rag_hpc.search import indexes
-from rag_hpc.search.ann import Ann, gathered
+from rag_hpc.search.ann import Ann, merged
 from rag_hpc.stores.shards import Effort, Kind
 
 TUNING_QUERIES, MOST_QUERIES = 256, 1000
@@ -26,7 +26,8 @@ NOISE = 4.0
 DEPTHS = (10, 100)
 _RESAMPLES, _DRAWN = 2000, 4_000_000  # of queries at once: 32 MiB
 _GRAPH_ROWS = 16384  # of a sample; a graph of more takes minutes
-_SHORTLISTS, _EFS = (100, 200, 400, 800, 1600), (16, 32, 64, 128, 256, 512, 1024)
+_SHORTLISTS = (100, 200, 400, 800, 1600)
+EF_SEARCHES = (16, 32, 64, 128, 256, 512, 1024)
 
 
 class Rows(Protocol):
@@ -66,20 +67,27 @@ def of_queries(name: str, recall_Q: F64) -> Recall:
     return Recall(name, len(recall_Q), *(round(float(x), 6) for x in (recall_Q.mean(), low, high)))
 
 
-def compare(index: Ann, queries_QD: F32, own: tuple[Array, int], comm: Comm) -> list[Recall]:
-    """Return the recall of a sharded index on rank 0, nothing elsewhere. own: the rank's rows, and the first's id.
+def truth_of(queries_QD: F32, own: tuple[Array, int], comm: Comm) -> F32:
+    """Return on rank 0 the scores of each query's best rows by exact search, [Q, 0] elsewhere: as many as are asked
+    for at the deepest, or as there are. own: the rank's rows, and the first's id."""
+    rows_ND, first = own
+    exact = merged(exact_topk(queries_QD, rows_ND, max(DEPTHS), first_id=first), comm)
+    if exact is None:
+        return np.empty((len(queries_QD), 0), dtype=np.float32)
+    scores_QK, ids_QK = exact
+    return scores_QK[:, : int((ids_QK >= 0).sum(1).max())]
+
+
+def compare(index: Ann, queries_QD: F32, truth_QK: F32, comm: Comm) -> list[Recall]:
+    """Return the recall of a sharded index on rank 0, nothing elsewhere. truth_QK: as `truth_of` returns it.
 
     By score, not by id: of equal passages (a licence text in each document) any is as good as another.
     """
-    rows_ND, first = own
-    deepest = max(DEPTHS)
-    found = gathered(index.search(queries_QD, deepest), comm)
-    exact = gathered(exact_topk(queries_QD, rows_ND, deepest, first_id=first), comm)
-    if not found:
+    found = merged(index.search(queries_QD, max(DEPTHS)), comm)
+    if found is None:
         return []
-    (scores, ids), (truth, true_ids) = merge_topk(found, deepest), merge_topk(exact, deepest)
-    most = int((true_ids >= 0).sum(1).max())
-    return [of_queries(f"recall@{k}", share_found(scores, truth, min(k, most))) for k in DEPTHS if ids.size]
+    most = truth_QK.shape[1]
+    return [of_queries(f"recall@{k}", share_found(found[0], truth_QK, min(k, most))) for k in DEPTHS]
 
 
 def share_found(scores_QK: F32, truth_QK: F32, k: int) -> F64:
@@ -114,11 +122,13 @@ def enough(wanted: Effort, centroids_LD: F32, coded: U8 | None, rows_ND: Array, 
     trial = _Trial(rows_ND)
     if wanted.kind is Kind.hnsw:
         return (
-            wanted if wanted.ef_search else trial.least(wanted, trial.filled(wanted.kind, centroids_LD), recall, _EFS)
+            wanted
+            if wanted.ef_search
+            else trial.least(wanted, trial.filled(wanted.kind, centroids_LD), recall, EF_SEARCHES)
         )
     if not wanted.num_probes:
         exact = trial.filled(Kind.ivf_fp16, centroids_LD)
-        probed = trial.least(Effort(), exact, recall, list(_probes(len(centroids_LD))))
+        probed = trial.least(Effort(), exact, recall, list(probes(len(centroids_LD))))
         wanted = dataclasses.replace(wanted, num_probes=probed.num_probes)
     if coded is not None and not wanted.shortlist:
         wanted = trial.least(wanted, trial.filled(wanted.kind, coded), recall, _SHORTLISTS)
@@ -175,7 +185,7 @@ class _Array:
         return taken
 
 
-def _probes(num_lists: int) -> Iterator[int]:
+def probes(num_lists: int) -> Iterator[int]:
     """Yield numbers of lists, each a fifth more than the one before."""
     number = 1
     while number < num_lists:

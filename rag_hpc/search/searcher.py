@@ -6,6 +6,7 @@ shard; missing hits are (-inf, -1). With one rank it is the baseline's search.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,9 +27,10 @@ from rag_hpc.search.exact import UP_TO, Exact, resolved
 from rag_hpc.search.feedback import Feedback
 from rag_hpc.search.filters import check_filter
 from rag_hpc.search.lexical import Lexical
+from rag_hpc.search.lists import Division, check_division
 from rag_hpc.search.questions import FieldWeights, Questions, check_feedback, weights_of
 from rag_hpc.stores.questions import FOUND_AGAIN
-from rag_hpc.stores.shards import Effort
+from rag_hpc.stores.shards import EFFORT_NUMBERS, Effort, effort_of
 from rag_hpc.stores.vectors import VectorStore
 
 
@@ -43,14 +45,18 @@ class SearchSettings:
     rm3: Rm3 = field(default_factory=Rm3)  # widens queries by what they find first
     dense_weight: float | None = None  # in the fused ranking, BM25 has the rest; null = by query and encoder
     num_probes: int = 0  # of the inverted lists; 0 = as the vector index was checked with
+    shortlist: int = 0  # hits by code score that exact scores rank; 0 = as checked
+    ef_search: int = 0  # candidates of a graph's walk; 0 = as checked
+    # what a rank holds of the vector index: documents, or lists, so that fewer ranks are asked; see search/lists.py
+    divided_by: Division = field(default=Division.documents, metadata={"output": False})
     exact: Exact = Exact.auto  # which questions are searched exactly beside a vector index; see search/exact.py
     filter: str = ""  # which passages may be found, e.g. "lang == 'en'"; see search/filters.py
 
     def __post_init__(self) -> None:
         if self.depth < 1 or self.k1 < 0 or not 0 <= self.b <= 1:
             raise ConfigError("stage.retrieve: depth >= 1, k1 >= 0 and 0 <= b <= 1 are needed")
-        if self.num_probes < 0:
-            raise ConfigError("stage.retrieve: num_probes >= 0 is needed; try num_probes=0")
+        if min(self.num_probes, self.shortlist, self.ef_search) < 0:
+            raise ConfigError("stage.retrieve: num_probes, shortlist and ef_search >= 0 are needed; try 0")
         if self.dense_weight is not None and not 0 <= self.dense_weight <= 1:
             raise ConfigError(f"stage.retrieve.dense_weight={self.dense_weight}: between 0 and 1; try null, or 0.7")
         check_filter(self.filter)
@@ -62,11 +68,23 @@ class Found:
 
     hits: dict[str, Hits] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    shards_asked: float | None = None  # ranks that a query asked of the vector index, where they hold lists
 
 
 def knowledge(inputs: Mapping[str, Manifest]) -> float | None:
     """Return how well the encoder finds the corpus's passages again (search/trial.py), None where it was not tried."""
     return inputs["retrieve.queries"].extra().get(FOUND_AGAIN) if "retrieve.queries" in inputs else None
+
+
+def as_checked(settings: SearchSettings, inputs: Mapping[str, Manifest]) -> SearchSettings:
+    """Return the settings with each number of the vector index's effort that nobody set as its recall was checked with;
+    in runs that check none, as the training found. Raises ConfigError where the index cannot be divided so."""
+    made = [inputs[name] for name in ("vectors.check", "vectors.build", "vectors.train") if name in inputs]
+    effort = next((effort for effort in map(effort_of, made) if effort), Effort())
+    if made:
+        check_division(settings.divided_by, effort.kind)
+    numbers = {name: getattr(settings, name) or getattr(effort, name) for name in EFFORT_NUMBERS}
+    return dataclasses.replace(settings, **numbers)
 
 
 class Searcher:
@@ -97,8 +115,8 @@ class Searcher:
             self._queries = Feedback(shards, questions, comm, settings.rm3, self._lexical.first_passages).queries
         self._first, stop = slice_of(len(store), comm)
         self._rows = store.rows(self._first, stop)
-        wanted = Effort(num_probes=settings.num_probes)
-        self._index = Ann(vectors, self._rows, self._first, comm, wanted) if vectors else None
+        wanted = Effort(**{name: getattr(settings, name) for name in EFFORT_NUMBERS})
+        self._index = Ann(vectors, self._rows, self._first, comm, wanted, settings.divided_by) if vectors else None
         self.exact = resolved(settings.exact, len(store), indexed=vectors is not None)
 
     def restrict(self, allowed_N: Array | None) -> None:
@@ -133,6 +151,7 @@ class Searcher:
             results.seconds[method] = results.seconds.get(method, 0.0) + time.monotonic() - begun
             if found is not None:
                 results.hits[method] = found
+        results.shards_asked = self._index.shards_asked if self._index else None
         if self._comm.rank == 0:
             by_vectors = results.hits["dense" if self.exact is Exact.always else "ann"]
             results.hits["fused"] = self._fuse(queries, results.hits["bm25"], by_vectors)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rag_hpc.search.answer import Answered, Asker, Searching
 
 NEEDED = ("chunk", "lexical", "encode")
-WANTED = ("retrieve.queries", "vectors.build")  # how well the encoder knows the corpus; the vector index
+WANTED = ("retrieve.queries", "vectors.build", "vectors.check")  # how well the encoder knows the corpus; the index
 SETTINGS = ("retrieve.queries", "retrieve.search", "generate")  # stages whose settings are used
 PROMPT = "? "
 PageOf = Callable[[Passage, int], int | None]

@@ -16,7 +16,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from rag_hpc.core.ledger import Ledger, Request
 from rag_hpc.core.log import configure
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.core.scratch import scratch_folder
+from rag_hpc.core.stage import plain
 from rag_hpc.core.trust import check_run
 from rag_hpc.errors import ConfigError, RagHpcError
 from rag_hpc.search.answer import as_the_run
@@ -117,8 +117,7 @@ def fingerprint(inputs: Mapping[str, Manifest], request: Request) -> str:
     """Return what names the shards and how they are searched: where it is equal, so are the rankings."""
     settings, method, index = as_the_run(inputs, request.settings["retrieve.search"])
     searched = {name: inputs[name].output_hash for name in ("lexical", "encode")}
-    told = {**asdict(settings), "exact": settings.exact.value}
-    return hash_value([searched, index and index.output_hash, told, method.value, knowledge(inputs)])
+    return hash_value([searched, index and index.output_hash, plain(settings), method.value, knowledge(inputs)])
 
 
 def lead(place: Place, group: Group, stop: Stop) -> None:

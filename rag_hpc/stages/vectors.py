@@ -1,6 +1,7 @@
 """vectors: an index in shards that share what was trained once, so that together they answer as one index would.
 
-How hard a query searches is chosen on the training sample, and judged by questions that it was not chosen on.
+How hard a query searches is chosen on the training sample, again on the whole index where there are questions enough,
+and judged by questions that it was not chosen on.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from rag_hpc.errors import ConfigError, InputError, RagHpcError
 from rag_hpc.search import given, indexes, recall
 from rag_hpc.search.ann import Ann, slice_of
 from rag_hpc.search.choose import Choice, choose, default_lists
+from rag_hpc.search.effort import LEAST_CHOOSING, least_effort, open_numbers
 from rag_hpc.stores.chunks import ChunkStore, split_evenly
 from rag_hpc.stores.questions import read_question_vectors, read_questions
 from rag_hpc.stores.shards import (
@@ -231,7 +233,7 @@ class Check(Stage):
 
     Config: ClassVar[type] = VectorsConfig
     name = "vectors.check"
-    version = 1
+    version = 2
     launch = Launch.mpi
     needs = ("encode", "vectors.build")
     wants = ("retrieve.queries",)
@@ -247,19 +249,41 @@ class Check(Stage):
         return [Unit(0, {"asked": "titles of documents" if titles else "questions of the run"})]
 
     def run(self, unit: Unit, out: Path, ctx: Context) -> Counts:
-        """Write recall.json: recall@10 and @100 over the questions, with intervals. Raises RecallTooLow."""
+        """Write recall.json: recall@10 and @100 over the questions, with intervals; and probes.json, what a query does.
+
+        Where a run has questions enough and a number is to be chosen, every other question chooses the least that
+        suffices, and the rest judge. Raises RecallTooLow.
+        """
         store = VectorStore(ctx.inputs["encode"])
         asked = unit.inputs["asked"]
         first, stop = slice_of(len(store), ctx.comm)
         rows = store.rows(first, stop)
         index = Ann(ctx.inputs["vectors.build"], rows, first, ctx.comm)
         queries = ctx.comm.broadcast(self._queries(asked, store, ctx) if ctx.rank == 0 else None)
-        found = recall.compare(index, queries, (rows, first), ctx.comm)
+        truth = recall.truth_of(queries, (rows, first), ctx.comm)
+        value: dict[str, Any] = {"asked": asked, "num_asked": len(queries)}
+        given = Effort(
+            num_probes=self.config.num_probes, shortlist=self.config.shortlist, ef_search=self.config.ef_search
+        )
         counts = Counts(items_in=len(queries), items_out=len(queries))
+        choosing = "retrieve.queries" in ctx.inputs and len(queries) >= 2 * LEAST_CHOOSING
+        if choosing and open_numbers(index.effort.kind, given):
+            chosen, queries, best = queries[::2], queries[1::2], truth[::2]
+            cut = min(recall.DEPTHS)
+            index.effort = least_effort(
+                index, chosen, best[:, :cut], max(recall.DEPTHS), self.config.min_recall, given, ctx.comm
+            )
+            on_chosen, truth = recall.compare(index, chosen, best, ctx.comm), truth[1::2]
+            value |= {"num_chosen_on": len(chosen), "chosen_on": {row.name: row.value() for row in on_chosen}}
+            counts.extra = {f"{row.name}.chosen": row.mean for row in on_chosen}
+        found = recall.compare(index, queries, truth, ctx.comm)
         if ctx.rank == 0:
-            value = {"asked": asked, "num_asked": len(queries), **{row.name: row.value() for row in found}}
+            numbers = {name: getattr(index.effort, name) for name in KNOBS if getattr(index.effort, name)}
+            value |= {"num_judged": len(queries), "effort": numbers, **{row.name: row.value() for row in found}}
             (out / RECALL).write_bytes(canonical_json(value))
-            counts.extra = {key: number for row in found for key, number in row.figures().items()}
+            write_effort(out, index.effort)
+            counts.extra |= {key: number for row in found for key, number in row.figures().items()}
+            counts.extra |= {name: float(number) for name, number in numbers.items()}
             self._judge(found[0], asked, index.effort)
         return counts
 

@@ -68,6 +68,9 @@ class Effort:
     ef_search: int = 0  # candidates held while a graph is walked
 
 
+EFFORT_NUMBERS = ("num_probes", "shortlist", "ef_search")
+
+
 def write_trained(unit_dir: Path, centroids_LD: Array, template: U8 | None, effort: Effort) -> None:
     """Write the effort, and the centroids of the inverted lists or, of a kind with codebooks, the empty index that has
     both."""
@@ -103,12 +106,6 @@ def effort_of(made: Manifest) -> Effort | None:
     if kind not in Kind.__members__:
         raise ConfigError(f"{made.folder}: an index of kind {kind!r}; known: {', '.join(Kind.__members__)}")
     return Effort(kind=Kind[kind], **{name: int(number) for name, number in value.items()})
-
-
-def probes_of(trained: Manifest) -> int:
-    """Return how many lists a query probes, as the training found."""
-    effort = effort_of(trained)
-    return effort.num_probes if effort else 0
 
 
 def load_shards(built: Manifest, positions: Sequence[int]) -> list[Any]:

@@ -13,6 +13,7 @@ from rag_hpc.eval.bench.rows import Row
 from rag_hpc.search.ann import Ann
 from rag_hpc.search.recall import of_queries, share_found
 from rag_hpc.stores.questions import read_question_vectors
+from rag_hpc.stores.shards import effort_of
 from rag_hpc.stores.vectors import VectorStore
 
 SHARES = (0.01, 0.1, 0.5)
@@ -27,7 +28,7 @@ def rows(inputs: Mapping[str, Manifest], bar: float, about: str) -> list[Row]:
     store = VectorStore(inputs["encode"])
     rows_ND = store.rows(0, len(store))
     queries_QD = read_question_vectors(inputs["retrieve.queries"]).astype(np.float32)
-    index, found = Ann(inputs["vectors.build"], rows_ND, 0, SerialComm()), []
+    index, found = Ann(inputs["vectors.build"], rows_ND, 0, SerialComm(), effort_of(inputs["vectors.check"])), []
     for share in SHARES:
         allowed_N = np.random.default_rng(0).random(len(store)) < share
         scores = index.search(queries_QD, _K, allowed_N)[0]

@@ -38,9 +38,10 @@ def make(data: Path, folder: Path, num_passages: int, num_questions: int) -> dic
 
 
 def indexed(made: Mapping[str, Manifest], settings: Mapping[str, Any], folder: Path) -> dict[str, Manifest]:
-    """Return the inputs with a vector index of such settings, which lies in a folder."""
+    """Return the inputs with a vector index of such settings, which lies in a folder, and a query's effort as half of
+    the questions chose it."""
     found = dict(made)
-    for stage in ("vectors.train", "vectors.build"):
+    for stage in ("vectors.train", "vectors.build", "vectors.check"):
         found[stage] = run(stage, settings, found, folder)
     return found
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from rag_hpc.core.fs import read_json
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.core.stage import Context
 from rag_hpc.core.unit import Unit
@@ -29,6 +30,7 @@ from rag_hpc.eval.bench.vectors.data import array_path
 from rag_hpc.search import lucene
 from rag_hpc.search.shards import Shards
 from rag_hpc.stages.registry import make_stage
+from rag_hpc.stages.vectors import RECALL
 from rag_hpc.stores.questions import read_question_vectors, read_questions
 from rag_hpc.stores.shards import Effort, effort_of
 
@@ -73,9 +75,12 @@ def _rows(given: Options, parts: Sequence[str], data: Path, folder: Path) -> lis
     if {"search", "threads", "filters"} & {*parts}:
         chosen = {**settings, "index": given["index"], "min_recall": float(given["recall"])}
         inputs = made.indexed(inputs, chosen, folder)
-        effort = effort_of(inputs["vectors.build"]) or Effort()
+        effort = effort_of(inputs["vectors.check"]) or Effort()
         about = f"{num:,} passages x {made.DIMS}, {effort.kind.value}, {effort.num_probes} lists probed"
-        about += f", shortlist {effort.shortlist}, {cpu_class()}" if effort.shortlist else f", {cpu_class()}"
+        about += f", shortlist {effort.shortlist}" if effort.shortlist else ""
+        told = read_json(inputs["vectors.check"].files(RECALL)[0])
+        recalls = ", ".join(f"{name} {told[name]['mean']:.4f}" for name in ("recall@10", "recall@100"))
+        about += f", {recalls} over {told['num_judged']} questions, {cpu_class()}"
         if "filters" in parts:
             rows += filters.rows(inputs, float(given["recall"]), about)
         if "search" in parts or "threads" in parts:
@@ -174,7 +179,9 @@ def _threads(inputs: Mapping[str, Manifest], pairs: int, folder: Path, about: st
 def _ranks(inputs: Mapping[str, Manifest], folder: Path, threads: int, pairs: int, num: int) -> list[Row]:
     """Return the rows of ranks of one thread beside FAISS with as many threads by the clock, and of one by CPU time."""
     mpirun = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n"]
-    starts = {"ours": ("ours", [*mpirun, str(threads)]), "one": ("ours", [*mpirun, "1"]), "faiss": ("faiss", [])}
+    together = [*mpirun, str(threads)]
+    starts = {"ours": ("ours", together), "lists": ("lists", together), "one": ("ours", [*mpirun, "1"])}
+    starts |= {"group": ("group", []), "faiss": ("faiss", [])}
     with contextlib.ExitStack() as stack:
         asks: dict[str, Callable[[], dict[str, float]]] = {
             name: stack.enter_context(
@@ -186,21 +193,23 @@ def _ranks(inputs: Mapping[str, Manifest], folder: Path, threads: int, pairs: in
             for _ in range(5):
                 ask()
         found, theirs = (np.load(array_path(folder, name)) for name in ("ours", "faiss"))
-        clock = take_turns({name: _told(asks[name], "wall") for name in ("ours", "faiss")}, pairs)
+        clock = take_turns({name: _told(asks[name], "wall") for name in ("ours", "lists", "group", "faiss")}, pairs)
         used = take_turns({"ours": _told(asks["one"], "cpu"), "faiss": _told(asks["faiss"], "cpu")}, pairs)
     same = np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found.tolist(), theirs.tolist(), strict=True)])
     against = f"exact scores and merging with it, against FAISS's search of one ivf_fp16 with {threads} threads"
     about = f"{num:,} x {made.DIMS}, top {DEPTH}, {same:.4f} of the hits alike, {cpu_class()}"
     rows = []
-    for name, timed, unit, who in (
-        ("retrieve.ranks", clock, "s", f"{threads} ranks of one thread by MPI"),
-        ("retrieve.one_rank.cpu", used, "CPU s", "one rank with all shards"),
+    for name, side_name, timed, unit, who in (
+        ("retrieve.ranks", "ours", clock, "s", f"{threads} ranks of one thread by MPI"),
+        ("retrieve.ranks, by lists", "lists", clock, "s", f"{threads} ranks of one thread that hold whole lists"),
+        ("retrieve.group", "group", clock, "s", "two ranks of a resident group, of one thread, by a socket"),
+        ("retrieve.one_rank.cpu", "ours", used, "CPU s", "one rank with all shards"),
     ):
-        ratio, interval = timed.ratio("faiss")
+        ratio, interval = timed.ratio("faiss", side_name)
         rows.append(
             Row(
                 name=name,
-                ours=timed.median("ours"),
+                ours=timed.median(side_name),
                 unit=f"{unit} a batch of {len(found)}",
                 peers={"faiss": timed.median("faiss")},
                 ratio=ratio,

@@ -17,7 +17,7 @@ from rag_hpc.core.manifest import Manifest
 from rag_hpc.core.stage import Context
 from rag_hpc.eval.bench.vectors.data import array_path
 from rag_hpc.search.ann import Ann, gathered, slice_of
-from rag_hpc.search.recall import compare
+from rag_hpc.search.recall import compare, truth_of
 from rag_hpc.stages.registry import make_stage
 from rag_hpc.stores.tables import read_table
 from rag_hpc.stores.vectors import VectorStore
@@ -70,7 +70,7 @@ def serve(inputs: dict[str, Manifest], folder: Path, comm: Comm) -> None:
     for low in range(0, len(queries), 64):
         answer(queries[low : low + 64])
     seconds = time.monotonic() - begun
-    found = compare(index, queries, (rows, first), comm)
+    found = compare(index, queries, truth_of(queries, (rows, first), comm), comm)
     if comm.rank == 0:
         told = {"recall": found[0].mean, "asked": found[0].num, "rate": len(queries) / seconds}
         (folder / "told.json").write_text(json.dumps(told))

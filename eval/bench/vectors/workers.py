@@ -1,23 +1,22 @@
 """Search at up to 256 workers: one worker's share of the work is measured at every p, only the messages are simulated.
 
 A batch of questions goes through what `search/ann.py` does: every worker chooses lists (as long for every p, an Amdahl
-term), scans its share, the shortlists are merged in a tree, the cut goes down it again, every worker scores its rows
-exactly, and the hits are merged. Each worker's time is drawn from those measured, so that the slowest is waited for.
-What two MPI ranks take together is measured too, and said beside what was simulated for them.
+term; divided by lists, each chooses for its part of the questions, and all tell each other), scans its share, the
+shortlists are merged in a tree, the cut goes down it again, every worker scores its rows exactly, and the hits are
+merged. Each worker's time is drawn from those measured, so that the slowest is waited for. What two MPI ranks take
+together is measured too, and said beside what was simulated for them.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -28,69 +27,15 @@ from rag_hpc.algo.types import F32, Array
 from rag_hpc.core.comm import Comm
 from rag_hpc.core.record import pressure_cpu
 from rag_hpc.eval.bench.rows import Row, cpu_class
+from rag_hpc.eval.bench.vectors.costs import BATCH, DEPTH, PROBES, PS, Batch, Costs, simulate
 from rag_hpc.eval.bench.vectors.data import array_path
+from rag_hpc.eval.bench.vectors.divided import divide
 from rag_hpc.search import indexes
 from rag_hpc.search.ann import cut, gathered, slice_of
 from rag_hpc.stores.shards import Effort, Kind
 
-PS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-BATCH, DEPTH, PROBES = 64, 100, 32
-REPEATS, DRAWS = 15, 200
-HIT_BYTES = 12  # a float32 score and an int64 id
+REPEATS = 15
 SIZES = (1 << 10, 1 << 14, 1 << 17, 1 << 20)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Costs:
-    """Seconds of a batch, as measured. Keys of dicts are p."""
-
-    lists_s: float  # every worker's choice of lists
-    scan_s: Mapping[int, Sequence[float]]  # of one worker's share, without that choice
-    rescore_s: Mapping[int, Sequence[float]]
-    merge_s: float  # of two blocks of hits
-    latency_s: float  # of a message
-    byte_s: float  # of each of its bytes
-
-    def message_s(self, num_bytes: float) -> float:
-        """Return what a message takes."""
-        return self.latency_s + self.byte_s * num_bytes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Seconds of a batch at one p, by what they go to."""
-
-    lists: float
-    scan: float  # a mean worker's
-    rescore: float
-    waiting: float  # for the slowest worker, beyond the mean
-    merges: float
-    messages: float
-
-    @property
-    def total(self) -> float:
-        """T."""
-        return self.lists + self.scan + self.rescore + self.waiting + self.merges + self.messages
-
-
-def simulate(costs: Costs, p: int, seed: int = 0) -> Batch:
-    """Return the mean batch over DRAWS draws of every worker's time."""
-    rng, rounds = np.random.default_rng([seed, p]), math.ceil(math.log2(p)) if p > 1 else 0
-    means, slowest = [], []
-    for measured in (costs.scan_s[p], costs.rescore_s[p]):
-        drawn_SP = rng.choice(np.asarray(measured), (DRAWS, p))
-        means.append(float(drawn_SP.mean()))
-        slowest.append(float(drawn_SP.max(axis=1).mean()))
-    hits, ids = BATCH * DEPTH * HIT_BYTES, BATCH * DEPTH * 8
-    messages = rounds * (2 * costs.message_s(hits) + costs.message_s(ids))  # two merges up, one cut down
-    return Batch(
-        lists=costs.lists_s,
-        scan=means[0],
-        rescore=means[1],
-        waiting=sum(slowest) - sum(means),
-        merges=2 * rounds * costs.merge_s,
-        messages=messages,
-    )
 
 
 def run(rows: Array, queries: F32, centroids: F32) -> list[Row]:
@@ -103,24 +48,16 @@ def run(rows: Array, queries: F32, centroids: F32) -> list[Row]:
         latency_s, byte_s = _messages(folder)
     pressure = pressure_cpu()
     costs = measure(rows, queries, centroids, latency_s, byte_s)
-    batches = {p: simulate(costs, p) for p in PS}
-    at = batches[PS[-1]]
-    parts = {name: value / at.total for name, value in vars(at).items()}
-    binds = ", ".join(f"{name} {value:.0%}" for name, value in sorted(parts.items(), key=lambda part: -part[1]))
-    curve = ", ".join(f"S({p}) {batches[1].total / batch.total:.3g}" for p, batch in batches.items() if p > 1)
+    by_lists, asked = divide(costs, rows, queries, centroids, _repeated)
+    batches, divided = ({p: simulate(one, p) for p in PS} for one in (costs, by_lists))
     about = (
         f"{len(rows):,} x {rows.shape[1]}, ivf_fp16 of {len(centroids)} lists, {PROBES} probed, batches of {BATCH}, "
         f"depth {DEPTH}; a message {1e6 * latency_s:.0f} us and {1e-9 / byte_s:.2g} GB/s over TCP, {cpu_class()}"
     )
     simulated, found = batches[1].total / batches[2].total, real[1] / real[2]
     return [
-        Row(
-            name="vectors.workers, E from 16 to 256",
-            ours=batches[16].total / at.total / 16,
-            unit="of sixteenfold",
-            contention=pressure,
-            note=f"simulated: {curve}; at 256 of {1e3 * at.total:.2f} ms: {binds}; {about}",
-        ),
+        _row("vectors.workers, E from 16 to 256", batches, batches, pressure, about),
+        _row("vectors.workers by lists, E from 16 to 256", divided, batches, pressure, f"{_asked(asked)}; {about}"),
         Row(
             name="vectors.workers, S(2) simulated over measured",
             ours=simulated,
@@ -131,6 +68,27 @@ def run(rows: Array, queries: F32, centroids: F32) -> list[Row]:
             note=f"{1e3 * real[1]:.1f} and {1e3 * real[2]:.1f} ms a batch measured, {about}",
         ),
     ]
+
+
+def _row(
+    name: str, batches: Mapping[int, Batch], whole: Mapping[int, Batch], pressure: float | None, about: str
+) -> Row:
+    """Return the row of a division; S is against one worker that holds all documents."""
+    at = batches[PS[-1]]
+    parts = {part: value / at.total for part, value in vars(at).items()}
+    binds = ", ".join(f"{part} {value:.0%}" for part, value in sorted(parts.items(), key=lambda one: -one[1]))
+    curve = ", ".join(f"S({p}) {whole[1].total / batch.total:.3g}" for p, batch in batches.items() if p > 1)
+    return Row(
+        name=name,
+        ours=batches[16].total / at.total / 16,
+        unit="of sixteenfold",
+        contention=pressure,
+        note=f"simulated: {curve}; at 256 of {1e3 * at.total:.2f} ms: {binds}; {about}",
+    )
+
+
+def _asked(asked: Mapping[int, float]) -> str:
+    return "workers asked by a question: " + ", ".join(f"{num:.1f} of {p}" for p, num in asked.items() if p > 1)
 
 
 def measure(rows: Array, queries: F32, centroids: F32, latency_s: float, byte_s: float) -> Costs:
@@ -150,8 +108,13 @@ def measure(rows: Array, queries: F32, centroids: F32, latency_s: float, byte_s:
         scored[p] = _repeated(partial(rescore, batch, part, best[1], DEPTH, longest_row=bound))
     merge_s = statistics.median(_repeated(partial(merge_topk, [best, best], DEPTH)))
     return Costs(
-        lists_s=lists_s, scan_s=scan, rescore_s=scored, merge_s=merge_s, latency_s=latency_s, byte_s=byte_s
-    )  # fmt: skip
+        lists_s=dict.fromkeys(PS, lists_s),
+        scan_s=scan,
+        rescore_s=scored,
+        merge_s=merge_s,
+        latency_s=latency_s,
+        byte_s=byte_s,
+    )
 
 
 def main(place: str, task: str) -> None:

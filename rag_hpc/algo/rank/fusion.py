@@ -106,11 +106,13 @@ def _standard_rows(scores_QK: F32, held_QK: Array, longest_Q: I64) -> tuple[F64,
     """Return each row's standard scores, zeros where nothing is held, and the lowest of a row."""
     lengths_Q = held_QK.sum(axis=1)
     given_QK = np.where(held_QK, scores_QK, np.float32(0)).astype(np.float64)
-    moments_Q2 = np.zeros((len(given_QK), 2), dtype=np.float64)
-    for row, (scores, length, longest) in enumerate(zip(given_QK.tolist(), lengths_Q, longest_Q, strict=True)):
-        if longest:
-            moments_Q2[row] = _moments(scores[:length] + [0.0] * int(longest - length))
-    mean_Q1, deviation_Q1 = moments_Q2[:, :1], moments_Q2[:, 1:]
+    sizes_Q, divisor_Q = list(zip(lengths_Q.tolist(), longest_Q.tolist(), strict=True)), np.maximum(longest_Q, 1)
+    sums = [math.fsum(scores[:length]) for scores, (length, _) in zip(given_QK.tolist(), sizes_Q, strict=True)]
+    mean_Q1 = (np.array(sums) / divisor_Q)[:, None]
+    squares_QK, absent = (given_QK - mean_Q1) ** 2, (mean_Q1[:, 0] ** 2).tolist()
+    rows = zip(squares_QK.tolist(), absent, sizes_Q, strict=True)
+    sums = [math.fsum(row[:length] + [one] * (longest - length)) for row, one, (length, longest) in rows]
+    deviation_Q1 = np.sqrt(np.array(sums) / divisor_Q)[:, None]
     flat_Q1 = deviation_Q1 == 0
     divisor_Q1 = np.where(flat_Q1, 1.0, deviation_Q1)
     standard_QK = np.where(flat_Q1 | ~held_QK, 0.0, (given_QK - mean_Q1) / divisor_Q1)
@@ -124,7 +126,7 @@ def _standard_rows(scores_QK: F32, held_QK: Array, longest_Q: I64) -> tuple[F64,
 def _moments(scores: list[float]) -> tuple[float, float]:
     """Return the mean and the standard deviation of scores, of which there are some."""
     mean = math.fsum(scores) / len(scores)
-    return mean, math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / len(scores))
+    return mean, math.sqrt(math.fsum((score - mean) * (score - mean) for score in scores) / len(scores))
 
 
 def _between(figure: float, ends: tuple[tuple[float, float], tuple[float, float]]) -> float:

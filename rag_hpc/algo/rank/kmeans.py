@@ -58,7 +58,7 @@ def train(rows_BD: Array, places_B: I64, config: KMeansConfig, assign: Assign, r
     nearest_B, gap_B = np.full(len(rows_BD), -1, dtype=np.int64), np.full(len(rows_BD), -np.inf)
     for iteration in range(config.num_iters):
         open_B = np.flatnonzero(gap_B <= 0)
-        found, gaps = assign(rows_BD[open_B], centroids_KD)
+        found, gaps = assign(rows_BD if len(open_B) == len(rows_BD) else rows_BD[open_B], centroids_KD)
         moved = found != nearest_B[open_B]
         sums.move(open_B[moved], nearest_B[open_B[moved]], found[moved])
         nearest_B[open_B], gap_B[open_B] = found, gaps
@@ -111,6 +111,12 @@ class _Sums:
 
     def move(self, at: I64, old: I64, new: I64) -> None:
         """Take rows out of their old clusters (-1: none) and add them to their new ones."""
+        if self._rows_BD.dtype == np.float16:
+            from rag_hpc.algo.rank import pairs
+
+            bits_BD = np.ascontiguousarray(self._rows_BD).view(np.uint16)
+            pairs.move(bits_BD, at, old, new, 2.0**self._scale, self._sums)
+            return
         for low in range(0, len(at), _ROWS):
             part = slice(low, low + _ROWS)
             whole = self.integers(at[part])

@@ -1,6 +1,7 @@
-"""Products of float32 queries with single rows, which no other row can influence, without a copy of the rows.
+"""Products of float32 queries with single rows, which no other row can influence, without a copy of the rows; and
+float16 rows widened or summed.
 
-Each is one sum, in an order that the compiled code fixes. Q queries, R rows for each, D dimensions.
+Each product is one sum, in an order that the compiled code fixes. Q queries, R rows for each, D dimensions, K sums.
 """
 
 from __future__ import annotations
@@ -86,3 +87,30 @@ def half_longest(bits_ND: U16) -> float:
             total += value * value
         most = max(most, total)
     return math.sqrt(np.float64(most) * (1 + (bits_ND.shape[1] + 8) * 2.0**-23))
+
+
+@jit_math
+def widen(bits_ND: U16, out_ND: F32) -> None:
+    """Fill out_ND with the numbers of float16 rows."""
+    for row in range(len(bits_ND)):
+        row_D, out_D = bits_ND[row], out_ND[row]
+        for d in range(len(row_D)):
+            out_D[d] = _widened(row_D[d])
+
+
+@jit_math
+def move(bits_ND: U16, at_P: I64, old_P: I64, new_P: I64, scale: float, sums_KS: I64) -> None:
+    """Take float16 rows out of their old sums (-1: none) and add them to their new ones, [K, D + 1]: each number times
+    the scale, a power of two, as the nearest integer, and a one behind."""
+    for place in range(len(at_P)):
+        row_D, old, new = bits_ND[at_P[place]], old_P[place], new_P[place]
+        if new >= 0:
+            sum_S = sums_KS[new]
+            for d in range(len(row_D)):
+                sum_S[d] += np.int64(np.rint(np.float64(_widened(row_D[d])) * scale))
+            sum_S[len(row_D)] += 1
+        if old >= 0:
+            sum_S = sums_KS[old]
+            for d in range(len(row_D)):
+                sum_S[d] -= np.int64(np.rint(np.float64(_widened(row_D[d])) * scale))
+            sum_S[len(row_D)] -= 1

@@ -47,12 +47,13 @@ def test_recall_is_of_what_the_filter_lets_through(inputs: tuple[Path, dict[str,
     )
 
 
-def test_a_side_answers_batches_until_it_is_told_to_end(inputs: tuple[Path, dict[str, Manifest]]) -> None:
+@pytest.mark.parametrize("name", ["faiss", "group"])
+def test_a_side_answers_batches_until_it_is_told_to_end(name: str, inputs: tuple[Path, dict[str, Manifest]]) -> None:
     folder, found = inputs
-    with retrieve._process([sys.executable, "-m", side.__name__, "faiss", str(folder), "1"]) as ask:
+    with retrieve._process([sys.executable, "-m", side.__name__, name, str(folder), "1"]) as ask:
         told = [ask() for _ in range(2)]
     assert all(one["wall"] > 0 and one["cpu"] >= 0 for one in told)
-    ids = np.load(array_path(folder, "faiss"))
+    ids = np.load(array_path(folder, name))
     queries = np.load(array_path(folder, "queries"))
     index = Ann(found["vectors.build"], VectorStore(found["encode"]).rows(0, 2000), 0, SerialComm())
     ours = index.search(queries, side.DEPTH)[1]

@@ -15,6 +15,7 @@ from rag_hpc.errors import InputError
 from rag_hpc.eval.bench.pairs import Timed
 from rag_hpc.eval.bench.vectors import vectors, workers
 from rag_hpc.eval.bench.vectors.data import tiled
+from rag_hpc.eval.bench.vectors.divided import divide
 from rag_hpc.eval.bench.vectors.plot import frontier
 from rag_hpc.stores.shards import Kind
 
@@ -78,17 +79,26 @@ def test_auto_that_exact_search_beats_misses_its_bar() -> None:
 
 def costs(**values: object) -> workers.Costs:
     shares = {p: [1.0 / p] * 3 for p in workers.PS}
-    given = {"lists_s": 0.0, "scan_s": shares, "rescore_s": shares, "merge_s": 0.0, "latency_s": 0.0, "byte_s": 0.0}
+    given = {
+        "lists_s": dict.fromkeys(workers.PS, 0.0),
+        "scan_s": shares,
+        "rescore_s": shares,
+        "merge_s": 0.0,
+        "latency_s": 0.0,
+        "byte_s": 0.0,
+    }
     return workers.Costs(**{**given, **values})  # type: ignore[arg-type]
 
 
 def test_simulated_workers_follow_the_laws_that_are_known() -> None:
     one, many = (workers.simulate(costs(), p).total for p in (1, 256))
     assert one / many == pytest.approx(256)
-    with_lists = [workers.simulate(costs(lists_s=0.5), p).total for p in (1, 256)]
+    with_lists = [workers.simulate(costs(lists_s=dict.fromkeys(workers.PS, 0.5)), p).total for p in (1, 256)]
     assert with_lists[0] / with_lists[1] == pytest.approx(1 / (0.2 + 0.8 / 256))  # Amdahl's law, a serial fifth
     tree = workers.simulate(costs(latency_s=0.001, merge_s=0.002), 256)
     assert (tree.messages, tree.merges) == (pytest.approx(3 * 8 * 0.001), pytest.approx(2 * 8 * 0.002))
+    told = workers.simulate(costs(latency_s=0.001, chosen_bytes=1), 256)
+    assert told.messages == pytest.approx(5 * 8 * 0.001)
     uneven = {p: [0.5, 1.5] for p in workers.PS}
     slow = workers.simulate(costs(scan_s=uneven), 64)
     assert slow.scan == pytest.approx(1, abs=0.05) and slow.waiting == pytest.approx(0.5, abs=0.05)
@@ -99,3 +109,6 @@ def test_shares_are_measured_at_every_p(made: tuple[Array, F32]) -> None:
     found = workers.measure(rows, queries, vectors._centroids(rows), 1e-5, 1e-10)
     assert set(found.scan_s) == set(found.rescore_s) == set(workers.PS) and found.merge_s > 0
     assert found.message_s(1000) == pytest.approx(1.01e-5)
+    by_lists, asked = divide(found, rows, queries, vectors._centroids(rows), lambda work: [work() is None, 1.0])
+    assert set(by_lists.scan_s) == set(by_lists.lists_s) == set(workers.PS) and by_lists.chosen_bytes > 0
+    assert asked[1] == 1 and 1 < asked[4] <= 4

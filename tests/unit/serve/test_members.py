@@ -14,6 +14,7 @@ import stagerun
 
 from rag_hpc.algo.types import Array
 from rag_hpc.core.comm import SerialComm
+from rag_hpc.search.lists import Division
 from rag_hpc.search.searcher import Found, Searcher, SearchSettings, knowledge
 from rag_hpc.serve.door import shares
 from rag_hpc.serve.members import OPENING, Members
@@ -29,10 +30,16 @@ def vectors_QD() -> Array:
     return np.asarray(drawn / np.linalg.norm(drawn, axis=1, keepdims=True))
 
 
-def opened(chain: stagerun.Chain, comm: SerialComm | RootComm | RankComm, folder: Path, depth: int) -> Searcher:
+def opened(
+    chain: stagerun.Chain,
+    comm: SerialComm | RootComm | RankComm,
+    folder: Path,
+    depth: int,
+    division: Division = Division.documents,
+) -> Searcher:
     scratch = folder / f"{comm.world_size}-{comm.rank}"
     scratch.mkdir()
-    out, settings = chain.out, SearchSettings(depth=depth, num_probes=4)
+    out, settings = chain.out, SearchSettings(depth=depth, num_probes=2, divided_by=division)
     return Searcher(out["lexical"], out["encode"], out["vectors.build"], settings, comm, scratch, knowledge(out))
 
 
@@ -74,19 +81,21 @@ def follower(
     sock.close()
 
 
-def search_over(chain: stagerun.Chain, folder: Path, world_size: int, vectors_QD: Array, depth: int) -> list[Found]:
+def search_over(
+    chain: stagerun.Chain, folder: Path, world_size: int, vectors_QD: Array, depth: int, division: Division
+) -> list[Found]:
     """Return what two rounds of a group give."""
     turn, found, threads = threading.Lock(), [], []
     members = OneByOne(world_size, turn)
     for rank in range(1, world_size):
         ours, theirs = socket.socketpair()
         members.join(rank, ours)
-        work = (lambda comm: opened(chain, comm, folder, depth), rank, world_size, theirs, turn)
+        work = (lambda comm: opened(chain, comm, folder, depth, division), rank, world_size, theirs, turn)
         threads.append(threading.Thread(target=follower, args=work))
         threads[-1].start()
     comm = RootComm(members)
     with turn:
-        searcher = opened(chain, comm, folder, depth)
+        searcher = opened(chain, comm, folder, depth, division)
         for number in (1, 2):
             ranks = list(range(1, world_size))
             comm.begin(number, ranks, None)
@@ -100,14 +109,18 @@ def search_over(chain: stagerun.Chain, folder: Path, world_size: int, vectors_QD
     return found
 
 
-@pytest.mark.parametrize("depth", [15, 5000], ids=["top 15", "beyond the corpus"])
+@pytest.mark.parametrize(
+    ("depth", "division"),
+    [(15, Division.documents), (15, Division.lists), (5000, Division.documents)],
+    ids=["top 15", "by lists", "beyond the corpus"],
+)
 def test_groups_of_any_size_find_the_same_bytes(
-    chain: stagerun.Chain, vectors_QD: Array, tmp_path: Path, depth: int
+    chain: stagerun.Chain, vectors_QD: Array, tmp_path: Path, depth: int, division: Division
 ) -> None:
     alone = opened(chain, SerialComm(), tmp_path, depth).search(TEXTS, vectors_QD)
     for world_size in (1, 2, 3, 7):
         (folder := tmp_path / f"p{world_size}").mkdir()
-        for found in search_over(chain, folder, world_size, vectors_QD, depth):
+        for found in search_over(chain, folder, world_size, vectors_QD, depth, division):
             assert list(found.hits) == list(alone.hits) == ["bm25", "dense", "ann", "fused"]
             for method, (scores, ids) in alone.hits.items():
                 assert scores.tobytes() == found.hits[method][0].tobytes(), method

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import stagerun
 
+from rag_hpc.core.comm import Comm
 from rag_hpc.core.fs import read_json
+from rag_hpc.core.unit import Counts
 from rag_hpc.errors import ConfigError
 from rag_hpc.search import exact
 from rag_hpc.stages.registry import make_stage
-from rag_hpc.stages.retrieve import RetrieveConfig, search_settings
+from rag_hpc.stages.retrieve import SHARDS_ASKED, RetrieveConfig, search_settings
 from rag_hpc.stores.hits import Method
-from rag_hpc.stores.shards import probes_of
+from rag_hpc.stores.shards import effort_of
 from rag_hpc.stores.tables import read_table
 from rag_hpc.stores.vectors import VectorStore
 
@@ -51,16 +53,37 @@ def test_four_lexical_shards_give_the_bytes_of_one_index(chain: stagerun.Chain, 
     assert one_shard.out["retrieve.search"].files("ann.parquet") == []
 
 
-@pytest.mark.parametrize("world_size", [1, 3, 6])
-def test_ranks_give_the_bytes_of_one_process(world_size: int, chain: stagerun.Chain, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("world_size", "division"), [(1, "documents"), (3, "documents"), (6, "documents"), (3, "lists"), (6, "lists")]
+)
+def test_ranks_give_the_bytes_of_one_process(
+    world_size: int, division: str, chain: stagerun.Chain, tmp_path: Path
+) -> None:
     # 4 lexical shards, 3 vector shards and 157 rows over 3 ranks are uneven; of 6 ranks some hold no shard
     inputs = {n: m for n, m in chain.out.items() if n in make_stage("retrieve.search", {}).needs or "vectors" in n}
-    out = stagerun.run_on_ranks("retrieve.search", chain.settings["retrieve.search"], inputs, tmp_path, world_size)
+    settings = {**chain.settings["retrieve.search"], "divided_by": division}
+    out = stagerun.run_on_ranks("retrieve.search", settings, inputs, tmp_path, world_size)
     units = chain.out["retrieve.search"].units
     for name in (HITS, "ann.parquet"):
         ours = [(out / f"unit-{unit['index']:05d}" / name).read_bytes() for unit in units]
         assert ours == _bytes(chain, name)
     assert not list((tmp_path / "rank-1").glob("*/*"))
+
+
+def test_records_say_how_many_ranks_a_query_asked_of_an_index_divided_by_lists(
+    chain: stagerun.Chain, tmp_path: Path
+) -> None:
+    settings = {**chain.settings["retrieve.search"], "divided_by": "lists", "num_probes": 2}
+
+    def rank(comm: Comm) -> Counts:
+        stage, ctx = make_stage("retrieve.search", settings), stagerun.context(chain.out, tmp_path, comm)
+        stage.setup(ctx)
+        (out := tmp_path / f"out-{comm.rank}").mkdir()
+        return stage.run(stage.plan(chain.out, tmp_path)[0], out, ctx)
+
+    first, *_ = stagerun.on_ranks(3, rank)
+    assert 1 <= first.timings[SHARDS_ASKED] <= 2
+    assert SHARDS_ASKED not in first.extra  # a manifest must not depend on the number of ranks
 
 
 def test_dense_hits_are_those_of_brute_force(chain: stagerun.Chain) -> None:
@@ -149,9 +172,13 @@ def test_size_of_blocks_does_not_change_a_hit(chain: stagerun.Chain, tmp_path: P
 
 
 def test_lists_are_probed_as_the_index_was_checked_unless_told(chain: stagerun.Chain) -> None:
-    checked = probes_of(chain.out["vectors.train"])
-    assert search_settings(RetrieveConfig(), chain.out).num_probes == checked
-    assert search_settings(RetrieveConfig(num_probes=3), chain.out).num_probes == 3
+    checked = effort_of(chain.out["vectors.check"])
+    assert checked is not None
+    assert search_settings(RetrieveConfig(), chain.out).num_probes == checked.num_probes
+    unchecked = {name: made for name, made in chain.out.items() if name != "vectors.check"}
+    assert search_settings(RetrieveConfig(), unchecked).num_probes == checked.num_probes  # as trained: few questions
+    assert search_settings(RetrieveConfig(num_probes=3, shortlist=5), chain.out).num_probes == 3
+    assert search_settings(RetrieveConfig(num_probes=3, shortlist=5), chain.out).shortlist == 5
     settings = search_settings(RetrieveConfig(depth=7, k=7, k1=1.2, b=0.75, dense_weight=0.5), {})
     assert (settings.depth, settings.k1, settings.b, settings.dense_weight) == (7, 1.2, 0.75, 0.5)
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import stagerun
+from madevectors import clustered, encoded
 from manifests import manifest_of
 
 from rag_hpc.algo.rank.topk import Hits, exact_topk, merge_topk, rescore
@@ -24,32 +25,11 @@ from rag_hpc.search.indexes import Shards
 from rag_hpc.search.recall import share_found
 from rag_hpc.stages import vectors
 from rag_hpc.stages.registry import make_stage
-from rag_hpc.stores.shards import Effort, Kind, effort_of, load_shards, probes_of
+from rag_hpc.stores.questions import write_questions
+from rag_hpc.stores.shards import Effort, Kind, effort_of, load_shards
 from rag_hpc.stores.vectors import VectorStore
 
 faiss = pytest.importorskip("faiss")
-
-
-def _encoded(folder: Path, rows: Any, per_unit: int = 50) -> dict[str, Manifest]:
-    """Return a made-up encode stage's output that holds these rows."""
-    for index, start in enumerate(range(0, len(rows), per_unit)):
-        unit_dir = folder / "encode" / "units" / f"unit-{index:05d}"
-        unit_dir.mkdir(parents=True)
-        part = rows[start : start + per_unit].astype(np.float16)
-        np.save(unit_dir / "vectors.npy", part, allow_pickle=False)
-    given = manifest_of(folder / "encode", "encode")
-    counted = [
-        {**unit, "items_in": num, "items_out": num, "dropped": {}, "extra": {}}
-        for unit, num in zip(given.units, given.rows("vectors.npy"), strict=True)
-    ]
-    return {"encode": dataclasses.replace(given, units=counted, output_hash=str(len(rows)))}
-
-
-def _clustered(num_rows: int, dims: int = 16, clusters: int = 20) -> Any:
-    rng = np.random.default_rng(3)
-    centres = rng.standard_normal((clusters, dims))
-    rows = centres[rng.integers(0, clusters, num_rows)] + 0.3 * rng.standard_normal((num_rows, dims))
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
 def test_a_shard_opens_in_plain_faiss_under_the_run_s_ordinals(chain: stagerun.Chain) -> None:
@@ -85,7 +65,7 @@ def test_centroids_are_unit_vectors_of_the_planned_number(chain: stagerun.Chain)
     assert centroids.shape == (4, 384) and centroids.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(centroids, axis=1), 1, atol=1e-5)
     probes = json.loads(chain.out["vectors.train"].files("probes.json")[0].read_bytes())
-    assert probes == {"index": "ivf_fp16", "num_probes": probes_of(chain.out["vectors.train"])}
+    assert probes == {"index": "ivf_fp16", "num_probes": probes["num_probes"]}
     assert 1 <= probes["num_probes"] <= 4
 
 
@@ -116,7 +96,7 @@ def test_more_lists_than_sampled_rows_are_refused_at_the_plan(chain: stagerun.Ch
 
 
 def test_one_vector_is_an_index_too(tmp_path: Path) -> None:
-    inputs = _encoded(tmp_path / "in", _clustered(1))
+    inputs = encoded(tmp_path / "in", clustered(1))
     inputs["vectors.train"] = stagerun.run_stage(tmp_path / "run", "vectors.train", {}, inputs)
     built = stagerun.run_stage(tmp_path / "run", "vectors.build", {}, inputs)
     assert [u["items_out"] for u in built.units] == [1]
@@ -148,7 +128,7 @@ def _found(built: Manifest, rows: Any, queries: Any, world_size: int, depth: int
 
 def _rows() -> Any:
     """Return rows of which a third stand twice or more often, in different shards."""
-    rows = _clustered(900).astype(np.float16)
+    rows = clustered(900).astype(np.float16)
     rows[600:] = rows[np.random.default_rng(1).integers(0, 200, 300)]
     return rows
 
@@ -156,7 +136,7 @@ def _rows() -> Any:
 @pytest.mark.parametrize("kind", LISTS)
 def test_shards_together_answer_as_one_index(kind: str, tmp_path: Path) -> None:
     rows, settings = _rows(), {**SMALL, "index": kind}
-    inputs = _encoded(tmp_path / "in", rows)
+    inputs = encoded(tmp_path / "in", rows)
     queries = rows[::37].astype(np.float32) + np.float32(0.05)
     one = _found(_built(tmp_path / "run", inputs, settings, 1), rows, queries, 1)
     assert (one[1][:, 0] >= 0).all() and (one[1] != one[1][0]).any()
@@ -171,7 +151,7 @@ def test_shards_together_answer_as_one_index(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", LISTS)
 def test_one_question_finds_what_many_find(kind: str, tmp_path: Path) -> None:
     rows, settings = _rows(), {**SMALL, "index": kind}
-    built = _built(tmp_path / "run", _encoded(tmp_path / "in", rows), settings, 2)
+    built = _built(tmp_path / "run", encoded(tmp_path / "in", rows), settings, 2)
     queries = np.tile(rows[::37].astype(np.float32) + np.float32(0.05), (11, 1))[:256]
     _, want = _found(built, rows, queries, 1)
     for num in (1, 19, 20):
@@ -183,7 +163,7 @@ def test_refining_in_each_shard_would_change_answers(tmp_path: Path) -> None:
     rows = rng.standard_normal((1000, 64)).astype(np.float32)
     rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
     settings = {**SMALL, "index": "ivf_pq_fastscan", "num_probes": 12, "shortlist": 20}
-    inputs = _encoded(tmp_path / "in", rows)
+    inputs = encoded(tmp_path / "in", rows)
     queries = rows[::37].astype(np.float32) + 0.1 * rng.standard_normal((28, 64)).astype(np.float32)
     _, one = _found(_built(tmp_path / "run", inputs, settings, 1), rows, queries, 1)
     built = _built(tmp_path / "run", inputs, settings, 4)
@@ -201,7 +181,7 @@ def test_flat_is_exact_search(tmp_path: Path) -> None:
     rows = _rows()
     queries = rows[::37].astype(np.float32) + np.float32(0.05)
     for num_shards in (1, 3):
-        built = _built(tmp_path / f"run{num_shards}", _encoded(tmp_path / f"{num_shards}", rows), {"index": "flat"}, 3)
+        built = _built(tmp_path / f"run{num_shards}", encoded(tmp_path / f"{num_shards}", rows), {"index": "flat"}, 3)
         scores, ids = _found(built, rows, queries, num_shards)
         want = exact_topk(queries, rows, 10)
         assert ids.tobytes() == want[1].tobytes() and scores.tobytes() == want[0].tobytes()
@@ -209,7 +189,7 @@ def test_flat_is_exact_search(tmp_path: Path) -> None:
 
 def test_graph_states_its_recall_and_is_the_same_for_every_p(tmp_path: Path) -> None:
     rows, settings = _rows(), {"index": "hnsw", "num_shards": 3, "min_recall": 0.9}
-    inputs = _encoded(tmp_path / "in", rows)
+    inputs = encoded(tmp_path / "in", rows)
     built = _built(tmp_path / "run", inputs, settings, 3)
     inputs["vectors.build"] = built
     checked = stagerun.run_stage(tmp_path / "run", "vectors.check", settings, inputs)
@@ -223,14 +203,14 @@ def test_graph_states_its_recall_and_is_the_same_for_every_p(tmp_path: Path) -> 
 def test_bytes_are_known_before_the_build(kind: str, tmp_path: Path) -> None:
     rows = np.random.default_rng(0).standard_normal((3000, 64)).astype(np.float16)
     settings = {"index": kind, "num_lists": 16, "num_probes": 2, "shortlist": 10, "ef_search": 10, "iterations": 2}
-    built = _built(tmp_path / "run", _encoded(tmp_path / "in", rows, 3000), settings, 1)
+    built = _built(tmp_path / "run", encoded(tmp_path / "in", rows, 3000), settings, 1)
     want = built.units[0]["files"]["index.faiss"]["bytes"]
     assert size_of(Kind[kind], 3000, 64, 16).total == pytest.approx(want, rel=0.05)
 
 
 def test_adding_takes_a_block_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, asked = _rows(), []
-    inputs = _encoded(tmp_path / "in", rows)
+    inputs = encoded(tmp_path / "in", rows)
     want = _built(tmp_path / "run", inputs, SMALL, 1).output_hash
     monkeypatch.setattr(indexes, "BLOCK", 128)
     whole = VectorStore.rows
@@ -242,7 +222,7 @@ def test_adding_takes_a_block_at_a_time(tmp_path: Path, monkeypatch: pytest.Monk
 def test_index_that_misses_too_much_is_refused_with_a_remedy(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((600, 32)).astype(np.float32)  # no clusters: one list holds few of the neighbours
-    inputs = _encoded(tmp_path / "in", rows / np.linalg.norm(rows, axis=1, keepdims=True))
+    inputs = encoded(tmp_path / "in", rows / np.linalg.norm(rows, axis=1, keepdims=True))
     settings = {"num_lists": 15, "num_probes": 1, "num_shards": 2}
     inputs["vectors.build"] = _built(tmp_path / "run", inputs, settings, 2)
     with pytest.raises(
@@ -253,9 +233,9 @@ def test_index_that_misses_too_much_is_refused_with_a_remedy(tmp_path: Path) -> 
 
 
 def test_least_effort_on_the_sample_passes_the_check_on_other_questions(tmp_path: Path) -> None:
-    rows = _clustered(2000, dims=32, clusters=50)
+    rows = clustered(2000, dims=32, clusters=50)
     for kind in ("ivf_fp16", "ivf_pq", "ivf_rabitq"):
-        inputs = _encoded(tmp_path / kind, rows, 500)
+        inputs = encoded(tmp_path / kind, rows, 500)
         settings = {"index": kind, "num_lists": 20, "min_recall": 0.95}
         inputs["vectors.build"] = _built(tmp_path / kind / "run", inputs, settings, 2)
         checked = stagerun.run_stage(tmp_path / kind / "run", "vectors.check", settings, inputs)
@@ -274,6 +254,64 @@ def test_check_asks_the_runs_questions_and_says_so(chain: stagerun.Chain) -> Non
     assert value["recall@10"]["mean"] == chain.out["vectors.check"].extra()["recall@10"] >= 0.99
 
 
+def _asked(folder: Path, inputs: dict[str, Manifest], vectors: Any) -> None:
+    """Add questions with these vectors to the inputs."""
+    unit_dir = folder / "retrieve.queries" / "units" / "unit-00000"
+    unit_dir.mkdir(parents=True)
+    named = [{"id": f"q{number}", "text": "what"} for number in range(len(vectors))]
+    write_questions(unit_dir, named, vectors.astype(np.float16))
+    made = manifest_of(folder / "retrieve.queries", "retrieve.queries")
+    units = [{**made.units[0], "items_in": len(named), "items_out": len(named), "dropped": {}, "extra": {}}]
+    inputs["retrieve.queries"] = dataclasses.replace(made, units=units, output_hash=str(len(named)))
+
+
+@pytest.mark.parametrize("kind", ["ivf_fp16", "ivf_pq_fastscan", "hnsw"])
+def test_half_of_the_questions_choose_the_effort_and_half_judge_it(kind: str, tmp_path: Path) -> None:
+    rows = clustered(1500, dims=32, clusters=60)
+    rng = np.random.default_rng(5)
+    near = rows[rng.integers(0, len(rows), 200)] + 0.02 * rng.standard_normal((200, 32))
+    inputs = encoded(tmp_path / "in", rows, 500)
+    settings = {"index": kind, "num_lists": 30, "min_recall": 0.9}
+    inputs["vectors.build"] = _built(tmp_path / "run", inputs, settings, 3)
+    _asked(tmp_path / "in", inputs, near)
+    checked = stagerun.run_stage(tmp_path / "run", "vectors.check", settings, inputs)
+    value, effort = json.loads(checked.files("recall.json")[0].read_bytes()), effort_of(checked)
+    assert (value["num_asked"], value["num_chosen_on"], value["num_judged"]) == (200, 100, 100)
+    assert value["recall@10"]["mean"] >= 0.9 and value["chosen_on"]["recall@10"]["mean"] >= 0.95
+    figures = checked.extra()
+    assert figures["recall@10.chosen"] == value["chosen_on"]["recall@10"]["mean"]
+    before = effort_of(inputs["vectors.build"])
+    assert effort is not None and before is not None and effort.kind is before.kind
+    assert value["effort"] == {name: figures[name] for name in value["effort"]} and len(value["effort"]) > 0
+    assert effort.num_probes <= before.num_probes  # noisy copies of passages need more lists than these questions
+    for world_size in (2, 7):
+        out = stagerun.run_on_ranks("vectors.check", settings, inputs, tmp_path / str(world_size), world_size)
+        for name in ("recall.json", "probes.json"):
+            assert (out / "unit-00000" / name).read_bytes() == checked.files(name)[0].read_bytes(), world_size
+
+
+def test_the_effort_is_the_least_and_what_is_set_stays(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    rows = rng.standard_normal((1500, 16)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    near = rows[::5] + 0.1 * rng.standard_normal((300, 16)).astype(np.float32)
+    inputs = encoded(tmp_path / "in", rows, 500)
+    settings = {"num_lists": 30, "min_recall": 0.6}
+    inputs["vectors.build"] = _built(tmp_path / "run", inputs, settings, 2)
+    _asked(tmp_path / "in", inputs, near)
+    effort = effort_of(stagerun.run_stage(tmp_path / "run", "vectors.check", settings, inputs))
+    assert effort is not None and 2 <= effort.num_probes < 10  # a list more is tried each time
+    fewer = {**settings, "num_probes": effort.num_probes - 1}
+    _asked(tmp_path / "chose", inputs, near[::2])
+    given = {**inputs, "vectors.build": _built(tmp_path / "fewer", {"encode": inputs["encode"]}, fewer, 2)}
+    checked = stagerun.run_stage(tmp_path / "fewer", "vectors.check", {**fewer, "min_recall": 0.0}, given)
+    found = json.loads(checked.files("recall.json")[0].read_bytes())
+    assert "chosen_on" not in found and found["num_judged"] == 150  # nothing was left to choose: all judge
+    assert found["effort"] == {"num_probes": effort.num_probes - 1}
+    recall = found["recall@10"]
+    assert recall["mean"] < 0.8 or recall["mean"] - 2**0.5 * (recall["high"] - recall["low"]) / 2 < 0.61
+
+
 @pytest.mark.parametrize("world_size", [2, 7])
 def test_check_does_not_depend_on_the_number_of_ranks(world_size: int, chain: stagerun.Chain, tmp_path: Path) -> None:
     inputs = {name: chain.out[name] for name in ("encode", "vectors.build", "retrieve.queries")}
@@ -283,7 +321,7 @@ def test_check_does_not_depend_on_the_number_of_ranks(world_size: int, chain: st
 
 
 def test_equal_vectors_do_not_count_as_missed() -> None:
-    rows = _clustered(200).astype(np.float16)
+    rows = clustered(200).astype(np.float16)
     rows[20:180] = rows[20]  # a licence text in most documents: any ten of them are the ten best
     scores = exact_topk(rows[:30].astype(np.float32), rows[::-1], 10)[0]
     assert share_found(scores, exact_topk(rows[:30].astype(np.float32), rows, 10)[0], 10).min() == 1
@@ -291,7 +329,7 @@ def test_equal_vectors_do_not_count_as_missed() -> None:
 
 def test_too_few_rows_for_a_codebook_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"index=ivf_pq: the sample has 40 vectors.*need 256.*index=ivf_fp16"):
-        _built(tmp_path / "run", _encoded(tmp_path / "in", _clustered(40)), {"index": "ivf_pq"}, 1)
+        _built(tmp_path / "run", encoded(tmp_path / "in", clustered(40)), {"index": "ivf_pq"}, 1)
 
 
 def test_ranks_of_other_cpus_are_refused() -> None:

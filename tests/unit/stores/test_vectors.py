@@ -16,7 +16,7 @@ from manifests import manifest_of
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.errors import CorruptOutput, IncompleteError
 from rag_hpc.stores import vectors
-from rag_hpc.stores.shards import load_shards, probes_of
+from rag_hpc.stores.shards import Effort, effort_of, load_shards
 from rag_hpc.stores.vectors import VectorStore
 
 SIZES = (4, 0, 1, 6)
@@ -86,4 +86,4 @@ def test_probes_are_what_the_training_wrote(tmp_path: Path) -> None:
     unit_dir = tmp_path / "units" / "unit-00000"
     unit_dir.mkdir(parents=True)
     (unit_dir / "probes.json").write_text('{"num_probes":7}\n')
-    assert probes_of(manifest_of(tmp_path, "vectors.train")) == 7
+    assert effort_of(manifest_of(tmp_path, "vectors.train")) == Effort(num_probes=7)

@@ -69,6 +69,19 @@ def test_more_ranks_than_blocks_is_no_error() -> None:
     assert len({c.tobytes() for c in [*train_on(1, blocks, config), *train_on(4, blocks, config)]}) == 1
 
 
+@pytest.mark.parametrize("dims", [7, 96])
+def test_sums_of_float16_rows_are_those_of_the_same_numbers_in_float32(dims: int) -> None:
+    rng = np.random.default_rng(2)
+    rows = (rng.standard_normal((500, dims)) * 10.0 ** rng.integers(-6, 4, (500, 1))).astype(np.float16)
+    rows[0, 0], rows[1, 1] = np.float16(6e-8), np.float16(-65504)
+    settings = KMeansConfig(num_centroids=12, num_iters=4, seed=3)
+    found = [
+        kmeans.train(given, np.arange(500), settings, kmeans.assign, lambda whole: whole)
+        for given in (rows, rows.astype(np.float32))
+    ]
+    assert found[0].tobytes() == found[1].tobytes()
+
+
 def test_another_seed_gives_other_centroids() -> None:
     first, second = (train_on(1, sample(), KMeansConfig(num_centroids=9, num_iters=1, seed=s))[0] for s in (0, 1))
     assert first.tobytes() != second.tobytes()

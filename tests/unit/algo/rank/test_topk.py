@@ -161,13 +161,31 @@ def test_candidates_are_ranked_as_exact_search_ranks_them(dims: int) -> None:
     assert (few[1] == -1).all() and few[1].shape == (7, 10)
 
 
+def test_float16_rows_become_the_same_float32() -> None:
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(-1, 64)
+    widened = topk.single(every[::2])
+    np.testing.assert_array_equal(widened, every[::2].astype(np.float32))
+    assert widened.flags.c_contiguous and topk.single(widened) is widened
+
+
+def test_the_largest_error_is_no_less_than_any_row_s() -> None:
+    rng = np.random.default_rng(0)
+    rows, centroids = (
+        rng.standard_normal((300, 40)).astype(np.float16),
+        rng.standard_normal((20, 40)).astype(np.float32),
+    )
+    bound = topk.error_bound(rows.astype(np.float32), centroids).max()
+    for some in (rows, rows.astype(np.float32)):
+        assert bound <= topk.largest_error(some, topk.longest(centroids)) <= bound * 1.001
+
+
 def test_longest_is_no_less_than_any_norm() -> None:
     rows = np.random.default_rng(0).standard_normal((500, 77)).astype(np.float16)
     norms = np.linalg.norm(rows.astype(np.float64), axis=1)
     assert norms.max() <= topk.longest(rows) <= norms.max() * 1.0001
 
 
-@pytest.mark.parametrize("num", [200, 400])  # few, and so many that compiled products rank them
+@pytest.mark.parametrize("num", [200, 400])
 def test_nearest_rows_depend_on_the_pair_alone(num: int) -> None:
     rng = np.random.default_rng(1)
     rows = rng.standard_normal((num, 96)).astype(np.float32)
