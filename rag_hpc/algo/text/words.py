@@ -60,6 +60,11 @@ def num_words(text: str) -> int:
     return len(WORD.findall(CLUSTER.sub(" ", text))) + -(-clusters // _PER_WORD)
 
 
+def columns(text: str) -> int:
+    """Return the text's length where characters of Chinese and Japanese count twice, as they are twice as wide."""
+    return len(text) + (0 if text.isascii() else len(_IDEOGRAPH.findall(text)))
+
+
 def content_words(text: str) -> list[str]:
     """Return what carries meaning, in lower case and order: words, without those that any sentence has; of unspaced
     scripts each two characters in a row, of Han and katakana each one too, of Thai and the like each three.

@@ -21,6 +21,8 @@ _SCRIPTS = {
 }
 _PAIR = re.compile(r"(?:[^;:]*?=>)?\s*([a-z]{2,3}(?:-[a-z]{2,4})?)\s*:(.*)", re.DOTALL)
 _PARTS = re.compile(r";(?=\s*(?:[^;:=]*=>)?\s*[a-z]{2,3}(?:-[a-z]{2,4})?\s*:|\s*\Z)")
+_MARK = re.compile(r"-\{[^{}]*\}-")
+_LATIN_MARKUP = 2  # letters of the source, about, to one of Cyrillic text: names of templates and tags are Latin
 _HIDDEN = frozenset("HT-")  # flags of rules that show nothing where they stand
 
 
@@ -53,7 +55,8 @@ class Variants:
 
 def _scripts(source: str) -> list[str]:
     """Return the scripts of _SCRIPTS, the page's own first."""
+    source = _MARK.sub("", source)
     hans, hant = (sum(char in own for char in source) for own in (_SIMPLIFIED, _TRADITIONAL))
     cyrillic, latin = len(_CYRILLIC.findall(source)), len(_LATIN.findall(source))
     chinese = ["hans", "hant"] if hans > hant else ["hant", "hans"]
-    return [*chinese, *(["cyrl", "latn"] if cyrillic >= latin else ["latn", "cyrl"])]
+    return [*chinese, *(["cyrl", "latn"] if _LATIN_MARKUP * cyrillic >= latin else ["latn", "cyrl"])]
