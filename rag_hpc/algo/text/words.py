@@ -78,12 +78,15 @@ def content_words(text: str) -> list[str]:
     return spaced + [gram for run in RUN.findall(lower) for gram in run_grams(run)]
 
 
-def run_grams(run: str) -> Iterator[str]:
-    """Yield what carries meaning in a run of letters of unspaced scripts, as `content_words` has it."""
+def run_grams(run: str, *, alone: bool = True) -> Iterator[str]:
+    """Yield what carries meaning in a run of letters of unspaced scripts, as `content_words` has it.
+
+    alone: single characters of Han and katakana too, where they have neighbours.
+    """
     for piece in _STOPS.sub(" ", run).split():
         for ideographs, part in groupby(CLUSTER.findall(piece), lambda one: _IDEOGRAPH.match(one) is not None):
             ones = list(part)
             size = min(2 if ideographs else 3, len(ones))
-            if ideographs and size > 1:
+            if alone and ideographs and size > 1:
                 yield from (one for one in ones if not _HIRAGANA.fullmatch(one))
             yield from ("".join(ones[at : at + size]) for at in range(len(ones) - size + 1))
