@@ -12,7 +12,14 @@ from rag_hpc.algo.text.chartable import CharTable, characters
 from rag_hpc.algo.types import I32, I64, U32
 
 _SPACE, _NEWLINE, _BLANK, _STOP, _WIDE, _CLOSER, _LOWER, _SOFT, _THAI, _POINT, _DIGIT = (1 << bit for bit in range(11))
-_SETS = {_NEWLINE: "\n", _BLANK: " \t\u00a0", _STOP: ".!?…؟।", _WIDE: "。！？｡．︒‼⁇⁈⁉។៕။།༎", _POINT: "．", _CLOSER: "\"'”’»)]」』）"}
+_SETS = {
+    _NEWLINE: "\n",
+    _BLANK: " \t\u00a0",
+    _STOP: ".!?…؟।",
+    _WIDE: "。！？｡．︒‼⁇⁈⁉។៕။།༎",
+    _POINT: "．",
+    _CLOSER: "\"'”’»)]」』）",
+}
 _SOFT_MARKS = ",-–—)]\"'’`"  # with letters and digits: how a line ends that goes on in the next one
 _LAST_WORD = re.compile(r"[^\W\d_](?:[\w.]*)\Z")
 _ABBREVIATION = re.compile(

@@ -1,8 +1,8 @@
 """What a word is, in every language: the one place that says so.
 
-Where words are parted by spaces, a word is a run of letters, digits and underscores. Chinese, Japanese, Thai, Lao, Khmer
-and Burmese part none: there a character, with the marks that stand on it, is a word (as Lucene's StandardTokenizer has
-it for Han; Thai and the like would otherwise be words of a whole sentence). Digits are those of a number in any script.
+Where words are parted by spaces, a word is a run of letters, digits and underscores. Chinese, Japanese, Thai, Lao,
+Khmer and Burmese part none: there a character, with the marks that stand on it, is a word (as Lucene has it for Han; in
+Thai a word would else be a whole sentence). Digits are those of a number in any script.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import groupby
 from rag_hpc.algo.text.stopwords import STOP_WORDS, UNSPACED_STOP_WORDS
 
 # Letters of scripts that part no words, as the inside of a class of `re`. Han with its signs of repetition, kana,
-# bopomofo, Yi, Tangut, Khitan, Nushu; then what line breaking calls complex (UAX 14, class SA), of which most have marks.
+# bopomofo, Yi, Tangut, Khitan, Nushu; then what line breaking calls complex (UAX 14, class SA), most of it with marks.
 IDEOGRAPHS = (
     "\u3005-\u3007\u3021-\u3029\u3031-\u3035\u3038-\u303c\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff"
     "\u3105-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\ua000-\ua48c\uf900-\ufad9\uff66-\uff9f"

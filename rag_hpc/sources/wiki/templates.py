@@ -104,7 +104,9 @@ _QUOTATIONS = (  # set apart from what stands around them; by language: en, de, 
     " cytat cytat_d цитата citat citát 引用 引文 引用文"
 ).split()
 _INLINE_QUOTATIONS = "talkquote tq tqi tq2 qi citation".split()
-_SHIPS = "uss hms ss mv rms ms hmcs hmas hmnzs ins sms usns uscgc rv hnlms jds js orp iss usat hmt rfa ms mts gts".split()
+_SHIPS = (
+    "uss hms ss mv rms ms hmcs hmas hmnzs ins sms usns uscgc rv hnlms jds js orp iss usat hmt rfa ms mts gts".split()
+)
 _CURRENCIES = {
     "US$": "usd us$ usdollar us_dollar",
     "£": "gbp £ gbp£ pounds",
@@ -125,7 +127,17 @@ _CURRENCIES = {
 _MONTHS = (
     "January February March April May June July August September October November December".split()
 )  # as templates of the English Wikipedia write them
-_RANGES = {"-": "–", "–": "–", "to": " to ", "and": " and ", "or": " or ", "by": " by ", "x": " × ", "×": " × ", "+/-": " ± "}
+_RANGES = {
+    "-": "–",
+    "–": "–",
+    "to": " to ",
+    "and": " and ",
+    "or": " or ",
+    "by": " by ",
+    "x": " × ",
+    "×": " × ",
+    "+/-": " ± ",
+}
 _RANGES |= {"to(-)": " to ", "and(-)": " and ", "&": " & ", "xx": " × ", "±": " ± ", "/": "/"}
 _SUPERSCRIPTS = str.maketrans("0123456789+-−()n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁽⁾ⁿ")
 _NAME = re.compile(r"[\w .\-]{1,40}")
@@ -169,7 +181,7 @@ def expanded(texts: Sequence[str]) -> str:
     maker = _MAKERS.get(name)
     if maker is not None:
         return maker(own)
-    function, colon, value = name.partition(":")
+    function, colon, _ = name.partition(":")
     if colon and function in _FUNCTIONS:
         return texts[0].partition(":")[2].strip()
     if name.startswith(("lang-", "script/")):
@@ -177,7 +189,18 @@ def expanded(texts: Sequence[str]) -> str:
     return ""
 
 
-_FUNCTIONS = ("formatnum", "lc", "uc", "ucfirst", "lcfirst", "nowrap", "#formatdate", "#dateformat", "plural", "grammar")
+_FUNCTIONS = (
+    "formatnum",
+    "lc",
+    "uc",
+    "ucfirst",
+    "lcfirst",
+    "nowrap",
+    "#formatdate",
+    "#dateformat",
+    "plural",
+    "grammar",
+)
 
 
 def _spaces(own: Arguments) -> str:
@@ -266,6 +289,14 @@ def _marked(before: str, after: str) -> Callable[[Arguments], str]:
     return lambda own: f"{before}{own.get(1)}{after}" if own.get(1) else ""
 
 
+def _named(prefix: str) -> Callable[[Arguments], str]:
+    return lambda own: f"{prefix} {own.get(1)}".strip()
+
+
+def _money(sign: str) -> Callable[[Arguments], str]:
+    return lambda own: f"{sign}{own.get(1)}"
+
+
 def _joined(between: str) -> Callable[[Arguments], str]:
     return lambda own: between.join(own.all())
 
@@ -310,9 +341,9 @@ def _fill() -> None:
     _name(_INLINE_QUOTATIONS, lambda own: own.get("text", "quote", 1))
     _name(['"', "' '", '" "'], _marked("“", "”"))
     for prefix in _SHIPS:
-        _name([prefix], lambda own, prefix=prefix.upper(): f"{prefix} {own.get(1)}".strip())  # type: ignore[misc]
+        _name([prefix], _named(prefix.upper()))
     for sign, names in _CURRENCIES.items():
-        _name(names.split(), lambda own, sign=sign: f"{sign}{own.get(1)}" if own.get(1) else sign)  # type: ignore[misc]
+        _name(names.split(), _money(sign))
     _name(["nbsp", "spaces", "pad"], _spaces)
     _name(["frac", "sfrac", "fraction", "fract"], _fraction)
     _name(["convert", "cvt"], _measure)

@@ -106,7 +106,7 @@ def test_the_check_tells_what_a_passage_says_from_what_it_does_not(language: str
     text, said, unsaid = CLAIMS[language]
     assert [c.supported for c in verify_citations(f"{said}[1]", [passage(text)])] == [True]
     assert [c.supported for c in verify_citations(f"{unsaid}[1]", [passage(text)])] == [False]
-    assert [c.reason for c in verify_citations(f"{text}【1】", [passage(text)])][0] == "quoted"
+    assert verify_citations(f"{text}【1】", [passage(text)])[0].reason == "quoted"
 
 
 def test_a_quotation_in_corner_brackets_must_stand_in_the_passage() -> None:

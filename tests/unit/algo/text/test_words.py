@@ -29,7 +29,9 @@ def test_a_word_is_a_run_of_letters_or_one_character_with_its_marks(text: str) -
 
 
 def test_the_table_of_scripts_is_that_of_unicode() -> None:
-    scripts = re.compile("CJK (UNIFIED|COMPAT)|HIRAGANA|(HALFWIDTH )?KATAKANA|BOPOMOFO|THAI|LAO|MYANMAR|KHMER|TAI |NEW TAI")
+    scripts = re.compile(
+        "CJK (UNIFIED|COMPAT)|HIRAGANA|(HALFWIDTH )?KATAKANA|BOPOMOFO|THAI|LAO|MYANMAR|KHMER|TAI |NEW TAI"
+    )
     letter, mark = re.compile(f"[{LETTERS}]"), re.compile(f"[{MARKS}]")
     for char in map(chr, range(0xFF, 0x30000)):
         category = unicodedata.category(char)

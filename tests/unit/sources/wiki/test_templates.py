@@ -12,7 +12,8 @@ SHOWN = {
     "pages 10{{Ndash}}20, 15{{Nbsp}}September{{Mdash}}or so": "pages 10–20, 15 September—or so",
     "a{{spaced ndash}}b{{·}}c{{'}}d{{\\}}e{{=}}f{{!}}g{{spaces|2}}h": "a – b · c'd / e=f|g  h",
     "10{{sup|3}} and CO{{sub|2}}, {{frac|1|2}}, {{frac|3|1|2}} and {{sfrac|5}}": "10³ and CO2, 1/2, 3 1/2 and 1/5",
-    "{{val|1.5|0.1|e=3|u=km}}, 5{{e|-3}}, {{gaps|1|234|567}}, {{formatnum:1234}}": "1.5±0.1×10³ km, 5×10⁻³, 1234567, 1234",
+    "{{val|1.5|0.1|e=3|u=km}}, 5{{e|-3}}, {{gaps|1|234|567}}": "1.5±0.1×10³ km, 5×10⁻³, 1234567",
+    "{{formatnum:1234}} and {{lc:AB}}": "1234 and AB",
     "{{convert|10|-|20|km|mi}}, {{cvt|5|to|6|m}}, {{convert|6|ft|2|in|m}}": "10–20 km, 5 to 6 m, 6 ft 2 in",
     "{{circa|1500}}, {{c.|1600|1610}}, {{reign|1500|1520}}, {{fl.}}": "c. 1500, c. 1600–1610, r. 1500–1520, fl.",
     "{{as of|2010|5}} and {{as of|2011|lc=y}}, {{start date|1950|1|2}}, {{dts|2000|12|31|df=y}}": (
@@ -71,8 +72,8 @@ TAGS = {
     "&lt;div&gt; and <nowiki><b></nowiki>": "<div> and <b>",
 }
 VARIANTS = {
-    "歐洲的-{zh-hans:计算机; zh-hant:電腦}-產業很發達，-{zh-cn:内存; zh-tw:記憶體}-的價格": "歐洲的電腦產業很發達，記憶體的價格",
-    "欧洲的-{zh-hans:计算机; zh-hant:電腦}-产业很发达，-{zh-tw:記憶體;zh-cn:内存;}-这": "欧洲的计算机产业很发达，内存这",
+    "歐洲的-{zh-hans:计算机; zh-hant:電腦}-產業，-{zh-cn:内存; zh-tw:記憶體}-價格": "歐洲的電腦產業，記憶體價格",
+    "欧洲的-{zh-hans:计算机; zh-hant:電腦}-产业，-{zh-tw:記憶體;zh-cn:内存;}-这": "欧洲的计算机产业，内存这",
     "-{記憶體}-是一個詞，-{R|北京}-，-{A|zh-cn:博客; zh-hk:網誌; zh-tw:部落格;}-": "記憶體是一個詞，北京，部落格",
     "a-{H|zh-cn:x;zh-tw:y}-b-{T|zh:t}-c-{}-d": "abcd",
     "Он -{sr-ec:је;sr-el:je}- ту": "Он је ту",
