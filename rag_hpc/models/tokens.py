@@ -143,8 +143,10 @@ class TokenCounter(Tokenizer):
     def _unknown(self) -> int | None:
         """The number of the token for what is unknown; None where every character has tokens."""
         model = self._spec.get("model") or {}
-        number = model.get("unk_id")
-        return number if number is not None else self._tokenizer.token_to_id(model.get("unk_token") or "")
+        number: int | None = model.get("unk_id")
+        if number is None:
+            number = self._tokenizer.token_to_id(model.get("unk_token") or "")
+        return number
 
     def _fast(self, text: str) -> Tokens | None:
         reader = self._readable(text)

@@ -39,7 +39,7 @@ class Evaluate(Stage):
 
     Config: ClassVar[type] = EvaluateConfig
     name = "evaluate"
-    version = 3
+    version = 4
     needs = ("retrieve.queries", "retrieve.search", "generate")
     wants = ("rerank",)
     identity = (METRICS,)

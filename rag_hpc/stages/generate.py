@@ -49,7 +49,7 @@ class Generate(Stage):
 
     Config: ClassVar[type] = GenerateConfig
     name = "generate"
-    version = 3
+    version = 4
     needs = ("chunk", "retrieve.queries", "retrieve.search")
     wants = ("rerank",)
     counts_from = "retrieve.search"

@@ -102,8 +102,14 @@ def test_random_markup_gives_text_or_a_reason() -> None:
         b"x",
         b"\xc2\xa0",
         b"\xff",
-        *(b"<%s>" % name for name in b"p div td tr table li ul a h1 h2 pre br svg select script title dd ruby rb rt button map".split()),
-        *(b"</%s>" % name for name in b"p div td tr table li ul a h1 pre svg select script title ruby rt button map".split()),
+        *(
+            b"<%s>" % name
+            for name in b"p div td tr table li ul a h1 h2 pre br svg select script title dd ruby rt button".split()
+        ),
+        *(
+            b"</%s>" % name
+            for name in b"p div td tr table li ul a h1 pre svg select script title ruby rt button map".split()
+        ),
     ]
     inputs = (b"<p>" + b"".join(rng.choices(words, k=rng.randrange(200))) for _ in range(NUM_INPUTS))
     assert survive(read, inputs, allowed=(ExtractError,)) == NUM_INPUTS

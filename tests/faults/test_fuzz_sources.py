@@ -86,6 +86,8 @@ DUMP = b"""<mediawiki><siteinfo><base>https://w/wiki/M</base></siteinfo>
 WIKITEXT = [
     b"'''A''' is {{convert|1|km|{{x}}}} [[b|c]]s<ref name=a>[http://x y]</ref>\n== H ==\n* l\n",
     b"{| class=x\n|+ c\n! a !! b\n|-\n| style=y | 1 || [[x]]\n|\n{|\n|n\n|}\n|}\n<pre>== x ==\n</pre><!-- -->",
+    b"a{{ndash}}b ({{x}}; -{zh-hans:\xe8\xae\xa1; zh-hant:{{lang|zh|x}}}-) <y> {{quote|text=q}}\n #i\n  x\n<rt>",
+    b"{{convert|1|-|2|km}} {{start date|2000|1}} -{H|zh-cn:a;x=>zh-tw:b}- {{val|1|e=3}} ({{nowrap|1=()}}) {{ubl|a|b}}",
     b"<nowiki>[[a]]</nowiki>{{{1|{{a|}}}}}[[Category:K]] <math>x</math> ----\n;a:b\n__TOC__ &amp;&#64;",
 ]
 LINES = [

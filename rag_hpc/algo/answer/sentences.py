@@ -48,13 +48,13 @@ def sentences_of(passages: Sequence[Passage]) -> list[Sentence]:
 def words_of(text: str) -> frozenset[str]:
     """Return the stems of the words that carry meaning; `lru_cache` and `lruCache` count by their parts.
 
-    Where words are not spaced (Chinese, Japanese, Thai), characters in a row are; see text/words.py.
+    Where words are not spaced, two characters in a row are one, of Thai and the like three.
     """
     runs = RUN.findall(text) if is_unspaced(text) else []
     spaced = RUN.sub(" ", text) if runs else text
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", spaced)
     words = {_stem(word) for word in _WORD.findall(spaced.lower()) if word not in STOP_WORDS}
-    return frozenset(words.union(gram for run in runs for gram in run_grams(run)))
+    return frozenset(words.union(gram for run in runs for gram in run_grams(run, alone=False)))
 
 
 def _stem(word: str) -> str:

@@ -46,6 +46,7 @@ _WAYS = (  # (least rank, share of the chunk that must be full), tried in this o
     (_WORD, 0.0),
 )
 
+_FIRST_LETTER = 0xE01  # the lowest of LETTERS
 _IS_LETTER = CharTable(lambda char: re.match(f"[{LETTERS}]", char) is not None)
 _STRONGEST = range(HEADING + DEEPEST, TOPIC - 1, -1)
 
@@ -246,5 +247,7 @@ def _letters(text: str) -> I64:
     if text.isascii():
         return np.zeros(0, dtype=np.int64)
     chars = characters(text)
+    if chars.max() < _FIRST_LETTER:
+        return np.zeros(0, dtype=np.int64)
     found: I64 = np.flatnonzero(_IS_LETTER.codes(chars)[chars])
     return found

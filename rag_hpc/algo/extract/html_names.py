@@ -8,7 +8,9 @@ from rag_hpc.algo.types import I64, U64
 
 # How a tag is treated. Tags that are not listed are inline: they neither nest nor break a line. What is skipped but no
 # block leaves its sentence whole, with a GAP between the words on both sides of a box that browsers draw.
-BLOCK, RAW, SKIP, CLOSES_P, SCOPE, TABLE_PART, HEADING, BREAK, LINK, MARK, GAP, READING, BASE = (1 << i for i in range(13))
+BLOCK, RAW, SKIP, CLOSES_P, SCOPE, TABLE_PART, HEADING, BREAK, LINK, MARK, GAP, READING, BASE = (
+    1 << i for i in range(13)
+)
 _FLOW = BLOCK | CLOSES_P
 KINDS = {
     "html": MARK,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from rag_hpc.algo.quality.c4 import C4
 from rag_hpc.algo.quality.gopher import GOPHER_QUALITY, GOPHER_REPETITION
+from rag_hpc.algo.text.words import columns
 from rag_hpc.errors import ConfigError
 
 ALL_FILTERS = (*GOPHER_QUALITY, *GOPHER_REPETITION, *C4)  # in the order in which they run
@@ -51,10 +52,11 @@ def reject_reason(
     """Return (why a document is of no use, what was measured), or None. Tests run from cheap to dear.
 
     Slugs: too-short, too-long, low-alpha (letters / characters that are not spaces), repeated-lines
-    (characters in lines seen before / all). gopher.py has stricter limits on repetition.
+    (characters in lines seen before / all). A character of Chinese or Japanese, which says what several letters do,
+    counts as two of min_chars. gopher.py has stricter limits on repetition.
     """
-    if len(text) < min_chars:
-        return "too-short", f"{len(text)} characters, at least {min_chars} allowed"
+    if len(text) < min_chars and (size := columns(text)) < min_chars:
+        return "too-short", f"{size} characters, at least {min_chars} allowed"
     if len(text) > max_chars:
         return "too-long", f"{len(text)} characters, at most {max_chars} allowed"
     alpha = alpha_share(text)

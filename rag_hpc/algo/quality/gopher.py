@@ -1,9 +1,9 @@
 """Quality filters of Gopher (Rae et al. 2021, appendix A.1.1 and table A1), each on its own; those of C4 are in c4.py.
 
 The paper says neither what a word nor what a bullet or an ellipsis is: these are as in datatrove. Words are spaCy's
-English ones (words.py), since the filters' limits were set for languages with spaces; in scripts without, a character is
-a word (text/words.py), of which most have a length of one: their mean length says nothing. Each filter has the name that
-a dropped document gets as its reason.
+English ones (words.py), since the filters' limits were set for languages with spaces; in scripts without, a character
+is a word (text/words.py), and their mean length says nothing. Each filter has the name that a dropped document gets as
+its reason.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable
+from typing import Any
 
 CODECS = {"euc_jp": "x_eucjp_web", "iso2022_jp": "x_iso2022jp_web"}  # Python's narrow codec to the name of ours
 _ROWS = range(0x21, 0x7F)
@@ -30,7 +31,7 @@ def _find(name: str) -> codecs.CodecInfo | None:
         return None
     base = codecs.lookup(narrow)
 
-    def decode(data: bytes, errors: str = "strict") -> tuple[str, int]:
+    def decode(data: Any, errors: str = "strict") -> tuple[str, int]:
         handler = {"strict": "x_jis_strict", "replace": "x_jis_replace"}.get(errors, errors)
         return base.decode(bytes(data), handler)
 

@@ -12,8 +12,17 @@ from rag_hpc.algo.text.chartable import CharTable, characters
 from rag_hpc.algo.types import I32, I64, U32
 
 _SPACE, _NEWLINE, _BLANK, _STOP, _WIDE, _CLOSER, _LOWER, _SOFT, _THAI, _POINT, _DIGIT = (1 << bit for bit in range(11))
-_SETS = {_NEWLINE: "\n", _BLANK: " \t\u00a0", _STOP: ".!?…؟।", _WIDE: "。！？｡．︒‼⁇⁈⁉។៕။།༎", _POINT: "．", _CLOSER: "\"'”’»)]」』）"}
+_SETS = {
+    _NEWLINE: "\n",
+    _BLANK: " \t\u00a0",
+    _STOP: ".!?…؟।",
+    _WIDE: "。！？｡．︒‼⁇⁈⁉។៕။།༎",
+    _POINT: "．",
+    _CLOSER: "\"'”’»)]」』）",
+}
 _SOFT_MARKS = ",-–—)]\"'’`"  # with letters and digits: how a line ends that goes on in the next one
+_THAI_LETTER = re.compile("[\u0e01-\u0e4e\u0e81-\u0ecf\u0edc-\u0edf]")
+_THAI_GAP = re.compile(rf"(?<={_THAI_LETTER.pattern})[ \t\u00a0]+(?={_THAI_LETTER.pattern})")
 _LAST_WORD = re.compile(r"[^\W\d_](?:[\w.]*)\Z")
 _ABBREVIATION = re.compile(
     r"e\.g|i\.e|cf|vs|viz|al|approx|resp|ca|figs?|eqs?|sec|no|vol|ed|mrs?|ms|dr|prof|st|jr|sr|inc|ltd|co"
@@ -51,11 +60,14 @@ def find_sentences(text: str) -> Sentences:
     """Return the sentences of `sentence_spans` as arrays."""
     chars_C = characters(text)
     flags = _TABLE.codes(chars_C)
-    cuts, stops = _find_cuts(chars_C, flags)
+    cuts, stops, kinds = _find_cuts(chars_C, flags)
     for at in np.flatnonzero(stops != _SURE):
         if not _ends_sentence(text, int(stops[at])):
             cuts[at] = _SURE
-    starts_S, ends_S, newlines_S = _trim(chars_C, flags, cuts[cuts != _SURE])
+    cuts = cuts[cuts != _SURE]
+    if kinds & _THAI:
+        cuts = _with_thai(text, cuts)
+    starts_S, ends_S, newlines_S = _trim(chars_C, flags, cuts)
     return Sentences(starts_S=starts_S, ends_S=ends_S, newlines_S=newlines_S)
 
 
@@ -63,7 +75,7 @@ def _flags(char: str) -> int:
     found = sum(bit for bit, members in _SETS.items() if char in members)
     found |= _SPACE if char.isspace() else 0
     found |= _LOWER if char.islower() else 0
-    found |= _THAI if "\u0e01" <= char <= "\u0e4e" or "\u0e81" <= char <= "\u0edf" else 0
+    found |= _THAI if _THAI_LETTER.match(char) else 0
     found |= _DIGIT if char.isdigit() else 0
     return found | (_SOFT if char.isalnum() or char in _SOFT_MARKS else 0)
 
@@ -71,13 +83,30 @@ def _flags(char: str) -> int:
 _TABLE = CharTable(_flags)
 
 
+def _with_thai(text: str, cuts: I64) -> I64:
+    """Return the cuts, and those behind spaces between letters of Thai or Lao that end a sentence long enough."""
+    merged: list[int] = []
+    others = cuts.tolist()
+    at = last = 0  # of the others, those before a space are in `merged` already
+    for gap in _THAI_GAP.finditer(text):
+        while at < len(others) and others[at] <= gap.start():
+            last = others[at]
+            merged.append(last)
+            at += 1
+        if gap.start() - last >= _MIN_THAI:
+            last = gap.end()
+            merged.append(last)
+    return np.array(merged + others[at:], dtype=np.int64)
+
+
 @jit
-def _find_cuts(chars: U32, flags: I32) -> tuple[I64, I64]:
-    """Return (cuts, stops): where sentences may end, the space behind them included, and the place of a lone full stop
-    that a look at the word before has to confirm (_SURE: nothing to confirm)."""
-    most = 0
+def _find_cuts(chars: U32, flags: I32) -> tuple[I64, I64, int]:
+    """Return (cuts, stops, kinds): where sentences may end, the space behind them included, the place of a lone full
+    stop that a look at the word before has to confirm (_SURE: nothing to confirm), and all flags of the text."""
+    most = kinds = 0
     for char in chars:
-        most += (flags[char] & (_NEWLINE | _STOP | _WIDE | _BLANK)) != 0
+        kinds |= flags[char]
+        most += (flags[char] & (_NEWLINE | _STOP | _WIDE)) != 0
     cuts, stops = np.empty(most, dtype=np.int64), np.empty(most, dtype=np.int64)
     num, at, line_begin = 0, 0, 0
     while at < len(chars):
@@ -98,15 +127,11 @@ def _find_cuts(chars: U32, flags: I32) -> tuple[I64, I64]:
         elif kind & _WIDE:
             end = _run(chars, flags, _run(chars, flags, at, _WIDE), _CLOSER)
             is_cut = not (kind & _POINT and end < len(chars) and flags[chars[end]] & _DIGIT)
-        elif kind & _BLANK and at > 0 and flags[chars[at - 1]] & _THAI:
-            end = _run(chars, flags, at, _BLANK)
-            before = max(line_begin, cuts[num - 1] if num else 0)
-            is_cut = at - before >= _MIN_THAI and end < len(chars) and flags[chars[end]] & _THAI != 0
         at = end
         if is_cut:
             cuts[num], stops[num] = end, stop
             num += 1
-    return cuts[:num].copy(), stops[:num].copy()
+    return cuts[:num].copy(), stops[:num].copy(), kinds
 
 
 @jit

@@ -1,8 +1,8 @@
 """What a word is, in every language: the one place that says so.
 
-Where words are parted by spaces, a word is a run of letters, digits and underscores. Chinese, Japanese, Thai, Lao, Khmer
-and Burmese part none: there a character, with the marks that stand on it, is a word (as Lucene's StandardTokenizer has
-it for Han; Thai and the like would otherwise be words of a whole sentence). Digits are those of a number in any script.
+Where words are parted by spaces, a word is a run of letters, digits and underscores. Chinese, Japanese, Thai, Lao,
+Khmer and Burmese part none: there a character, with the marks that stand on it, is a word (as Lucene has it for Han; in
+Thai a word would else be a whole sentence). Digits are those of a number in any script.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import groupby
 from rag_hpc.algo.text.stopwords import STOP_WORDS, UNSPACED_STOP_WORDS
 
 # Letters of scripts that part no words, as the inside of a class of `re`. Han with its signs of repetition, kana,
-# bopomofo, Yi, Tangut, Khitan, Nushu; then what line breaking calls complex (UAX 14, class SA), of which most have marks.
+# bopomofo, Yi, Tangut, Khitan, Nushu; then what line breaking calls complex (UAX 14, class SA), most of it with marks.
 IDEOGRAPHS = (
     "\u3005-\u3007\u3021-\u3029\u3031-\u3035\u3038-\u303c\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff"
     "\u3105-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\ua000-\ua48c\uf900-\ufad9\uff66-\uff9f"
@@ -60,6 +60,11 @@ def num_words(text: str) -> int:
     return len(WORD.findall(CLUSTER.sub(" ", text))) + -(-clusters // _PER_WORD)
 
 
+def columns(text: str) -> int:
+    """Return the text's length where characters of Chinese and Japanese count twice, as they are twice as wide."""
+    return len(text) + (0 if text.isascii() else len(_IDEOGRAPH.findall(text)))
+
+
 def content_words(text: str) -> list[str]:
     """Return what carries meaning, in lower case and order: words, without those that any sentence has; of unspaced
     scripts each two characters in a row, of Han and katakana each one too, of Thai and the like each three.
@@ -73,12 +78,15 @@ def content_words(text: str) -> list[str]:
     return spaced + [gram for run in RUN.findall(lower) for gram in run_grams(run)]
 
 
-def run_grams(run: str) -> Iterator[str]:
-    """Yield what carries meaning in a run of letters of unspaced scripts, as `content_words` has it."""
+def run_grams(run: str, *, alone: bool = True) -> Iterator[str]:
+    """Yield what carries meaning in a run of letters of unspaced scripts, as `content_words` has it.
+
+    alone: single characters of Han and katakana too, where they have neighbours.
+    """
     for piece in _STOPS.sub(" ", run).split():
         for ideographs, part in groupby(CLUSTER.findall(piece), lambda one: _IDEOGRAPH.match(one) is not None):
             ones = list(part)
             size = min(2 if ideographs else 3, len(ones))
-            if ideographs and size > 1:
+            if alone and ideographs and size > 1:
                 yield from (one for one in ones if not _HIRAGANA.fullmatch(one))
             yield from ("".join(ones[at : at + size]) for at in range(len(ones) - size + 1))

@@ -1,24 +1,29 @@
 """Plain text of wikitext, the markup of MediaWiki: one pass, time linear in the input, no template is expanded.
 
 Markup: https://www.mediawiki.org/wiki/Specs/wikitext. Headings come out as Markdown ("## ..."), lists as "- " lines,
-table rows as "a | b" lines, code as fenced blocks. References, files, galleries and templates are left out; the few
-templates that only wrap text keep it. What is opened and never closed counts as text, as in MediaWiki.
+table rows as "a | b" lines, code and lines that begin with a space as fenced blocks. References, files, galleries and
+templates are left out; those that stand for characters, numbers, names and quotations show them (templates.py), and of
+a text in several scripts the page's own is taken (variants.py). What is opened and never closed counts as text, and so
+does a tag that MediaWiki does not know.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import NamedTuple
 
 from rag_hpc.algo.extract.entities import unescape
+from rag_hpc.sources.wiki.templates import expanded
+from rag_hpc.sources.wiki.variants import Variants
 
 MAX_OPEN = 40  # constructs inside one another, MediaWiki's own limit; deeper ones count as text
 # Every alternative begins with a letter of its own, so that re skips text by a table of first letters.
 _TOKEN = re.compile(
     r"<(?:!--|/?[a-zA-Z][^<>]*>)|\{[{|]|\}\}|\|\}(?!\})|\||\[\[|\]\]?|''+"
-    r"|\[(?:https?:|ftps?:|mailto:|//)[^\s\[\]<>|]*"
+    r"|\[(?:https?:|ftps?:|mailto:|//)[^\s\[\]<>|]*|-\{(?!\{)|\}-"
 )
 _KINDS = {
     "<!--": "comment",
@@ -33,6 +38,8 @@ _KINDS = {
     "[": "open_ext",
     "<": "tag",
     "'": "quotes",
+    "-{": "open_variants",
+    "}-": "close_variants",
 }
 _INDENT = 20  # blanks and colons that may stand before a table's marks
 _RAW = {
@@ -44,6 +51,10 @@ _RAW = {
         "syntaxhighlight",
         "math",
         "chem",
+        "ce",
+        "rt",
+        "rp",
+        "rtc",
         "gallery",
         "timeline",
         "score",
@@ -55,34 +66,31 @@ _RAW = {
     )
 }
 _CODE = {"pre", "source", "syntaxhighlight"}
-_KEPT = _CODE | {"nowiki", "math", "chem"}
+_KEPT = _CODE | {"nowiki", "math", "chem", "ce"}
 _BREAKS = {"br", "p", "div", "li", "tr", "blockquote", "hr", "ul", "ol", "dd", "dt", "center"}
-_TAG_NAME = re.compile(r"</?([a-zA-Z][a-zA-Z0-9]*)")
-_TEXT_TEMPLATES = {
-    "lang": 2,
-    "nowrap": 1,
-    "nobr": 1,
-    "transliteration": 2,
-    "transl": 2,
-    "abbr": 1,
-    "small": 1,
-    "big": 1,
-    "quote": 1,
-    "blockquote": 1,
-    "cquote": 1,
-    "mvar": 1,
-    "math": 1,
-    "ship": 2,
-}
-_MEASURES = ("convert", "cvt")
+_TAG_NAME = re.compile(r"</?([a-zA-Z][a-zA-Z0-9-]*)(?=[\s/>])")
+# What MediaWiki takes for tags; others it shows. Of HTML: https://www.mediawiki.org/wiki/Help:HTML_in_wikitext
+_TAGS = (
+    _BREAKS
+    | _RAW.keys()
+    | set(
+        "abbr b bdi bdo big caption cite code data del dfn dl em font h1 h2 h3 h4 h5 h6 i ins kbd link mark meta q rb"
+        " ruby s samp small span strike strong sub sup table td th time tt u var wbr"
+        " categorytree charinsert dynamicpagelist embedvideo html includeonly indicator inputbox langconvert languages"
+        " maplink noinclude onlyinclude phonos poem ref references rss section talkpage templatestyles thread translate"
+        " tvar wikitext".split()
+    )
+)
 _LANGUAGE_LINK = re.compile(r"[a-z]{2,3}(?:-[a-z]+)*:")
 _FILES = {"file", "image", "media"}
 _SWITCH = re.compile(r"__[A-Z]+__")
-_EMPTY_BRACKETS = re.compile(r" ?\([\s,;:]*\)")  # a template stood in them
-_LEFT_OVER = re.compile(r"\(\s*[,;]\s*")
+_GONE = "\x01"  # where something was left out
+_EMPTY_BRACKETS = re.compile(rf" ?\((?=[\s,;:]*+{_GONE})[\s,;:{_GONE}]*+\)")
+_LEFT_OVER = re.compile(rf"\((?=[\s,;]*+{_GONE})[\s,;{_GONE}]*+(?<=[,;\s{_GONE}])")
 _HEADING = re.compile(r"(#{1,6}) \S")
 _BLANKS = re.compile(r"\n{3,}")
 _SLOT = re.compile("\x00([0-9]+)\x00")
+_OWN_MARKS = re.compile("[\x00\x01]")
 
 
 class WikiText(NamedTuple):
@@ -97,10 +105,10 @@ def plain_text(wikitext: str, files: Iterable[str] = (), categories: Iterable[st
 
     `files` and `categories`: the wiki's own names of these namespaces, besides the English ones.
     """
-    page = _Page({*_FILES, *map(str.lower, files)}, {"category", *map(str.lower, categories)})
-    text = unescape(page.read(wikitext.replace("\x00", "")))
-    text = _LEFT_OVER.sub("(", _EMPTY_BRACKETS.sub("", _SWITCH.sub("", text)))
-    lines = [_line(line.strip()) for line in text.split("\n")]
+    source = _OWN_MARKS.sub("", wikitext)
+    page = _Page({*_FILES, *map(str.lower, files)}, {"category", *map(str.lower, categories)}, Variants(source))
+    text = unescape(page.read(source))
+    lines = [_line(_plain(line).strip()) for line in page.with_listings(_SWITCH.sub("", text).split("\n"))]
     text = _BLANKS.sub("\n\n", "\n".join(_without_empty_sections(lines))).strip()
     return WikiText(_SLOT.sub(lambda slot: page.slots[int(slot[1])], text), list(dict.fromkeys(page.found)))
 
@@ -121,7 +129,7 @@ class _Frame:
 
     def texts(self) -> list[str]:
         """Return the arguments."""
-        return ["".join(pieces) for pieces in self.args]
+        return [_plain("".join(pieces)) for pieces in self.args]
 
     def literally(self) -> list[str]:
         """Return the pieces of the construct as it was written, for one that is never closed."""
@@ -134,11 +142,12 @@ class _Frame:
 class _Page:
     """The state of one conversion: a stack of open constructs, the lowest is the page's text."""
 
-    def __init__(self, files: set[str], categories: set[str]) -> None:
+    def __init__(self, files: set[str], categories: set[str], variants: Variants) -> None:
         self.slots: list[str] = []  # code and other text that no later step may touch
         self.found: list[str] = []
         self._files = files
         self._categories = categories
+        self._variants = variants
         self._stack = [_Frame("text", "")]
         self._unclosed: set[str] = set()  # raw tags that have no end in the rest of the page
 
@@ -152,7 +161,20 @@ class _Page:
         self._put(source[at:])
         while len(self._stack) > 1:
             self._drop()
-        return self._stack[0].texts()[0]
+        return "".join(self._stack[0].args[0])
+
+    def with_listings(self, lines: Iterable[str]) -> Iterator[str]:
+        """Yield the lines, those that begin with a space as the fenced block that MediaWiki shows them in."""
+        block: list[str] = []
+        for line in chain(lines, [""]):
+            if line.startswith(" ") and (block or _plain(line).strip()):
+                block.append(_plain(line[1:]).rstrip())
+                continue
+            if block:
+                self.slots.append("```\n" + "\n".join(block).rstrip() + "\n```")
+                yield f"\x00{len(self.slots) - 1}\x00"
+                block = []
+            yield line
 
     def _take(self, token: str, source: str, at: int) -> int:
         """Handle one token that ends at `at`; return where to go on."""
@@ -160,7 +182,7 @@ class _Page:
         if kind.endswith("_table") and not _begins_line(source, at - len(token)):
             token, at = token[0], at - 1  # a brace or a bar, and what comes after it
             kind = "bar" if token == "|" else "text"
-        if kind == "bar" and self._stack[-1].kind in ("template", "link"):
+        if kind == "bar" and self._stack[-1].kind in ("template", "link", "variants"):
             self._stack[-1].args.append([])
         elif kind in ("bar", "text"):
             self._put(token)
@@ -194,7 +216,7 @@ class _Page:
         if kind == "link" and "\n" in "".join(frame.args[0]):
             self._stack[-1].args[-1] += [*frame.literally(), token]
         else:
-            self._put(self._text_of(frame))
+            self._put(self._text_of(frame) or _GONE)
 
     def _drop(self) -> None:
         """Take the innermost construct for text: it has no end."""
@@ -204,6 +226,9 @@ class _Page:
     def _tag(self, token: str, source: str, at: int) -> int:
         match = _TAG_NAME.match(token)
         name = match[1].lower() if match else ""
+        if name not in _TAGS:
+            self._put("<")  # what MediaWiki shows as it stands
+            return at - len(token) + 1
         closing, alone = token.startswith("</"), token.endswith("/>")
         if name == "ref" and not alone:
             if closing:
@@ -219,7 +244,7 @@ class _Page:
                 self._keep(name, source[at : end.start()])
             return end.end()
         elif name in _BREAKS:
-            self._put("\n")
+            self._put(f"\n{_GONE}")  # what follows does not begin a line of the source
         return at
 
     def _keep(self, name: str, text: str) -> None:
@@ -234,7 +259,9 @@ class _Page:
     def _text_of(self, frame: _Frame) -> str:
         texts = frame.texts()
         if frame.kind == "template":
-            return _template(texts)
+            return expanded(texts)
+        if frame.kind == "variants":
+            return self._variants.chosen(texts)
         if frame.kind == "link":
             return self._link(texts)
         if frame.kind == "table":
@@ -258,13 +285,11 @@ def _begins_line(source: str, at: int) -> bool:
     return (bool(newline) or at <= _INDENT) and not indent.strip(" \t:")
 
 
-def _template(texts: list[str]) -> str:
-    name = texts[0].strip().lower()
-    args = [text for text in texts if "=" not in text or "\x00" in text]
-    if name in _MEASURES:
-        return " ".join(arg.strip() for arg in args[1:3])
-    place = 1 if name.startswith("lang-") else _TEXT_TEMPLATES.get(name, 0)
-    return args[place].strip() if 0 < place < len(args) else ""
+def _plain(text: str) -> str:
+    """Return the text without the marks of what was left out, and without brackets that held nothing else."""
+    if _GONE not in text:
+        return text
+    return _LEFT_OVER.sub("(", _EMPTY_BRACKETS.sub("", text)).replace(_GONE, "")
 
 
 def _table(text: str) -> str:

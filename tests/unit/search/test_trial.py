@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import stagerun
 
+from rag_hpc.algo.rank.fusion import dense_weight
 from rag_hpc.algo.types import Array
 from rag_hpc.core.comm import SerialComm
+from rag_hpc.models.tokens import TokenCounter
 from rag_hpc.search.searcher import Searcher, SearchSettings, knowledge
-from rag_hpc.search.trial import found_again
+from rag_hpc.search.trial import found_again, known_share
 
 
 class Passages:
@@ -69,6 +71,31 @@ def test_a_copy_is_as_good_as_the_passage_itself() -> None:
 def test_too_few_or_too_short_passages_do_not_tell(texts: list[str]) -> None:
     passages: Any = Passages(texts)
     assert found_again(passages, passages, noise) is None
+
+
+def test_what_has_no_tokens_is_not_known_however_it_is_found_again() -> None:
+    passages: Any = Passages(texts_of(100, 120))
+    few: Any = Passages(texts_of(3, 120))
+    for unknown, known, of_few in ((0.0, 1.0, None), (0.05, 1.0, None), (0.4, 0.6, 0.6), (0.95, 0.0, 0.0)):
+        assert known_share(passages, passages, by_words, lambda texts, share=unknown: share) == known
+        assert known_share(few, few, by_words, lambda texts, share=unknown: share) == of_few
+    assert dense_weight(0.3, 0.0) == 0.0 < dense_weight(0.3, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("text", "least", "most"),
+    [
+        ("The port was rebuilt after the flood.", 0.0, 0.0),
+        ("Der Hafen wurde nach der Flut wieder aufgebaut, größer als zuvor.", 0.0, 0.0),
+        ("กรุงเทพมหานครเป็นเมืองหลวงและนครที่มีประชากรมากที่สุดของประเทศไทย", 0.9, 1.0),
+        ("ភ្នំពេញជារាជធានីនិងជាទីក្រុងធំជាងគេ", 0.9, 1.0),
+        ("ຕັ້ງຢູ່ແຄມແມ່ນ້ຳຂອງ", 0.9, 1.0),
+        ("老灯塔建于一百年前，站在海港北边的礁石上。", 0.2, 0.9),
+        ("", 0.0, 0.0),
+    ],
+)
+def test_unknown_letters_are_counted_however_many_a_token_holds(text: str, least: float, most: float) -> None:
+    assert least <= TokenCounter("minilm").unknown_share([text]) <= most
 
 
 @pytest.fixture(scope="module")
