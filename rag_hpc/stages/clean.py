@@ -94,7 +94,7 @@ class Clean(Stage):
 
     Config: ClassVar[type] = CleanConfig
     name = "clean"
-    version = 4
+    version = 5
     needs = ("crawl",)
     wants = ROUNDS[1:]
     counts_from = "crawl"
