@@ -205,8 +205,8 @@ CUES = {
     "time": "january february march april may june july august september october november december jan feb mar apr jun"
     " jul aug sep sept oct nov dec monday tuesday wednesday thursday friday saturday sunday am pm est edt gmt"
     " januar februar juni juli oktober dezember montag dienstag mittwoch donnerstag freitag samstag sonntag janvier"
-    " juin juillet septembre octobre novembre enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre"
-    " diciembre",
+    " juin juillet septembre octobre novembre enero febrero marzo abril mayo junio julio agosto septiembre octubre"
+    " noviembre diciembre",
 }
 GROUP_BIT = {name: 1 << bit for bit, name in enumerate(GROUPS)}
 
