@@ -15,7 +15,7 @@ from rag_hpc.algo.extract import html_names as names
 from rag_hpc.algo.extract.context import context_features
 from rag_hpc.algo.extract.decode import ExtractError, clean_text
 from rag_hpc.algo.extract.entities import unescape
-from rag_hpc.algo.extract.features import block_features
+from rag_hpc.algo.extract.features import block_features, is_prose
 from rag_hpc.algo.extract.html_page import (
     CELL,
     CHARS,
@@ -47,6 +47,8 @@ _THRESHOLD = 0.4
 _MAX_CELL = 300  # characters up to which cells of a row share a line; layout tables hold more
 _FEW_CHARS = 800  # a page of which less is kept has its landmark looked at
 _MIN_SHARE = 0.05  # of a page's text; estimates that keep less are no ground to throw the rest away
+_SURE, _SURE_CHARS = 0.8, 250  # an estimate, and characters of prose with it, by which a short article is believed
+_HINT = 0.2  # an estimate that tells a block from others, where none is over the threshold
 _LEVELS = {names.CODE[f"h{level}"]: level for level in range(1, 7)}
 _DD = names.CODE["dd"]
 _MAIN = 1 << names.SEMANTIC.index("main")
@@ -96,19 +98,32 @@ def _tables() -> Tables:
 def _chosen(page: Page, p_B: Any) -> Any:
     """Return the numbers of the blocks to keep.
 
-    Little text that is less than half of the page's <main>: an index or a table of links, kept as it is. Next to
-    nothing of a page (one unlike all that the estimates were made from): all that is neither links nor marked as
-    navigation, footer or hidden.
+    Little text that is less than half of the page's <main>, and no sure prose: an index or a table of links, kept as
+    it is. Next to nothing of a page, and no sure prose (one unlike all that the estimates were made from): what is as
+    likely as half of the likeliest, or, if that says nothing, all that is neither links nor marked as navigation,
+    footer or hidden. A short article beside long furniture has sure prose.
     """
     chars_B, inside_B = page.blocks[:, CHARS], page.nodes[page.blocks[:, NODE], SEM]
     chosen_B = p_B > _THRESHOLD
-    num_chars = chars_B[chosen_B].sum()
+    num_chars, total = chars_B[chosen_B].sum(), chars_B.sum()
     main_B = (inside_B & (_MAIN | _APART)) == _MAIN
+    if num_chars >= _FEW_CHARS and num_chars >= _MIN_SHARE * total:
+        return np.flatnonzero(chosen_B)
+    if chars_B[(p_B > _SURE) & _prose(page)].sum() >= _SURE_CHARS:
+        return np.flatnonzero(chosen_B)
     if num_chars < _FEW_CHARS and 2 * chars_B[chosen_B & main_B].sum() < chars_B[main_B].sum():
         chosen_B |= main_B
-    elif num_chars < _MIN_SHARE * chars_B.sum():
-        chosen_B = ((inside_B & _APART) == 0) & (2 * page.blocks[:, LINK_CHARS] <= chars_B)
+    elif num_chars < _MIN_SHARE * total:
+        likely_B = p_B > p_B.max() / 2
+        says_little = total < _FEW_CHARS or p_B.max() < _HINT or chars_B[likely_B].sum() < _MIN_SHARE * total
+        plain_B = ((inside_B & _APART) == 0) & (2 * page.blocks[:, LINK_CHARS] <= chars_B)
+        chosen_B = plain_B if says_little else likely_B
     return np.flatnonzero(chosen_B) if chosen_B.any() else np.arange(len(chars_B))
+
+
+def _prose(page: Page) -> Any:
+    """Return which blocks look like a sentence or more."""
+    return np.array([is_prose(block) for block in page.blocks], bool)
 
 
 def _pieces(page: Page, chosen: Any) -> list[tuple[str, str, int]]:

@@ -8,7 +8,7 @@ import re
 from rag_hpc.algo.extract.entities import unescape
 
 MIN_CHARS = 200  # of such a text
-TIMES_VISIBLE = 2  # JSON-LD holds the article, not the page: it has to say that many times as much as what is visible
+TIMES_VISIBLE = 2  # such a text has to say that many times as much as what is visible
 _NOSCRIPT = re.compile(rb"</?noscript\b[^<>]*>", re.IGNORECASE)
 _MARKUP = re.compile(rb"<[^<>]*+>|\s++")
 _ARTICLE_BODY = re.compile(rb'"articleBody"\s*+:\s*+"((?:[^"\\]|\\.)++)"', re.DOTALL)
@@ -17,7 +17,7 @@ _ANY_TAG = re.compile(r"</?[a-zA-Z][^<>]*+>")
 
 
 def noscript_chars(source: bytes) -> int:
-    """Return about how many characters of text the noscript elements of a page hold."""
+    """Return about how many characters of text the longest noscript element of a page holds."""
     if not any(spelling in source for spelling in (b"noscript", b"NOSCRIPT", b"NoScript")):
         return 0
     lower, num_chars, at = source.lower(), 0, 0
@@ -25,7 +25,7 @@ def noscript_chars(source: bytes) -> int:
         at = lower.find(b"</noscript", begin)
         if at < 0:
             break
-        num_chars += len(_MARKUP.sub(b"", source[begin:at]))
+        num_chars = max(num_chars, len(_MARKUP.sub(b"", source[begin:at])))
     return num_chars
 
 

@@ -83,7 +83,7 @@ def _from_html(raw: str, source: bytes, url: str, extractor: Extractor) -> Extra
     meta = page_meta(source, page.noted(), url)
     if extractor is Extractor.density:
         text, headings = main_text(page)
-        if noscript_chars(source) > max(MIN_CHARS, len(text)):
+        if noscript_chars(source) > max(MIN_CHARS, TIMES_VISIBLE * len(text)):
             text, headings = max((text, headings), main_text(scan_page(noscript_shown(source), url)), key=_length)
         article = clean_text(meta.article)
         if len(article) > max(MIN_CHARS, TIMES_VISIBLE * len(text)):

@@ -141,31 +141,41 @@ SEMANTIC = [
 # Bits of `MASK`: words of class, id, role and itemprop, split at case changes and at all that is no letter.
 GROUPS = {
     "comment": "comment comments commenter commentlist disqus respond replies reply livefyre discussion kommentare"
-    " feedback viafoura spotim talkback",
+    " feedback viafoura spotim talkback"
+    " kommentar kommentarer commentaire commentaires comentarios reacties",
     "sidebar": "sidebar side rail aside widget widgets complementary sidecol rightcol leftcol rhs secondary tertiary"
-    " sidenav rightrail",
+    " sidenav rightrail"
+    " seitenleiste marginalspalte lateral",
     "nav": "nav navbar navigation menu menus submenu breadcrumb breadcrumbs crumb crumbs pager pagination paging"
     " pagenav tabs tablist sitemap skip subnav navi dropdown prev next topnav",
-    "footer": "footer foot copyright colophon legal contentinfo bottom disclaimer",
-    "header": "header masthead banner topbar top head logo branding brand",
+    "footer": "footer foot copyright colophon legal contentinfo bottom disclaimer fuss fusszeile impressum",
+    "header": "header masthead banner topbar top head logo branding brand kopfzeile",
     "related": "related recommended recommend recommendation recommendations popular trending latest readmore teaser"
     " teasers promo promos promotion outbrain taboola recirc recirculation carousel slider slideshow more"
     " mostread read also upnext headlines river feed list cards card similar suggested suggestions"
-    " featured hot spotlight grid seealso zergnet",
+    " featured hot spotlight grid seealso zergnet"
+    " verwandte empfehlung empfehlungen meistgelesen beliebt relacionadas relacionados similaires",
     "share": "share sharing social socials facebook twitter addthis addtoany sharedaddy follow tools toolbar actions"
-    " pinterest linkedin whatsapp email print sharebar sharethis likes like buttons button btn bookmark",
+    " pinterest linkedin whatsapp email print sharebar sharethis likes like buttons button btn bookmark"
+    " teilen partage partager compartir",
     "ad": "ad ads adv advert adverts advertisement advertising sponsor sponsored sponsors dfp gpt adslot adsense"
-    " adbox banner commercial partner affiliate shopping advertise",
+    " adbox banner commercial partner affiliate shopping advertise"
+    " werbung anzeige anzeigen publicite publicidad reklame annonce",
     "byline": "byline author authors date time dateline timestamp published pubdate updated meta info credits"
-    " contributor bio bylines postmeta publish writer avatar profile vcard reporter entrymeta postdate",
-    "tags": "tags tag tagcloud topics topic categories category keywords labels hashtags taxonomy tagged cat",
+    " contributor bio bylines postmeta publish writer avatar profile vcard reporter entrymeta postdate"
+    " autor auteur datum fecha",
+    "tags": "tags tag tagcloud topics topic categories category keywords labels hashtags taxonomy tagged cat"
+    " schlagworte schlagwort themen etiquetas",
     "caption": "caption captions figcaption figure image images img photo photos media gallery video videos credit"
-    " picture pic player embed lightbox thumbnail thumb wp",
+    " picture pic player embed lightbox thumbnail thumb wp"
+    " bild bilder bildunterschrift foto fotos galerie",
     "subscribe": "newsletter subscribe subscription signup signin login register form paywall cookie cookies consent"
     " gdpr popup modal overlay dialog alert search offer donate membership premium promobox campaign"
-    " notification loginform account user",
+    " notification loginform account user"
+    " abonnieren abo anmelden",
     "content": "content article post entry story body text main page blog news bodytext copy document paragraph"
-    " paragraphs topicbody mw markdown prose readme",
+    " paragraphs topicbody mw markdown prose readme"
+    " inhalt artikel beitrag contenu contenido texte texto noticia cuerpo",
     "hidden": "hidden hide noprint invisible sr visually screenreader offscreen none collapsed toggle tooltip",
     "lead": "summary lead intro introduction deck standfirst excerpt dek subtitle subheadline description subhead"
     " teasertext lede abstract highlights",
@@ -181,18 +191,29 @@ GROUPS = {
 # Bits of `cues`: words near the start of a block that tell what it is.
 CUES = {
     "media": "photo photos image picture video credit getty shutterstock reuters pictured file screenshot illustration"
-    " gallery istock",
-    "legal": "copyright rights reserved terms privacy policy licensed disclaimer cookies",
+    " gallery istock"
+    " foto fotos bild bilder bildquelle quelle symbolbild archivbild imagen fuente",
+    "legal": "copyright rights reserved terms privacy policy licensed disclaimer cookies"
+    " vorbehalten impressum datenschutz droits derechos reservados",
     "more": "read related see watch more also next previous continue click here view back recommended popular trending"
-    " latest learn",
-    "social": "share follow like tweet facebook twitter instagram pinterest whatsapp email print youtube linkedin",
-    "ad": "advertisement sponsored ad promoted advertising",
-    "sign": "sign subscribe newsletter newsletters login log register account inbox password join download app",
-    "byline": "by published posted updated date author written min ago edited last modified created contributor",
-    "comment": "comment comments reply replies conversation leave",
-    "tags": "tags tagged filed categories category topics topic keywords under labels",
+    " latest learn"
+    " mehr lesen weiterlesen meistgelesen lire leer leggi lees",
+    "social": "share follow like tweet facebook twitter instagram pinterest whatsapp email print youtube linkedin"
+    " teilen folgen partager compartir condividi delen drucken",
+    "ad": "advertisement sponsored ad promoted advertising anzeige werbung annonce publicidad advertentie reklame",
+    "sign": "sign subscribe newsletter newsletters login log register account inbox password join download app"
+    " anmelden abonnieren registrieren inscrivez abonnez suscribete iscriviti aanmelden passwort",
+    "byline": "by published posted updated date author written min ago edited last modified created contributor"
+    " uhr aktualisiert redaktion autor autorin auteur publicado gepubliceerd",
+    "comment": "comment comments reply replies conversation leave"
+    " kommentar kommentare kommentieren commentaire commentaires comentarios antworten reacties",
+    "tags": "tags tagged filed categories category topics topic keywords under labels"
+    " schlagworte schlagwort themen kategorie kategorien etiquetas categorias",
     "time": "january february march april may june july august september october november december jan feb mar apr jun"
-    " jul aug sep sept oct nov dec monday tuesday wednesday thursday friday saturday sunday am pm est edt gmt",
+    " jul aug sep sept oct nov dec monday tuesday wednesday thursday friday saturday sunday am pm est edt gmt"
+    " januar februar juni juli oktober dezember montag dienstag mittwoch donnerstag freitag samstag sonntag janvier"
+    " juin juillet septembre octobre novembre enero febrero marzo abril mayo junio julio agosto septiembre octubre"
+    " noviembre diciembre",
 }
 GROUP_BIT = {name: 1 << bit for bit, name in enumerate(GROUPS)}
 

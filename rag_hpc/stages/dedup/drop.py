@@ -1,4 +1,4 @@
-"""dedup.drop: the documents without their duplicates."""
+"""dedup.drop: the documents without their duplicates, each with an id of its own."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from rag_hpc.algo.types import Bools
 from rag_hpc.core.stage import Context, Inputs, Stage
 from rag_hpc.core.unit import Counts, Unit
+from rag_hpc.stages.dedup.ids import REPEATS, base_of, repeats_in, with_suffix
 from rag_hpc.stages.dedup.signed import KEEP_MAP, LABELS, DedupConfig, check_whole
 from rag_hpc.stores.arrays import ArrayFile
 from rag_hpc.stores.documents import DOCUMENTS
@@ -20,8 +22,8 @@ class Drop(Stage):
 
     Config: ClassVar[type] = DedupConfig
     name = "dedup.drop"
-    version = 2
-    needs = ("clean", "dedup.link")
+    version = 3
+    needs = ("clean", "dedup.group", "dedup.link")
     counts_from = "clean"
 
     def plan(self, inputs: Inputs, shared: Path) -> list[Unit]:
@@ -34,7 +36,8 @@ class Drop(Stage):
     def run(self, unit: Unit, out: Path, ctx: Context) -> Counts:
         """Write documents.parquet without the duplicates; rejects name the document that stays.
 
-        With keep_all they stay too; their number is `extra.duplicates_kept`.
+        With keep_all they stay too; their number is `extra.duplicates_kept`. Of two documents with one id the later,
+        if it is another capture of the same URL, gets "#2" or a higher number, else it is a reject duplicate-id.
         """
         import pyarrow as pa
 
@@ -43,16 +46,33 @@ class Drop(Stage):
         numbers = np.arange(first, first + table.num_rows)
         kept = ArrayFile(linked.files(LABELS)[0]).rows(first, first + table.num_rows) == numbers
         ctx.check_stop()
+        rejects, extra = Rejects(), {}
         if self.config.keep_all:
-            write_table(out / DOCUMENTS, table)
             extra = {"duplicates_kept": float((~kept).sum())}
-            return Counts(items_in=table.num_rows, items_out=table.num_rows, extra=extra)
-        write_table(out / DOCUMENTS, table.filter(pa.array(kept)))
-        rejects = Rejects()
-        for row in gone_rows(linked.files(KEEP_MAP)[0], first, first + table.num_rows):
-            stays = row["kept_id"] if row["kept_run"] is None else f"{row['kept_id']} of {row['kept_run']}"
-            rejects.add(row["doc_id"], f"{row['reason']}-duplicate", stays)
-        return Counts(items_in=table.num_rows, items_out=int(kept.sum()), dropped=rejects.write(out))
+            kept[:] = True
+        else:
+            for row in gone_rows(linked.files(KEEP_MAP)[0], first, first + table.num_rows):
+                stays = row["kept_id"] if row["kept_run"] is None else f"{row['kept_id']} of {row['kept_run']}"
+                rejects.add(row["doc_id"], f"{row['reason']}-duplicate", stays)
+        repeats = repeats_in(ctx.inputs["dedup.group"].files(REPEATS)[0], first, first + table.num_rows)
+        if repeats:
+            table = _told_apart(table, repeats, kept, rejects)
+        write_table(out / DOCUMENTS, table if kept.all() else table.filter(pa.array(kept)))
+        return Counts(items_in=table.num_rows, items_out=int(kept.sum()), dropped=rejects.write(out), extra=extra)
+
+
+def _told_apart(table: Any, repeats: dict[int, int], kept: Bools, rejects: Rejects) -> Any:
+    """Return the table with ids of their own for other captures; unset `kept` of what is no capture."""
+    import pyarrow as pa
+
+    ids, urls = (table.column(name).to_pylist() for name in ("doc_id", "url"))
+    for row, suffix in repeats.items():
+        if urls[row] and base_of(ids[row]) == base_of(urls[row]):
+            ids[row] = with_suffix(ids[row], suffix)
+        elif kept[row]:
+            kept[row] = False
+            rejects.add(ids[row], "duplicate-id", urls[row])
+    return table.set_column(table.schema.get_field_index("doc_id"), table.schema.field("doc_id"), pa.array(ids))
 
 
 def gone_rows(path: Path, start: int, stop: int) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from rag_hpc.algo.dedup.candidates import Buckets
 from rag_hpc.algo.types import I64
 from rag_hpc.core.stage import Context, Inputs, Stage
 from rag_hpc.core.unit import Counts, Unit
+from rag_hpc.stages.dedup.ids import REPEATS, repeated_ids
 from rag_hpc.stages.dedup.signed import (
     CANDIDATES,
     COPIES,
@@ -34,15 +35,16 @@ class Group(Stage):
 
     Config: ClassVar[type] = DedupConfig
     name = "dedup.group"
-    version = 2
+    version = 3
     needs = ("dedup.sign",)
 
     def plan(self, inputs: Inputs, shared: Path) -> list[Unit]:
-        """Return one unit per range of bands; the first one writes the pairs of exact copies too."""
+        """Return one unit per range of bands, the first one for the pairs of exact copies too, and one for ids."""
         check_whole(inputs["dedup.sign"])
         older = [generation.identity for generation in older_generations(self.config)]
         ranges = [r for r in np.array_split(np.arange(self.config.bands()[0]), self.config.num_groups) if len(r)]
-        return [Unit(i, {"bands": [int(r[0]), int(r[-1]) + 1], "older": older}) for i, r in enumerate(ranges)]
+        bands = [[int(r[0]), int(r[-1]) + 1] for r in ranges]
+        return [Unit(i, {"bands": span, "older": older}) for i, span in enumerate([*bands, []])]
 
     def setup(self, ctx: Context) -> None:
         """Number the signed documents."""
@@ -53,8 +55,14 @@ class Group(Stage):
 
         Of exact copies the first stands for all; copies.npy [copies, 2] pairs it with each other one, in the same
         order. It is small beside the keys, and each unit finds it anew rather than wait for another one.
+
+        The unit of ids writes repeats.npy [documents, 2] int64: those whose id stood before, and a number for each.
         """
         self._corpus.check_older(unit.inputs["older"])
+        if not unit.inputs["bands"]:
+            repeats = repeated_ids(self._corpus, self._sorter(ctx, "ids", np.uint64), ctx.check_stop)
+            np.save(out / REPEATS, repeats, allow_pickle=False)
+            return Counts(items_in=len(repeats), items_out=len(repeats))
         copies = (out if unit.index == 0 else ctx.scratch) / COPIES
         num_pairs = self._write_copies(copies, ctx)
         num_pairs = self._write_pairs(out / CANDIDATES, ArrayFile(copies), unit.inputs["bands"], ctx) + (

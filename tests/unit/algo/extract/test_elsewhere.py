@@ -145,3 +145,16 @@ def test_hostile_pages_take_linear_time(piece: str) -> None:
             assert "template" in piece
         took.append(time.process_time() - begin)
     assert took[1] < 0.5 + 10 * took[0]
+
+
+def test_a_short_article_in_a_main_full_of_furniture_is_all_that_is_kept() -> None:
+    teasers = "".join(
+        f'<div class=teaser><a href="/{n}"><h3>Headline number {n} of the day</h3><p>Ten words that lure.</p></a></div>'
+        for n in range(60)
+    )
+    article = f"<article><h1>The harbour</h1><p>{MORE}</p></article>"
+    found = html_text(f"<main>{article}<section class=most-popular>{teasers}</section></main>")
+    assert found.text == f"The harbour\n\n{MORE}"
+    links = "".join(f'<li><a href="/{n}">Chapter number {n} of the manual</a></li>' for n in range(40))
+    index = html_text(f"<main><h1>Manual</h1><p>What it holds.</p><ul>{links}</ul></main>").text
+    assert index.count("Chapter number") == 40
