@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rag_hpc.core.settings import DAY_S, bounded, check_bounds, path_field
+from rag_hpc.core.settings import DAY_S, bounded, check_address, check_bounds, path_field
 from rag_hpc.errors import ConfigError
 
 
@@ -100,11 +100,7 @@ class GeneratorConfig:
             raise ConfigError(
                 "generator=openai: set generator.base_url (e.g. http://127.0.0.1:8000/v1) and generator.model"
             )
-        if {"@", "?"} & set(self.base_url):
-            raise ConfigError(
-                "generator.base_url: an address with a name, a password or a query would be written into the run's "
-                "files; give the bare address, and the key as generator.api_key_env or generator.api_key_file"
-            )
+        check_address(self.base_url, "generator")
         if self.name.loads_model:
             self._check_folder()
         if self.name is GeneratorName.transformers and self.temperature:
