@@ -291,12 +291,19 @@ def check(config: RunConfig) -> None:
         load_questions(asked.source, asked.path, asked.questions, asked.num_hosts)
     if "retrieve.search" in stages:
         check_retrieval(config.stage, stages)
-    if "evaluate" in stages:
-        check_measures(config.stage.evaluate.measures)
-    if "generate" in stages:
-        check_generator(config.generator, config.prompt)
+    check_answers(config, stages)
     if "rerank" in stages and not config.stage.rerank.model:
         raise ConfigError("pipeline=rerank: set stage.rerank.model to the folder of a cross-encoder")
+
+
+def check_answers(config: RunConfig, stages: Sequence[str]) -> None:
+    """Raise ConfigError for measures, a judge or a generator that there is not."""
+    if "evaluate" in stages:
+        check_measures(config.stage.evaluate.measures)
+    if "judge" in stages:
+        config.stage.judge.require()
+    if "generate" in stages:
+        check_generator(config.generator, config.prompt)
 
 
 def check_retrieval(stage: Any, stages: Sequence[str]) -> None:

@@ -71,6 +71,13 @@ def parse_citations(answer: str) -> list[int]:
     return list(dict.fromkeys(n for n in numbers if n > 0))
 
 
+def without_citations(answer: str) -> str:
+    """Return the answer without the numbers of its passages; brackets in code stay."""
+    parts = re.split(f"({_CODE.pattern})", answer, flags=re.DOTALL)
+    bare = "".join(part if at % 2 else _LEADING_CITATION.sub("", part) for at, part in enumerate(parts))
+    return bare.strip()
+
+
 def verify_citations(answer: str, passages: Sequence[Passage], threshold: float = 0.5) -> list[CitationCheck]:
     """Return one check a citation, sentence by sentence, in order.
 

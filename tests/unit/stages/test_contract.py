@@ -66,6 +66,9 @@ WRONG = [  # stage, settings, what the message must say
     ("generate", {"generator": {"name": "transformers", "model": "m", "temperature": 0.5}}, "generator.temperature=0"),
     ("generate", {"generator": {"concurrency": 0}}, "generator.concurrency=0: between 1 and 1024"),
     ("generate", {"prompt": {"system": "Answer."}}, "prompt.system"),
+    ("judge", {"metrics": ["faith"]}, "some of faithfulness"),
+    ("judge", {"base_url": "http://me@host/v1"}, "stage.judge.api_key_env"),
+    ("judge", {"concurrency": 0}, "stage.judge.concurrency=0: between 1 and 1024"),
     ("evaluate", {"measures": []}, "measures="),
     ("evaluate", {"k": 0}, "k >= 1"),
 ]
