@@ -70,6 +70,7 @@ WRONG = [  # stage, settings, what the message must say
     ("judge", {"base_url": "http://me@host/v1"}, "stage.judge.api_key_env"),
     ("judge", {"concurrency": 0}, "stage.judge.concurrency=0: between 1 and 1024"),
     ("evaluate", {"measures": []}, "measures="),
+    ("evaluate", {"texts": ["bleurt"]}, "string_similarity"),
     ("evaluate", {"k": 0}, "k >= 1"),
 ]
 
