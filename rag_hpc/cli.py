@@ -154,7 +154,7 @@ VERBS = {
         ('"How do I copy a folder?"', "run=demo-cluster", "--file questions.txt",
          '"What does maxlen=3 mean?" run=demo-cluster --json',
          '"Who?" generator=openai generator.base_url=http://127.0.0.1:8000/v1 generator.model=M'), "[QUESTION ...]",
-        ("run", "cluster", "cluster.root", "cluster.share", "generator", "generator.*"),
+        ("run", "cluster", "cluster.root", "cluster.share", "generator", "generator.*", "encoder", "encoder.*"),
         ("--json", "--file", "--filter", "--explain"), text=True),
     "serve": Verb("rag_hpc.launchers.serve", "keep a run's indexes open in ranks that stay up; `ask` then uses them",
         ("up run=demo-cluster workers=4", "status --json", "up run=demo-cluster group=2 serve.deadline_ms=500", "down"),

@@ -22,6 +22,7 @@ from rag_hpc.errors import ConfigError, did_you_mean
 from rag_hpc.generators.config import GeneratorConfig
 from rag_hpc.generators.prompt import PromptConfig
 from rag_hpc.generators.registry import check_generator
+from rag_hpc.models.encoders import EncoderConfig
 from rag_hpc.schema import explain, to_plain
 from rag_hpc.search import given, prebuilt
 from rag_hpc.search.questions import check_feedback, weights_of
@@ -93,6 +94,7 @@ class RunConfig(Policy):
     stage: StageConfigs = field(default_factory=StageConfigs)  # a name that mypy cannot see through
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -130,7 +132,8 @@ class RunConfig(Policy):
             return self.train
         if stage == "generate":
             return dataclasses.replace(self.stage.generate, generator=self.generator, prompt=self.prompt)
-        return getattr(self.stage, section(stage))
+        own = getattr(self.stage, section(stage))
+        return dataclasses.replace(own, encoder=self.encoder) if stage in ("encode", "retrieve.queries") else own
 
 
 def compose(overrides: Sequence[str], config_dir: Path | None = None) -> RunConfig:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -24,6 +23,7 @@ from rag_hpc.generators.base import Answer, Encode
 from rag_hpc.generators.config import GeneratorConfig, GeneratorName
 from rag_hpc.generators.prompt import Packer, PromptConfig
 from rag_hpc.generators.registry import Given
+from rag_hpc.models.encoders import EncoderConfig, get_encoder
 from rag_hpc.stores.chunks import ChunkStore
 from rag_hpc.stores.hits import Method
 from rag_hpc.stores.passages import read_passages
@@ -145,11 +145,12 @@ class Asker:
         generator: GeneratorConfig,
         scratch: Path,
         via: Callable[[Callable[[], Searching]], Searching] = lambda own: own(),
+        remote: EncoderConfig | None = None,
     ) -> None:
         """inputs: manifests of chunk, lexical, encode and, where they are there, retrieve.queries and vectors.build.
         settings: those of the run's stages, which are used again, but for the generator: that of whoever asks. scratch:
         a folder for the unpacked index. via: gives what searches, and may do without the searcher of this process,
-        which it can make."""
+        which it can make. remote: the endpoint of the queries' vectors, for a run whose passages went to one."""
         from rag_hpc.models.encoder import Encoder
         from rag_hpc.schema import from_plain
         from rag_hpc.search.filters import allowed
@@ -157,7 +158,14 @@ class Asker:
 
         asked, retrieve = settings["retrieve.queries"], settings["retrieve.search"]
         self._k, self._prefix = settings["generate"]["k"], asked["prefix"]
-        self._encoder = encoder = Encoder(asked["model"], threads=1, dims=asked.get("dims", 0))
+        dims, remote = asked.get("dims", 0), remote or EncoderConfig()
+        self._encoder = get_encoder(remote, asked["model"], dims=dims)
+        encoder = self._encoder
+
+        def load() -> Encode:
+            own = encoder if isinstance(encoder, Encoder) else Encoder(settings["generate"]["model"], threads=1)
+            return reading(own, self._prefix)
+
         search, method, index = as_the_run(inputs, retrieve)
         self._method = "dense" if method is Method.ann and index is None else method.value
         parts = inputs["lexical"], inputs["encode"], index
@@ -170,7 +178,7 @@ class Asker:
 
         self._searcher = via(own)
         prompt = from_plain(PromptConfig, settings["generate"].get("prompt", {}))
-        told = Given(load=partial(reading, encoder, self._prefix), prompt=prompt, scratch=scratch)
+        told = Given(load=load, prompt=prompt, scratch=scratch)
         self._answerer = Answerer(inputs["chunk"], generator, told)
 
     def close(self) -> None:

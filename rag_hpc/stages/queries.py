@@ -14,16 +14,17 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rag_hpc.algo.types import Array
 from rag_hpc.core.hashing import hash_value
 from rag_hpc.core.log import shown
 from rag_hpc.core.settings import bounded, check_bounds, path_field
-from rag_hpc.core.stage import Context, Inputs, Stage
+from rag_hpc.core.stage import Context, Inputs, Stage, plain
 from rag_hpc.core.unit import Counts, Unit
 from rag_hpc.errors import ConfigError, InputError
 from rag_hpc.models.device import Device, Precision
+from rag_hpc.models.encoders import EncoderConfig, get_encoder
 from rag_hpc.sources.base import ROUNDS, SourceName
 from rag_hpc.stores.chunks import ChunkStore
 from rag_hpc.stores.documents import DOCUMENTS
@@ -53,6 +54,7 @@ class QueriesConfig:
     device: Device = Device.auto
     precision: Precision = Precision.auto
     threads: int = 1
+    encoder: EncoderConfig = field(default_factory=EncoderConfig, metadata={"output": False})  # as of stage.encode
 
     def __post_init__(self) -> None:
         if self.num_known_items < 1:
@@ -73,7 +75,8 @@ class Queries(Stage):
         """Return the single unit; it carries the hash of the questions, whose file may change under its name."""
         questions = self._given()
         self._check_ids(questions, inputs)
-        return [Unit(0, {"questions": hash_value(questions)})]
+        asked = {"encoder": plain(self.config.encoder)} if self.config.encoder.is_remote else {}
+        return [Unit(0, {"questions": hash_value(questions), **asked})]
 
     def run(self, unit: Unit, out: Path, ctx: Context) -> Counts:
         """Write queries.parquet and vectors.npy [Q, D] float16.
@@ -81,7 +84,6 @@ class Queries(Stage):
         The counts' extra figures: the ids judged relevant, those among them without a document, titles that ask, and
         how well the encoder knows the corpus.
         """
-        from rag_hpc.models.encoder import Encoder
         from rag_hpc.search.trial import found_again
 
         questions = self._given()
@@ -95,9 +97,8 @@ class Queries(Stage):
                 "from; set corpus.questions"
             )
         config = self.config
-        encoder = Encoder(
-            config.model, config.precision, threads=config.threads, dims=config.dims, device=config.device
-        )
+        how: dict[str, Any] = {"threads": config.threads, "dims": config.dims, "device": config.device}
+        encoder = get_encoder(config.encoder, config.model, config.precision, check_stop=ctx.check_stop, **how)
         wanted = encoder.recipe.missing_prefix(("query",), config.prefix)
         if wanted is not None:
             ctx.log.warning(

@@ -46,6 +46,8 @@ WRONG = [  # stage, settings, what the message must say
     ("encode", {"tokens_per_batch": 511}, "try 4096"),
     ("encode", {"tokens_per_unit": -1}, "0 or more"),
     ("encode", {"precision": "int4"}, "float32"),
+    ("encode", {"encoder": {"name": "openai"}}, "set encoder.base_url"),
+    ("retrieve.queries", {"encoder": {"batch": 0}}, "encoder.batch=0: between 1 and 2048"),
     ("vectors.train", {"num_shards": 0}, "num_shards"),
     ("vectors.train", {"iterations": 0}, "at least 1; try 10"),
     ("vectors.build", {"min_recall": 1.5}, "try 0.99"),

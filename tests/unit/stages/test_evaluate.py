@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import stagerun
 
+from rag_hpc.algo.answer.answers import NOT_FOUND
 from rag_hpc.errors import ConfigError, InputError
 from rag_hpc.stages import evaluate
 from rag_hpc.stages.registry import make_stage
@@ -182,7 +183,7 @@ def test_answers_are_judged_only_where_there_is_a_gold_answer() -> None:
 
 
 def test_a_question_that_is_known_to_have_no_answer_is_to_be_refused() -> None:
-    rows = [_answer("not found", "not found", [""], [], found=False), _answer("A dog [1].", "dog", [""], [True])]
+    rows = [_answer(NOT_FOUND, NOT_FOUND, [""], [], found=False), _answer("A dog [1].", "dog", [""], [True])]
     metrics, lines = evaluate.judge_answers(rows)
     assert metrics["unanswerable_refused"] == metrics["f1"] == 0.5 and "answerable_answered" not in metrics
     assert [line["unanswerable_refused"] for line in lines] == [1.0, 0.0]
