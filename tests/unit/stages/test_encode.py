@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import stagerun
+from chatserver import ChatServer
 
 from rag_hpc.core.comm import Comm
 from rag_hpc.core.hashing import hash_file
 from rag_hpc.errors import ConfigError, InputError
+from rag_hpc.inline import same_for_any_p
 from rag_hpc.models.folder import model_folder
 from rag_hpc.stages import encode
 from rag_hpc.stages.registry import make_stage
@@ -170,8 +172,8 @@ def test_an_endpoint_stands_in_for_the_model_and_local_runs_keep_their_name(
     assert vectors_ND.shape == (chain.out["encode"].total("items_out"), 5)
     assert np.linalg.norm(vectors_ND, axis=1) == pytest.approx(np.ones(len(vectors_ND)), abs=2e-3)
     assert np.load(queries.files("vectors.npy")[0]).shape[1] == 5
-    assert {unit.inputs["encoder"]["model"] for unit in make_stage("encode", settings).plan(chain.out, tmp_path)} == {
-        "m"
-    }
+    units = make_stage("encode", settings).plan(chain.out, tmp_path)
+    assert {unit.inputs["encoder"]["model"] for unit in units} == {"m"}
+    assert "encoder" not in make_stage("encode", chain.settings["encode"]).plan(chain.out, tmp_path)[0].inputs
     with pytest.raises(ConfigError, match="the queries' encoder differs from that of the passages"):
         stagerun.run_stage(tmp_path / "other", "retrieve.queries", chain.settings["retrieve.queries"], inputs)
