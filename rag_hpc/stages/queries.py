@@ -7,7 +7,6 @@ where nobody wrote questions, not how good it is: a title finds its document nea
 
 from __future__ import annotations
 
-import hashlib
 import importlib.resources
 import logging
 import math
@@ -28,7 +27,8 @@ from rag_hpc.models.encoders import EncoderConfig, get_encoder
 from rag_hpc.sources.base import ROUNDS, SourceName
 from rag_hpc.stores.chunks import ChunkStore
 from rag_hpc.stores.documents import DOCUMENTS
-from rag_hpc.stores.questions import FOUND_AGAIN, Question, write_questions
+from rag_hpc.stores.golden import is_golden
+from rag_hpc.stores.questions import FOUND_AGAIN, Question, known_items, write_questions
 from rag_hpc.stores.tables import REJECTS, read_column, read_table, rows_of
 from rag_hpc.stores.vectors import VectorStore, check_same_space
 
@@ -173,7 +173,7 @@ def load_questions(source: SourceName, path: str | None, questions: str | None, 
     """
     if questions is not None:
         path_of_questions = find_file(questions)
-        if source is SourceName.pydoc:
+        if source is SourceName.pydoc and not is_golden(path_of_questions):
             from rag_hpc.demo.source import load_questions as load_pydoc
 
             return load_pydoc(path_of_questions, num_hosts)
@@ -194,20 +194,3 @@ def find_file(name: str) -> Path:
         if path.is_file():
             return path
     raise ConfigError(f"corpus.questions={name}: no such file here, nor one that the package carries")
-
-
-def known_items(documents: Iterable[tuple[str, str]], limit: int) -> list[Question]:
-    """Return at most `limit` questions from (doc_id, title) pairs, chosen by hash, ids in that order.
-
-    Titles that several documents share are left out: they do not tell their document from the others.
-    """
-    by_title: dict[str, list[str]] = {}
-    for doc_id, title in documents:
-        if len(title.split()) >= 2:
-            by_title.setdefault(title.strip(), []).append(doc_id)
-    single = [(title, ids[0]) for title, ids in by_title.items() if len(ids) == 1]
-    chosen = sorted(single, key=lambda pair: hashlib.sha256(pair[1].encode()).digest())[:limit]
-    return [
-        {"id": f"known-{number:04d}", "text": title, "answers": [], "relevant": {doc_id: 1}, "stand_in": True}
-        for number, (title, doc_id) in enumerate(chosen)
-    ]
