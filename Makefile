@@ -107,7 +107,7 @@ test: slurm-packages lint
 # Tests of a real vLLM, of an environment of its own (Python >= 3.11), and two of its replicas, one of which is killed.
 test-vllm: $(VENV)/.test
 	@[ -n "$(VLLM_PYTHON)" ] || { echo "name the python of an environment that has vLLM: make test-vllm VLLM_PYTHON=..."; exit 1; }
-	RAG_HPC_VLLM_PYTHON=$(VLLM_PYTHON) $(BIN)/python -m pytest tests/unit/generators -k real
+	RAG_HPC_VLLM_PYTHON=$(VLLM_PYTHON) $(BIN)/python -m pytest tests/unit/generators tests/unit/stages/test_judge.py -k real
 	$(BIN)/python -m rag_hpc.eval.bench.answers.replicas python=$(VLLM_PYTHON) work=build/replicas
 
 # Tests with RAGAS, whose packages (170 MB) the other tests do without.

@@ -86,13 +86,14 @@ class RemoteEncoder:
                 f"encoder: {self._endpoint.url}: the vector of text {at} of a request is not finite or has no length; "
                 "check the server's log"
             )
-        return vectors_ND / lengths_N1
+        unit_ND: Array = vectors_ND / lengths_N1
+        return unit_ND
 
     def _read(self, body: bytes, num: int) -> Array:
         """Return the reply's vectors by their index. Raises ClusterError for too few, or of another width."""
         try:
             rows = {row["index"]: row["embedding"] for row in json.loads(body)["data"]}
-            vectors_ND = np.array([rows[index] for index in range(num)], dtype=np.float64)
+            vectors_ND: Array = np.array([rows[index] for index in range(num)], dtype=np.float64)
             if vectors_ND.ndim != 2 or len(rows) != num:
                 raise ValueError(f"{len(rows)} vectors for {num} texts")
         except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -92,9 +92,9 @@ def review(arguments: Arguments) -> int:
     pending = [record for record in records if record.get(sets.STATUS) == sets.PENDING]
     named = {sets.APPROVED: arguments.override("approve"), sets.REJECTED: arguments.override("reject")}
     if any(named.values()):
-        for status, given in named.items():
+        for kind, given in named.items():
             ids = [one["id"] for one in pending] if given == "all" else (given or "").strip("[]").split(",")
-            records = sets.reviewed(records, filter(None, ids), status)
+            records = sets.reviewed(records, filter(None, ids), kind)
         sets.write_set(path, records)
     elif sys.stdin.isatty():
         for record in pending:

@@ -12,11 +12,16 @@ from typing import Any
 import pytest
 import stagerun
 from chatserver import ChatServer
+from generators import NO_VLLM, VLLM_PYTHON, tiny_llama
 
 from rag_hpc.errors import ConfigError, InputError, Interrupted, MissingDependency
 from rag_hpc.generators import judge as judges
+from rag_hpc.generators import vllm
+from rag_hpc.generators.config import GeneratorConfig
 from rag_hpc.generators.judge import METRICS, JudgeConfig, Judged, RagasJudge, Sample, load_ragas
+from rag_hpc.generators.openai import OpenAIGenerator
 from rag_hpc.generators.replay import Journal
+from rag_hpc.generators.server import PortRange, Server
 from rag_hpc.inline import make_stage, same_for_any_p
 from rag_hpc.models import endpoint
 from rag_hpc.schema import from_plain, to_plain
@@ -234,3 +239,36 @@ def test_what_is_missing_is_said_before_anything_is_queued() -> None:
             JudgeConfig(base_url="http://127.0.0.1:1/v1", model="m").require()
         with pytest.raises(MissingDependency, match="RAGAS is not installed"):
             load_ragas()
+
+
+@needs_ragas
+@pytest.mark.skipif(not VLLM_PYTHON, reason=NO_VLLM)
+def test_a_real_vllm_is_asked_in_ragas_s_forms(tmp_path: Path) -> None:
+    """A model with random weights judges nothing: each score is a number that its grammar allowed, or has a reason."""
+    ports, model = PortRange(), tiny_llama()
+    serving = from_plain(GeneratorConfig, {"name": "vllm", "model": str(model), "vllm": {"python": VLLM_PYTHON}})
+    serving.vllm.enforce_eager, serving.vllm.kv_cache_gib = True, 1
+    key, port = "a-key-of-this-test", ports.free_port()
+    (tmp_path / "key").write_text(key)
+    (tmp_path / "key").chmod(0o600)
+    server = Server(
+        vllm.command(serving, 1, None, port, tmp_path / "plain.jinja"),
+        vllm.environment(serving, 1, key, ports.first, tmp_path),
+        tmp_path,
+    )
+    try:
+        where = {"base_url": f"http://127.0.0.1:{port}/v1", "model": vllm.NAME, "api_key_file": str(tmp_path / "key")}
+        client = OpenAIGenerator(from_plain(GeneratorConfig, {"name": "openai", **where}))
+        server.wait_until(client.answers, 400.0, lambda: None)
+        with Journal(tmp_path / "carry") as journal:
+            settings = from_plain(JudgeConfig, {**where, "max_tokens": 200, "timeout_s": 60.0})
+            judged = RagasJudge(settings, journal, embed, lambda: None).judge(sample())
+    finally:
+        server.close()
+        ports.close()
+    print(judged)
+    known = {judges.REFUSED, judges.NO_TEXT, judges.NOT_THE_FORM, judges.NO_NUMBER}
+    for metric, score in judged.scores.items():
+        assert (score is None and judged.reasons[metric] in known) or (score is not None and 0 <= score <= 1)
+    assert set(judged.scores) == set(METRICS)
+    assert judged.counts.get("prompt_tokens", 0) > 0
