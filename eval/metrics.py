@@ -7,6 +7,7 @@ import dataclasses
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from rag_hpc.core.ledger import run_handle
 from rag_hpc.core.log import shown
 from rag_hpc.errors import ConfigError, IncompleteError, InputError
 from rag_hpc.eval import quality
+from rag_hpc.eval.exchange import write_exchange
 from rag_hpc.eval.judged import Judgement, judgement
 from rag_hpc.eval.results import Results, chosen_run, named
 from rag_hpc.eval.text import aligned
@@ -56,6 +58,11 @@ def metrics(arguments: Arguments) -> int:
     rows = [row for run in runs for row in means(run)] + [row for each in judgements for row in judged_means(*each)]
     notes = [note for run in runs for note in quality.caveats(run)]
     notes += [note for run, found in judgements for note in found.notes(run)]
+    if "--out" in arguments.values:
+        if len(runs) > 1:
+            raise ConfigError("--out: the files of one run at a time")
+        written = write_exchange(runs[0], Path(arguments.values["--out"]))
+        notes.append(f"{arguments.values['--out']}: {', '.join(written)}")
     if wanted == ["--json"]:
         print(as_json({"means": [dataclasses.asdict(row) for row in rows], "notes": notes}))
     elif wanted == ["--csv"]:

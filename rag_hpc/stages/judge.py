@@ -67,21 +67,20 @@ class Judge(Stage):
     def run(self, unit: Unit, out: Path, ctx: Context) -> Counts:
         """Write scores.jsonl, or labelled.jsonl. Raises Interrupted where the judge is down: what it said is kept."""
         samples, labels = self._samples(unit, ctx)
-        num_done = 0
+        done: list[str] = []
         with Journal(ctx.carry) as journal:
             judge = RagasJudge(self.config, journal, self._embed, ctx.check_stop)
 
             def ask(sample: Sample) -> Judged:
-                nonlocal num_done
                 judged = judge.judge(sample)
-                num_done += 1
+                done.append(sample.sample_id)
                 return judged
 
             try:
                 found = in_order(samples, ask, self.config.concurrency, ctx.check_stop)
             except Unreachable as error:
                 raise Interrupted(
-                    f"judge: {num_done} of {len(samples)} samples of {unit.name} are judged, and are not asked again; "
+                    f"judge: {len(done)} of {len(samples)} samples of {unit.name} are judged, and are not asked again; "
                     f"{error}; or judge with another: {GROUP}.base_url"
                 ) from error
         lines = [{"query_id": one.sample_id, "scores": one.scores, "reasons": one.reasons} for one in found]

@@ -173,7 +173,7 @@ def load_questions(source: SourceName, path: str | None, questions: str | None, 
     """
     if questions is not None:
         path_of_questions = find_file(questions)
-        if source is SourceName.pydoc and not is_golden(path_of_questions):
+        if source is SourceName.pydoc and path_of_questions.suffix == ".jsonl" and not is_golden(path_of_questions):
             from rag_hpc.demo.source import load_questions as load_pydoc
 
             return load_pydoc(path_of_questions, num_hosts)

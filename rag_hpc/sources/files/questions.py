@@ -7,6 +7,7 @@ from typing import Any
 
 from rag_hpc.errors import ConfigError, InputError
 from rag_hpc.sources.files.jsonl import iter_records
+from rag_hpc.sources.files.trec import TOPICS, read_topics
 from rag_hpc.stores.golden import check_frozen, counts
 from rag_hpc.stores.questions import Question
 
@@ -14,11 +15,13 @@ from rag_hpc.stores.questions import Question
 def read_questions(path: Path) -> list[Question]:
     """Return the questions of a JSONL file (also .gz, .zst) in its order: {id, text, answers?, relevant?, held_out?}.
 
-    `relevant` is {doc_id: grade}. Of a golden set the approved ones are returned. Raises InputError naming file and
-    line, and for a frozen set that has changed.
+    `relevant` is {doc_id: grade}; answers of [""] say that there is none. Of a golden set the approved ones are
+    returned. NAME.tsv: see `read_topics`. Raises InputError naming file and line, and for a frozen set that changed.
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such file of questions; set corpus.questions to a JSONL of {{id, text}}")
+    if path.suffix == TOPICS:
+        return read_topics(path)
     check_frozen(path)
     questions: list[Question] = []
     known: set[str] = set()
