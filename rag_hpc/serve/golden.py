@@ -70,13 +70,13 @@ def generate(arguments: Arguments) -> int:
     path = Path(arguments.words[1])
     known = sets.read_set(path) if path.exists() else []
     sets.write_set(path, known)  # where it cannot be written, no model is asked
-    num, seed = (_number(arguments, key, default) for key, default in (("num", 50), ("seed", 0)))
+    num = _number(arguments, "num", 50)
     ledger = find_run(root_of(arguments), arguments.override("run"), shared=reads_shared(arguments))
     config, dropped = generator_of(arguments, {}), Counter[str]()
     if config.name is GeneratorName.extractive:
         made = titles(ledger, num)
     else:
-        made = asked(ledger, config, num, seed, Path(f"{path}.replay"), dropped)
+        made = asked(ledger, config, num, Path(f"{path}.replay"), dropped)
     fresh = [record for record in made if record["id"] not in {one["id"] for one in known}]
     sets.write_set(path, [*known, *fresh])
     drop_dir(Path(f"{path}.replay"))
@@ -127,15 +127,13 @@ def titles(ledger: Ledger, num: int) -> list[sets.Record]:
     return [{**one, "id": _id(next(iter(one["relevant"]))), **_pending(made_by)} for one in found]
 
 
-def asked(
-    ledger: Ledger, config: GeneratorConfig, num: int, seed: int, replay: Path, dropped: Counter[str]
-) -> list[sets.Record]:
-    """Return at most `num` questions by a language model, one a document; dropped: replies that were no use, and why.
+def asked(ledger: Ledger, config: GeneratorConfig, num: int, replay: Path, dropped: Counter[str]) -> list[sets.Record]:
+    """Return at most `num` questions by a language model, one a document, drawn with generator.seed.
 
-    What a killed call was told lies in `replay`, and is not asked again.
+    dropped: replies that were no use, and why. What a killed call was told lies in `replay`, and is not asked again.
     """
-    chunks = ChunkStore(_output(ledger, "chunk"))
-    drawn, made_by = _drawn(chunks, seed), {"run": ledger.name, "generator": config.name.value, "model": config.model}
+    drawn = _drawn(ChunkStore(_output(ledger, "chunk")), config.seed)
+    made_by = {"run": ledger.name, "generator": config.name.value, "model": config.model}
     found: dict[str, sets.Record] = {}
     with _generator(config) as write, Replay(replay, [plain(config), PROMPT.system]) as told:
 
