@@ -25,12 +25,13 @@ APT := slurmctld slurmd slurm-client slurmdbd munge mariadb-server iproute2 open
 # what the README asks of a machine beforehand
 BARE := python3 python3-venv make git ca-certificates
 
-.PHONY: sizes demo test test-vllm lint unit slurm-packages check-packages devcluster-check clean-demo help
+.PHONY: sizes demo test test-vllm test-ragas lint unit slurm-packages check-packages devcluster-check clean-demo help
 
 help:
 	@echo "make demo   install what the demo needs and run the pipeline, baseline and distributed"
 	@echo "make test   install what the tests need and run the whole suite"
 	@echo "make test-vllm VLLM_PYTHON=PYTHON   the generator job with a real vLLM"
+	@echo "make test-ragas   the judge with RAGAS"
 	@echo "make lint   ruff and mypy"
 	@echo "make devcluster-check   a Slurm of four nodes on this machine: does it work, and go without a trace?"
 
@@ -107,8 +108,13 @@ test: slurm-packages lint
 # Tests of a real vLLM, of an environment of its own (Python >= 3.11), and two of its replicas, one of which is killed.
 test-vllm: $(VENV)/.test
 	@[ -n "$(VLLM_PYTHON)" ] || { echo "name the python of an environment that has vLLM: make test-vllm VLLM_PYTHON=..."; exit 1; }
-	RAG_HPC_VLLM_PYTHON=$(VLLM_PYTHON) $(BIN)/python -m pytest tests/unit/generators -k real
+	RAG_HPC_VLLM_PYTHON=$(VLLM_PYTHON) $(BIN)/python -m pytest tests/unit/generators tests/unit/stages/test_judge.py -k real
 	$(BIN)/python -m rag_hpc.eval.bench.answers.replicas python=$(VLLM_PYTHON) work=build/replicas
+
+# Tests with RAGAS, whose packages (170 MB) the other tests do without.
+test-ragas: $(VENV)/.test
+	@$(DOTS) $(PIP) install --quiet --no-cache-dir -c constraints.txt -e '.[eval]'
+	$(BIN)/python -m pytest tests/unit/stages/test_judge.py
 
 # mypy sees the folders under the one name that they are imported by.
 lint: $(VENV)/.test

@@ -7,7 +7,8 @@ import dataclasses
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from rag_hpc.core.ledger import run_handle
 from rag_hpc.core.log import shown
 from rag_hpc.errors import ConfigError, IncompleteError, InputError
 from rag_hpc.eval import quality
+from rag_hpc.eval.exchange import write_exchange
+from rag_hpc.eval.judged import Judgement, judgement
 from rag_hpc.eval.results import Results, chosen_run, named
 from rag_hpc.eval.text import aligned
 from rag_hpc.stores.metrics import STAND_INS, Measured
@@ -51,8 +54,15 @@ def metrics(arguments: Arguments) -> int:
     if len(wanted) > 1:
         raise ConfigError(f"{' and '.join(wanted)}: one of them at a time")
     runs = [named(arguments, name) for name in arguments.words] or [chosen_run(arguments)]
-    rows = [row for run in runs for row in means(run)]
+    judgements = [(run, found) for run in runs if (found := judgement(run)) is not None]
+    rows = [row for run in runs for row in means(run)] + [row for each in judgements for row in judged_means(*each)]
     notes = [note for run in runs for note in quality.caveats(run)]
+    notes += [note for run, found in judgements for note in found.notes(run)]
+    if "--out" in arguments.values:
+        if len(runs) > 1:
+            raise ConfigError("--out: the files of one run at a time")
+        written = write_exchange(runs[0], Path(arguments.values["--out"]))
+        notes.append(f"{arguments.values['--out']}: {', '.join(written)}")
     if wanted == ["--json"]:
         print(as_json({"means": [dataclasses.asdict(row) for row in rows], "notes": notes}))
     elif wanted == ["--csv"]:
@@ -78,6 +88,27 @@ def means(run: Results) -> list[Mean]:
     rankings = [(part, name) for part in order if part in parts for name in names if name in parts[part].means]
     rows = [_mean(run, parts[part], name, parts[part].by_query.get(name, {})) for part, name in rankings]
     return rows + list(_answers(run, parts[quality.OF_ANSWERS])) if quality.OF_ANSWERS in parts else rows
+
+
+def judged_means(run: Results, found: Judgement) -> Iterator[Mean]:
+    """Yield the judge's scores, each beside what it would be with all undetermined at 0 and at 1; then agreements."""
+    of = {"run": run.name, "queries": STAND_INS if quality.stand_ins(run) else QUESTIONS}
+    for one in found.scores:
+        kinds = {"": list(one.values.values())}
+        if one.num_undetermined:
+            kinds |= {f", undetermined as {value}": one.all_at(value) for value in (0, 1)}
+        for suffix, values in kinds.items():
+            if values:
+                low, high = interval(values)
+                ends: dict[str, Any] = {"low": low, "high": high, "num_queries": len(values), **of}
+                mean = round(sum(values) / len(values), 6)
+                yield Mean(method=f"judge {found.model}", measure=f"{one.metric}{suffix}", mean=mean, **ends)
+    for each in found.agreements:
+        for name, value in (("accuracy", each.accuracy), ("kappa", each.kappa)):
+            if value is not None:
+                mean, low, high = (round(number, 6) for number in value)
+                ends = {"low": low, "high": high, "num_queries": each.num, **of}
+                yield Mean(method="judge, labelled samples", measure=f"{each.metric} {name}", mean=mean, **ends)
 
 
 def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
@@ -113,8 +144,10 @@ def as_csv(rows: Sequence[Mean]) -> str:
 
 def as_latex(rows: Sequence[Mean], notes: Sequence[str]) -> str:
     """Return a tabular (booktabs) for rankings and one for answers: a line a method, a column a measure."""
+    judged = [row for row in rows if row.method.startswith("judge")]
     answers = [row for row in rows if row.method.startswith(quality.OF_ANSWERS)]
-    groups = [group for group in ([row for row in rows if row not in answers], answers) if group]
+    rankings = [row for row in rows if row not in (*answers, *judged)]
+    groups = [group for group in (rankings, answers, judged) if group]
     comments = [f"% {note}\n" for note in notes]
     return "".join([*comments, *["".join(_tabular(group)) for group in groups]])
 

@@ -22,6 +22,7 @@ from rag_hpc.errors import ConfigError, did_you_mean
 from rag_hpc.generators.config import GeneratorConfig
 from rag_hpc.generators.prompt import PromptConfig
 from rag_hpc.generators.registry import check_generator
+from rag_hpc.models.encoders import EncoderConfig
 from rag_hpc.schema import explain, to_plain
 from rag_hpc.search import given, prebuilt
 from rag_hpc.search.questions import check_feedback, weights_of
@@ -93,6 +94,7 @@ class RunConfig(Policy):
     stage: StageConfigs = field(default_factory=StageConfigs)  # a name that mypy cannot see through
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -130,7 +132,8 @@ class RunConfig(Policy):
             return self.train
         if stage == "generate":
             return dataclasses.replace(self.stage.generate, generator=self.generator, prompt=self.prompt)
-        return getattr(self.stage, section(stage))
+        own = getattr(self.stage, section(stage))
+        return dataclasses.replace(own, encoder=self.encoder) if stage in ("encode", "retrieve.queries") else own
 
 
 def compose(overrides: Sequence[str], config_dir: Path | None = None) -> RunConfig:
@@ -291,12 +294,19 @@ def check(config: RunConfig) -> None:
         load_questions(asked.source, asked.path, asked.questions, asked.num_hosts)
     if "retrieve.search" in stages:
         check_retrieval(config.stage, stages)
-    if "evaluate" in stages:
-        check_measures(config.stage.evaluate.measures)
-    if "generate" in stages:
-        check_generator(config.generator, config.prompt)
+    check_answers(config, stages)
     if "rerank" in stages and not config.stage.rerank.model:
         raise ConfigError("pipeline=rerank: set stage.rerank.model to the folder of a cross-encoder")
+
+
+def check_answers(config: RunConfig, stages: Sequence[str]) -> None:
+    """Raise ConfigError for measures, a judge or a generator that there is not."""
+    if "evaluate" in stages:
+        check_measures(config.stage.evaluate.measures)
+    if "judge" in stages:
+        config.stage.judge.require()
+    if "generate" in stages:
+        check_generator(config.generator, config.prompt)
 
 
 def check_retrieval(stage: Any, stages: Sequence[str]) -> None:

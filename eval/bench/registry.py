@@ -25,6 +25,7 @@ BENCHES = {
     "encode": "rag_hpc.eval.bench.encode.encode:run",
     "rerank": "rag_hpc.eval.bench.encode.rerank:run",
     "answers": "rag_hpc.eval.bench.answers.answers:run",
+    "compress": "rag_hpc.eval.bench.answers.compress:run",
     "train": "rag_hpc.eval.bench.train.train:run",
     "laws": "rag_hpc.eval.bench.laws.laws:run",
     "forecast": "rag_hpc.eval.bench.laws.forecast:run",

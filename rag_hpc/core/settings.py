@@ -31,3 +31,12 @@ def check_bounds(config: Any, group: str) -> None:
         if low is not None and not low <= (value := getattr(config, field.name)) <= high:
             wanted = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
             raise ConfigError(f"{group}.{field.name}={value}: {wanted} is needed")
+
+
+def check_address(base_url: str, group: str) -> None:
+    """Raise ConfigError for an address that holds more than where an endpoint is: it is written into a run's files."""
+    if {"@", "?"} & set(base_url):
+        raise ConfigError(
+            f"{group}.base_url: an address with a name, a password or a query would be written into the run's "
+            f"files; give the bare address, and the key as {group}.api_key_env or {group}.api_key_file"
+        )

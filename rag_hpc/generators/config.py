@@ -6,8 +6,9 @@ import enum
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rag_hpc.core.settings import DAY_S, bounded, check_bounds, path_field
+from rag_hpc.core.settings import DAY_S, bounded, check_address, check_bounds, path_field
 from rag_hpc.errors import ConfigError
+from rag_hpc.generators.compress import CompressConfig
 
 
 class GeneratorName(enum.Enum):
@@ -91,6 +92,8 @@ class GeneratorConfig:
     timeout_s: float = bounded(60.0, 0.001, DAY_S, output=False)
     drain_s: float = bounded(10.0, 0.0, 3600.0, output=False)  # how long requests may still take once the job is to end
     vllm: VllmConfig = field(default_factory=VllmConfig)
+    # in the fingerprint through the units, so that runs without it keep their name
+    compress: CompressConfig = field(default_factory=CompressConfig, metadata={"output": False})
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_score <= 1:
@@ -100,13 +103,14 @@ class GeneratorConfig:
             raise ConfigError(
                 "generator=openai: set generator.base_url (e.g. http://127.0.0.1:8000/v1) and generator.model"
             )
-        if {"@", "?"} & set(self.base_url):
-            raise ConfigError(
-                "generator.base_url: an address with a name, a password or a query would be written into the run's "
-                "files; give the bare address, and the key as generator.api_key_env or generator.api_key_file"
-            )
+        check_address(self.base_url, "generator")
         if self.name.loads_model:
             self._check_folder()
+        if self.name is GeneratorName.extractive and self.compress.summarise_above:
+            raise ConfigError(
+                f"generator.compress.summarise_above={self.compress.summarise_above}: the extractive generator writes "
+                "no summaries; set it to 0, or take another generator"
+            )
         if self.name is GeneratorName.transformers and self.temperature:
             raise ConfigError(
                 f"generator.temperature={self.temperature:g}: transformers takes the likeliest token at every step; "

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from rag_hpc.algo.answer.cite import Quote
 from rag_hpc.algo.answer.prompt import Passage
@@ -28,40 +28,36 @@ log = logging.getLogger(__name__)
 _SEAL = 16  # characters of a line's hash, before it
 
 
-class Replay:
-    """Answers by request, those of earlier attempts and of this one; for any number of threads, in a with-block."""
+class Journal:
+    """JSON-able values by request, those of earlier attempts and of this one; for any number of threads, in a
+    with-block."""
 
-    def __init__(self, folder: Path | None, asked_with: Any) -> None:
-        """folder: of the unit, made when there is something to write; None remembers nothing. asked_with: the settings
-        that a request has beside its question and passages, as JSON-able values."""
-        self._folder, self._asked_with = folder, asked_with
+    def __init__(self, folder: Path | None) -> None:
+        """folder: of the unit, made when there is something to write; None remembers nothing."""
+        self._folder = folder
         self._lock, self._stream = threading.Lock(), -1
-        self._answers = _read(folder) if folder is not None and folder.is_dir() else {}
+        self._values = _read(folder) if folder is not None and folder.is_dir() else {}
         self.num_replayed = 0
 
-    def __enter__(self) -> Replay:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._stream >= 0:
             os.close(self._stream)
 
-    def key(self, question: str, passages: Sequence[Passage]) -> str:
-        """Return what names the request."""
-        return hash_value([self._asked_with, question, [dataclasses.asdict(passage) for passage in passages]])
-
-    def get(self, key: str) -> Answer | None:
-        """Return the answer that an earlier attempt was given, None where none was."""
+    def find(self, key: str) -> Any:
+        """Return what an earlier attempt was told, None where it was not."""
         with self._lock:
-            found = self._answers.get(key)
+            found = self._values.get(key)
             self.num_replayed += found is not None
         return found
 
-    def put(self, key: str, answer: Answer) -> Answer:
-        """Remember the answer, on disk when this returns, and return it."""
+    def note(self, key: str, value: Any) -> None:
+        """Remember a value; it is on disk when this returns."""
         if self._folder is None:
-            return answer
-        line = json.dumps({"key": key, "answer": dataclasses.asdict(answer)}, sort_keys=True).encode()
+            return
+        line = json.dumps({"key": key, "answer": value}, sort_keys=True).encode()
         with self._lock, naming_disk(self._folder):
             if self._stream < 0:
                 self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -71,19 +67,42 @@ class Replay:
             while data:
                 data = data[os.write(self._stream, data) :]
             os.fsync(self._stream)
+
+
+class Replay(Journal):
+    """A journal of answers."""
+
+    def __init__(self, folder: Path | None, asked_with: Any) -> None:
+        """asked_with: the settings that a request has beside its question and passages, as JSON-able values."""
+        super().__init__(folder)
+        self._asked_with = asked_with
+
+    def key(self, question: str, passages: Sequence[Passage]) -> str:
+        """Return what names the request."""
+        return hash_value([self._asked_with, question, [dataclasses.asdict(passage) for passage in passages]])
+
+    def get(self, key: str) -> Answer | None:
+        """Return the answer that an earlier attempt was given, None where none was."""
+        found = self.find(key)
+        if found is None:
+            return None
+        return Answer(**{**found, "quotes": [Quote(**quote) for quote in found["quotes"]]})
+
+    def put(self, key: str, answer: Answer) -> Answer:
+        """Remember the answer, on disk when this returns, and return it."""
+        self.note(key, dataclasses.asdict(answer))
         return answer
 
 
-def _read(folder: Path) -> dict[str, Answer]:
-    """Return the answers that are whole; a line that a killed attempt left unfinished is passed over."""
-    found: dict[str, Answer] = {}
+def _read(folder: Path) -> dict[str, Any]:
+    """Return the values that are whole; a line that a killed attempt left unfinished is passed over."""
+    found: dict[str, Any] = {}
     for path in sorted(folder.glob("answers-*.jsonl")):
         for number, row in enumerate(path.read_bytes().split(b"\n"), start=1):
             seal, line = row[:_SEAL], row[_SEAL:]
             if row and seal == _seal(line):
                 value = json.loads(line)
-                answer = value["answer"]
-                found[value["key"]] = Answer(**{**answer, "quotes": [Quote(**quote) for quote in answer["quotes"]]})
+                found[value["key"]] = value["answer"]
             elif row:
                 log.warning("%s:%d is not whole and is passed over; its question is asked again", path, number)
     return found

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -21,9 +20,19 @@ from rag_hpc.core.comm import SerialComm
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.generators import registry
 from rag_hpc.generators.base import Answer, Encode
+from rag_hpc.generators.compress import (
+    Compressed,
+    Write,
+    best_sentences,
+    replaced_quotes,
+    restored,
+    summarised,
+    without_near,
+)
 from rag_hpc.generators.config import GeneratorConfig, GeneratorName
 from rag_hpc.generators.prompt import Packer, PromptConfig
 from rag_hpc.generators.registry import Given
+from rag_hpc.models.encoders import EncoderConfig, get_encoder
 from rag_hpc.stores.chunks import ChunkStore
 from rag_hpc.stores.hits import Method
 from rag_hpc.stores.passages import read_passages
@@ -82,20 +91,43 @@ class Answerer:
         """given: what the generator may use."""
         self._chunks = ChunkStore(chunks)
         self._packer = Packer(given.prompt, generator) if generator.name is not GeneratorName.extractive else None
+        self._compress = generator.compress
+        if self._compress.needs_encoder:
+            self._encode = given.load()
+            given = replace(given, load=lambda: self._encode)
         self._generator = registry.get_generator(generator, given)
 
     def answer(self, question: str, ordinals: Sequence[int]) -> Answered:
         """Return the answer from the chunks with these ordinals, best first."""
-        passages, _ = self.passages(question, ordinals)
+        passages, _ = self.fit(question, *self.read(question, ordinals), self.generate)
         return checked(self.generate(question, passages), passages)
 
-    def passages(self, question: str, ordinals: Sequence[int]) -> tuple[list[Passage], dict[str, int]]:
-        """Return the passages to answer from, of the chunks with these ordinals, best first; and what was left out.
+    def read(self, question: str, ordinals: Sequence[int]) -> Compressed:
+        """Return the chunks with these ordinals, best first, as passages; and what compression left out of them.
 
-        A generator without a language model has no budget: it reads all of them, in their order.
+        On one thread at a time.
         """
         passages = read_passages(self._chunks, ordinals)
-        return (passages, {}) if self._packer is None else self._packer.select(question, passages)
+        if not self._compress.needs_encoder:
+            return passages, {}
+        passages, near = without_near(passages, self._compress.near, self._encode)
+        passages, left_out = best_sentences(question, passages, self._compress.sentences, self._encode)
+        return passages, near | left_out
+
+    def fit(self, question: str, passages: list[Passage], counts: dict[str, int], write: Write) -> Compressed:
+        """Return the passages to answer from, in the prompt's order, and what was left out, `counts` included.
+
+        A generator without a language model has no budget: it reads all of them, in their order. write: asks the
+        generator, where passages are to be summarised. From any number of threads.
+        """
+        if self._packer is None:
+            return passages, counts
+        limit = self._compress.summarise_above
+        if limit and sum(self._packer.count(passage.text) for passage in passages) > limit:
+            passages, summaries = summarised(question, passages, write)
+            counts = counts | summaries
+        passages, left_out = self._packer.select(question, passages)
+        return passages, counts | left_out
 
     def generate(self, question: str, passages: Sequence[Passage]) -> Answer:
         """Return the generator's answer; of those with an endpoint, from any number of threads."""
@@ -107,7 +139,8 @@ class Answerer:
 
 
 def checked(answer: Answer, passages: list[Passage]) -> Answered:
-    """Return the answer with a verdict on each of its citations."""
+    """Return the answer with a verdict on each of its citations, which are of the passages before any compression."""
+    answer, passages = replaced_quotes(answer, passages), restored(passages)
     checks = check_quotes(answer.text, answer.quotes, passages) or verify_citations(answer.text, passages)
     return Answered(answer=answer, passages=passages, checks=checks)
 
@@ -145,11 +178,13 @@ class Asker:
         generator: GeneratorConfig,
         scratch: Path,
         via: Callable[[Callable[[], Searching]], Searching] = lambda own: own(),
+        remote: EncoderConfig | None = None,
     ) -> None:
         """inputs: manifests of chunk, lexical, encode and, where they are there, retrieve.queries, vectors.build and
         vectors.check. settings: those of the run's stages, which are used again, but for the generator: that of whoever
         asks. scratch: a folder for the unpacked index. via: gives what searches, and may do without the searcher of
-        this process, which it can make."""
+        this process, which it can make. remote: the endpoint of the queries' vectors, for a run whose
+        passages went to one."""
         from rag_hpc.models.encoder import Encoder
         from rag_hpc.schema import from_plain
         from rag_hpc.search.filters import allowed
@@ -157,7 +192,14 @@ class Asker:
 
         asked, retrieve = settings["retrieve.queries"], settings["retrieve.search"]
         self._k, self._prefix = settings["generate"]["k"], asked["prefix"]
-        self._encoder = encoder = Encoder(asked["model"], threads=1, dims=asked.get("dims", 0))
+        dims, remote = asked.get("dims", 0), remote or EncoderConfig()
+        self._encoder = get_encoder(remote, asked["model"], dims=dims)
+        encoder = self._encoder
+
+        def load() -> Encode:
+            own = encoder if isinstance(encoder, Encoder) else Encoder(settings["generate"]["model"], threads=1)
+            return reading(own, self._prefix)
+
         search, method, index = as_the_run(inputs, retrieve)
         self._method = "dense" if method is Method.ann and index is None else method.value
         parts = inputs["lexical"], inputs["encode"], index
@@ -170,7 +212,7 @@ class Asker:
 
         self._searcher = via(own)
         prompt = from_plain(PromptConfig, settings["generate"].get("prompt", {}))
-        told = Given(load=partial(reading, encoder, self._prefix), prompt=prompt, scratch=scratch)
+        told = Given(load=load, prompt=prompt, scratch=scratch)
         self._answerer = Answerer(inputs["chunk"], generator, told)
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ from rag_hpc.core.plan import read_plans
 from rag_hpc.errors import ConfigError, IncompleteError, InputError
 from rag_hpc.eval.text import aligned
 from rag_hpc.generators.config import GeneratorConfig, GeneratorName
+from rag_hpc.models.encoders import EncoderConfig, EncoderName
 from rag_hpc.serve.client import Near, groups_for
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ def ask(arguments: Arguments) -> int:
     def show(found: dict[str, Any]) -> str:
         return "\n\n".join([as_text(found), *([explained(found)] if "--explain" in arguments.flags else [])])
 
-    with opened(ledger, request, generator, arguments.values.get("--filter")) as (asker, near):
+    remote = encoder_of(arguments, request.settings["retrieve.queries"].get("encoder", {}))
+    with opened(ledger, request, generator, arguments.values.get("--filter"), remote) as (asker, near):
 
         def answer(text: str) -> dict[str, Any]:
             return {**plain(ledger.name, text, asker.answer(text), page_of), "coverage": near.coverage}
@@ -137,12 +139,16 @@ def _readable(text: str) -> str:
 
 @contextlib.contextmanager
 def opened(
-    ledger: Ledger, request: Request, generator: GeneratorConfig, only: str | None = None
+    ledger: Ledger,
+    request: Request,
+    generator: GeneratorConfig,
+    only: str | None = None,
+    remote: EncoderConfig | None = None,
 ) -> Iterator[tuple[Asker, Near]]:
     """Yield what answers questions from a run, and what searches for it: a group that is up for the run, else this
     process. On a terminal a line says what takes the first seconds.
 
-    only: a filter of passages in place of the run's, which no group has.
+    only: a filter of passages in place of the run's, which no group has. remote: as of Asker.
     """
     inputs, settings = manifests(ledger.run_dir, request), request.settings
     if only is not None:
@@ -160,7 +166,7 @@ def opened(
         return made[0]
 
     with tempfile.TemporaryDirectory(prefix="rag-hpc-") as scratch:
-        with contextlib.closing(Asker(inputs, settings, generator, Path(scratch), via)) as asker:
+        with contextlib.closing(Asker(inputs, settings, generator, Path(scratch), via, remote)) as asker:
             yield asker, made[0]
 
 
@@ -258,6 +264,26 @@ def manifests(run_dir: Path, request: Request) -> dict[str, Manifest]:
         for stage, folder in folders.items()
         if stage not in WANTED or (folder / manifest.MANIFEST).exists()
     }
+
+
+def encoder_of(arguments: Arguments, used: dict[str, Any]) -> EncoderConfig | None:
+    """Return the endpoint that makes the question's vector, None where this process does.
+
+    Where it is, and with which key, is the asker's word alone; which model, the run's, whose passages it must know.
+    """
+    from rag_hpc.arguments import setting
+    from rag_hpc.schema import from_plain
+
+    if used.get("name", EncoderName.local.name) == EncoderName.local.name:
+        return None
+    asked: dict[str, Any] = {f.name: setting(arguments, "encoder", f.name) for f in fields(EncoderConfig)}
+    asked = {"model": used.get("model")} | {key: value for key, value in asked.items() if value is not None}
+    if not asked.get("base_url"):
+        raise ConfigError(
+            f"ask: the run's vectors are of {asked['model']} behind an endpoint, and a run does not say where your "
+            "question is sent. Give encoder.base_url, and a key as encoder.api_key_env or encoder.api_key_file"
+        )
+    return from_plain(EncoderConfig, {**asked, "name": used["name"]})
 
 
 def generator_of(arguments: Arguments, used: dict[str, Any]) -> GeneratorConfig:

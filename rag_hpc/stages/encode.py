@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from rag_hpc.core.hashing import hash_value
 from rag_hpc.core.settings import path_field
-from rag_hpc.core.stage import Context, Inputs, Launch, Stage
+from rag_hpc.core.stage import Context, Inputs, Launch, Stage, plain
 from rag_hpc.core.unit import Counts, Unit
 from rag_hpc.errors import ConfigError, InputError
 from rag_hpc.models.device import Device, Precision
+from rag_hpc.models.encoders import EncoderConfig, get_encoder
 from rag_hpc.models.folder import model_limit
 from rag_hpc.stores.chunks import ChunkStore
 from rag_hpc.stores.vectors import VECTORS, write_facts, write_vectors
@@ -38,6 +39,8 @@ class EncodeConfig:
     tokens_per_batch: int = 0  # in a forward pass; 0 = 4096 on a CPU, 65536 on a GPU
     tokens_per_unit: int = 0  # 0 = 25,000, with device=cuda 1,000,000; more where a run would have over 20,000 units
     threads: int = 1  # per worker; part of the fingerprint, since sums split over threads may differ in the last bit
+    # an endpoint in place of the model; in the fingerprint through the units, so that it names local runs as before
+    encoder: EncoderConfig = field(default_factory=EncoderConfig, metadata={"output": False})
     allow_mixed: bool = False  # vectors made by processors of several classes, whose last bits differ
 
     def __post_init__(self) -> None:
@@ -69,23 +72,22 @@ class Encode(Stage):
         ends_N = np.cumsum(chunks.num_tokens())
         if not len(ends_N):
             return []
-        self._check_language(chunks)
+        if not self.config.encoder.is_remote:
+            self._check_language(chunks)
         wanted = self.config.tokens_per_unit or TOKENS_PER_UNIT[self.config.device]
         wanted = max(wanted, -(-int(ends_N[-1]) // MAX_UNITS))
         # a passage belongs to the unit in which its last token lies
         unit_N = (ends_N - 1).clip(0) // wanted
         starts = np.flatnonzero(np.diff(unit_N, prepend=-1)).tolist()
         stops = [*starts[1:], len(ends_N)]
-        return [Unit(i, {"start": a, "stop": b}) for i, (a, b) in enumerate(zip(starts, stops, strict=True))]
+        asked = {"encoder": plain(self.config.encoder)} if self.config.encoder.is_remote else {}
+        return [Unit(i, {"start": a, "stop": b, **asked}) for i, (a, b) in enumerate(zip(starts, stops, strict=True))]
 
     def setup(self, ctx: Context) -> None:
         """Load the model once per rank. Raises ConfigError where the ranks of a job would not give the same bits."""
-        from rag_hpc.models.encoder import Encoder
-
         config = self.config
-        self._encoder = Encoder(
-            config.model, config.precision, threads=config.threads, dims=config.dims, device=config.device
-        )
+        how: dict[str, Any] = {"threads": config.threads, "dims": config.dims, "device": config.device}
+        self._encoder = get_encoder(config.encoder, config.model, config.precision, check_stop=ctx.check_stop, **how)
         wanted = self._encoder.recipe.missing_prefix(("document", "passage"), config.prefix)
         if wanted is not None:
             ctx.log.warning(
@@ -98,7 +100,7 @@ class Encode(Stage):
         """Write vectors.npy [rows, dimensions] float16, and encoder.json: what made them."""
         start, stop = unit.inputs["start"], unit.inputs["stop"]
         texts = [self.config.prefix + text for text in self._chunks.indexed_texts(start, stop)]
-        budget = self.config.tokens_per_batch or TOKENS_PER_BATCH[self._encoder.device_kind]
+        budget = self.config.tokens_per_batch or TOKENS_PER_BATCH.get(self._encoder.device_kind, 0)
         retries = self._encoder.num_retries
         vectors_ND = self._encoder.encode(texts, tokens_per_batch=budget, out=np.float16)
         broken = np.flatnonzero(~np.isfinite(vectors_ND).all(axis=1))
@@ -118,7 +120,7 @@ class Encode(Stage):
     def _agree(self, ctx: Context) -> None:
         """Take down what makes the vectors, which the ranks of a job must have in common."""
         self._facts = self._encoder.facts()
-        ctx.log.info("encode: %(precision)s on %(device)s, %(threads)d threads, %(dims)d dimensions", self._facts)
+        ctx.log.info("encode: %s", ", ".join(f"{name} {fact}" for name, fact in self._facts.items()))
         mine = np.array([int(hash_value(self._facts)[:15], 16)], dtype=np.int64)
         if not np.array_equal(ctx.comm.broadcast(mine), mine) and not self.config.allow_mixed:
             raise ConfigError(
@@ -144,6 +146,8 @@ class Encode(Stage):
     def _check_limit(self, inputs: Inputs) -> None:
         """What the chunk stage could not see: a prefix, or another model than the one that its chunks were cut for."""
         cut = inputs["chunk"].config
+        if self.config.encoder.is_remote:
+            return
         if not self.config.prefix and cut.get("model", self.config.model) == self.config.model:
             return
         from rag_hpc.models.tokens import TokenCounter

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from rag_hpc.algo.answer import strings
 from rag_hpc.algo.answer.answers import exact_match, token_f1
+from rag_hpc.algo.answer.cite import citation_recall, without_citations
+from rag_hpc.algo.answer.nuggets import Nugget, nugget_scores, support
+from rag_hpc.core.hashing import hash_file
+from rag_hpc.core.settings import path_field
 from rag_hpc.core.stage import Context, Inputs, Stage
 from rag_hpc.core.unit import Counts, Unit
-from rag_hpc.errors import ConfigError
+from rag_hpc.errors import ConfigError, InputError
 from rag_hpc.search.recall import of_queries
+from rag_hpc.sources.files.nuggets import read_nuggets
 from rag_hpc.stores.answers import read_answers
 from rag_hpc.stores.hits import ANN, HITS, RERANKED, Method, all_exact, handed_on
 from rag_hpc.stores.metrics import METRICS, RUN, STAND_INS, write_judged, write_metrics
 from rag_hpc.stores.questions import read_questions
 from rag_hpc.stores.tables import rows_of
+
+OF_ANSWERS = (
+    *("f1", "em", "f1_sentence", "citation_precision", "citation_recall"),
+    *("unanswerable_refused", "answerable_answered"),
+)
 
 
 @dataclass(kw_only=True)
@@ -28,10 +39,15 @@ class EvaluateConfig:
 
     measures: list[str] = field(default_factory=lambda: ["nDCG@10", "RR@10", "R@10", "R@100", "AP"])
     k: int = 10  # of the recall of the vector index against exact search
+    # of answers' texts beside gold ones: string_similarity, bleu, chrf, rouge_l; null: those whose packages are there
+    texts: list[str] | None = None
+    nuggets: str = path_field("")  # JSONL of {qid, nuggets: [{text, importance: vital or okay}]}, as of TREC RAG
 
     def __post_init__(self) -> None:
         if not self.measures or self.k < 1:
             raise ConfigError("stage.evaluate: at least one measure, e.g. measures=[nDCG@10], and k >= 1 are needed")
+        if unknown := sorted(set(self.texts or ()) - set(strings.PACKAGES)):
+            raise ConfigError(f"stage.evaluate.texts: {unknown[0]!r} is none of {', '.join(strings.PACKAGES)}")
 
 
 class Evaluate(Stage):
@@ -50,8 +66,15 @@ class Evaluate(Stage):
         parts = ["answers", "bm25", *(["dense"] if all_exact(inputs["retrieve.search"]) else []), "fused"]
         parts += [RERANKED] if "rerank" in inputs else []
         parts += ["ann"] if inputs["retrieve.search"].holders(ANN) else []
+        given: dict[str, Any] = {}
+        if texts := strings.installed() if self.config.texts is None else self.config.texts:
+            given["texts"] = texts  # what is installed where the run is planned
+        if self.config.nuggets:
+            read_nuggets(Path(self.config.nuggets))
+            given["nuggets"] = hash_file(Path(self.config.nuggets))
         last = RERANKED if "rerank" in inputs else handed_on(inputs).value
-        return [Unit(i, {"part": part, "handed_on": part == last}) for i, part in enumerate(parts)]
+        rankings = [{"part": part, "handed_on": part == last} for part in parts[1:]]
+        return [Unit(i, one) for i, one in enumerate([{"part": parts[0], "handed_on": False, **given}, *rankings])]
 
     def run(self, unit: Unit, out: Path, ctx: Context) -> Counts:
         """Write metrics.json and, by part, run.trec or answers.jsonl."""
@@ -60,7 +83,8 @@ class Evaluate(Stage):
         stand_ins = any(query.get("stand_in") for query in queries)
         by_query: dict[str, dict[str, float]] = {}
         if part == "answers":
-            metrics, lines = judge_answers(read_answers(ctx.inputs["generate"]))
+            rows = read_answers(ctx.inputs["generate"])
+            metrics, lines = judge_answers(rows, unit.inputs.get("texts", ()), self._nuggets(unit))
             write_judged(out, [{**line, "query_is": STAND_INS} if stand_ins else line for line in lines])
         else:
             hits = ctx.inputs["rerank" if part == RERANKED else "retrieve.search"]
@@ -75,6 +99,14 @@ class Evaluate(Stage):
         chosen = unit.inputs["handed_on"]
         write_metrics(out, part, len(queries), metrics, by_query=by_query, stand_ins=stand_ins, handed_on=chosen)
         return Counts(items_in=1, items_out=1)
+
+    def _nuggets(self, unit: Unit) -> dict[str, list[Nugget]]:
+        if "nuggets" not in unit.inputs:
+            return {}
+        path = Path(self.config.nuggets)
+        if hash_file(path) != unit.inputs["nuggets"]:
+            raise InputError(f"stage.evaluate.nuggets: {path} changed since the plan was made; run again")
+        return read_nuggets(path)
 
 
 def check_measures(names: Iterable[str]) -> list[Any]:
@@ -137,29 +169,44 @@ def grades_of(queries: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
     return {query_id: grades for query_id, grades in qrels.items() if grades}
 
 
-def judge_answers(rows: list[dict[str, Any]]) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Return mean F1 and exact match (over questions with a gold answer) and citation precision, and a line each."""
-    lines = [_judge_one(row) for row in rows]
+def judge_answers(
+    rows: list[dict[str, Any]], texts: Sequence[str] = (), nuggets: Mapping[str, Sequence[Nugget]] | None = None
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Return the means over the questions that have a value of them, and a line each.
+
+    texts: measures of strings. nuggets: by question.
+    """
+    known = nuggets or {}
+    lines = [_judge_one(row, texts, known.get(row["query_id"], ())) for row in rows]
+    names = (*OF_ANSWERS, *texts, *sorted({key for line in lines for key in line if key.startswith("nuggets_")}))
     metrics: dict[str, float] = {}
-    for key in ("f1", "em", "f1_sentence", "citation_precision"):
-        values = [line[key] for line in lines if line[key] is not None]
+    for key in names:
+        values = [line[key] for line in lines if line.get(key) is not None]
         if values:
             metrics[key] = round(sum(values) / len(values), 6)
     metrics["answered"] = round(sum(line["found"] for line in lines) / len(lines), 6) if lines else 0.0
     return metrics, lines
 
 
-def _judge_one(row: dict[str, Any]) -> dict[str, Any]:
+def _judge_one(row: dict[str, Any], texts: Sequence[str], nuggets: Sequence[Nugget]) -> dict[str, Any]:
     gold, cited = json.loads(row["gold"]), json.loads(row["citations"])
-    precision = sum(c["supported"] for c in cited) / len(cited) if cited else None
+    supported = [bool(c["supported"]) for c in cited]
     line = {key: row[key] for key in ("query_id", "question", "answer", "short", "found")}
+    is_known, has_answer = bool(gold), any(text.strip() for text in gold)
+    said = without_citations(row["answer"]) if row["found"] else ""
     return {
         **line,
         "gold": gold,
-        "f1": token_f1(row["short"], gold) if gold else None,
-        "em": float(exact_match(row["short"], gold)) if gold else None,
-        "f1_sentence": token_f1(row["answer"], gold) if gold else None,
-        "citation_precision": precision,
+        "f1": token_f1(row["short"], gold) if is_known else None,
+        "em": float(exact_match(row["short"], gold)) if is_known else None,
+        "f1_sentence": token_f1(row["answer"], gold) if is_known else None,
+        "citation_precision": sum(supported) / len(supported) if supported else None,
+        "citation_recall": citation_recall(row["answer"], supported) if row["found"] else None,
+        # a gold answer of "" says that there is none
+        "unanswerable_refused": float(not row["found"]) if is_known and not has_answer else None,
+        "answerable_answered": float(row["found"]) if has_answer else None,
+        **{name: strings.nearness(name, row["short"] if row["found"] else "", gold) for name in texts if has_answer},
+        **nugget_scores(nuggets, [support(nugget, said) for nugget in nuggets]),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -61,6 +62,8 @@ class Generate(Stage):
         given: dict[str, Any] = {"ranking": ranking}
         if self.config.generator.name.loads_model:
             given["model"] = model_identity(require_model(self.config.generator.model))
+        if self.config.generator.compress.is_on:
+            given["compress"] = plain(self.config.generator.compress)
         return [Unit(i, {"position": i, **given}) for i in range(len(inputs["retrieve.search"].units))]
 
     def setup(self, ctx: Context) -> None:
@@ -91,15 +94,14 @@ class Generate(Stage):
 
         assert self._answerer is not None
         asked = ranked(ctx.inputs, unit.inputs["position"], self.config.k)
-        chosen = [self._answerer.passages(question.text, question.ordinals) for question in asked]
-        read = [(question.text, passages) for question, (passages, _) in zip(asked, chosen, strict=True)]
+        read = [(question.text, *self._answerer.read(question.text, question.ordinals)) for question in asked]
         generator, begun = self.config.generator, time.monotonic()
         asks_model = generator.name is not GeneratorName.extractive  # the other is quicker than a disk
         with Replay(ctx.carry if asks_model else None, plain(self.config)) as replay:
             said = in_order(read, partial(self._said, replay), generator.at_once, ctx.check_stop)
         extra: Counter[str] = Counter()
         with open_answers(out) as answers:
-            for question, (passages, left_out), answer in zip(asked, chosen, said, strict=True):
+            for question, (answer, passages, left_out) in zip(asked, said, strict=True):
                 answered = checked(answer, passages)
                 answers.add(*_row(question, answered))
                 extra += Counter({**answered.counts(), **answer.counts, **left_out})
@@ -110,11 +112,21 @@ class Generate(Stage):
         figures = {name: float(number) for name, number in sorted(extra.items())}
         return Counts(items_in=len(asked), items_out=answers.num_rows, extra=figures, timings=timings)
 
-    def _said(self, replay: Replay, asked: tuple[str, list[Passage]]) -> Answer:
-        """Return the answer to a question from its passages, that of an earlier attempt where there is one."""
+    def _said(
+        self, replay: Replay, asked: tuple[str, list[Passage], dict[str, int]]
+    ) -> tuple[Answer, list[Passage], dict[str, int]]:
+        """Return the answer to a question from its passages, those that it was shown, and what was left out."""
         assert self._answerer is not None
-        key = replay.key(*asked)
-        return replay.get(key) or replay.put(key, self._answerer.generate(*asked))
+        question, passages, counts = asked
+        tell = partial(self._told, replay)
+        shown, left_out = self._answerer.fit(question, passages, counts, tell)
+        return tell(question, shown), shown, left_out
+
+    def _told(self, replay: Replay, question: str, passages: Sequence[Passage]) -> Answer:
+        """Return what the generator says, what it said to an earlier attempt where there was one."""
+        assert self._answerer is not None
+        key = replay.key(question, passages)
+        return replay.get(key) or replay.put(key, self._answerer.generate(question, passages))
 
 
 def _row(question: Asked, answered: Answered) -> tuple[Any, ...]:

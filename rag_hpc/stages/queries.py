@@ -7,28 +7,28 @@ where nobody wrote questions, not how good it is: a title finds its document nea
 
 from __future__ import annotations
 
-import hashlib
 import importlib.resources
 import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from rag_hpc.algo.text.words import num_words
 from rag_hpc.algo.types import Array
 from rag_hpc.core.hashing import hash_value
 from rag_hpc.core.log import shown
 from rag_hpc.core.settings import bounded, check_bounds, path_field
-from rag_hpc.core.stage import Context, Inputs, Stage
+from rag_hpc.core.stage import Context, Inputs, Stage, plain
 from rag_hpc.core.unit import Counts, Unit
 from rag_hpc.errors import ConfigError, InputError
 from rag_hpc.models.device import Device, Precision
+from rag_hpc.models.encoders import EncoderConfig, get_encoder
 from rag_hpc.sources.base import ROUNDS, SourceName
 from rag_hpc.stores.chunks import ChunkStore
 from rag_hpc.stores.documents import DOCUMENTS
-from rag_hpc.stores.questions import FOUND_AGAIN, Question, write_questions
+from rag_hpc.stores.golden import is_golden
+from rag_hpc.stores.questions import FOUND_AGAIN, Question, known_items, write_questions
 from rag_hpc.stores.tables import REJECTS, read_column, read_table, rows_of
 from rag_hpc.stores.vectors import VectorStore, check_same_space
 
@@ -54,6 +54,7 @@ class QueriesConfig:
     device: Device = Device.auto
     precision: Precision = Precision.auto
     threads: int = 1
+    encoder: EncoderConfig = field(default_factory=EncoderConfig, metadata={"output": False})  # as of stage.encode
 
     def __post_init__(self) -> None:
         if self.num_known_items < 1:
@@ -74,7 +75,8 @@ class Queries(Stage):
         """Return the single unit; it carries the hash of the questions, whose file may change under its name."""
         questions = self._given()
         self._check_ids(questions, inputs)
-        return [Unit(0, {"questions": hash_value(questions)})]
+        asked = {"encoder": plain(self.config.encoder)} if self.config.encoder.is_remote else {}
+        return [Unit(0, {"questions": hash_value(questions), **asked})]
 
     def run(self, unit: Unit, out: Path, ctx: Context) -> Counts:
         """Write queries.parquet and vectors.npy [Q, D] float16.
@@ -82,7 +84,6 @@ class Queries(Stage):
         The counts' extra figures: the ids judged relevant, those among them without a document, titles that ask, and
         how well the encoder knows the corpus.
         """
-        from rag_hpc.models.encoder import Encoder
         from rag_hpc.models.tokens import TokenCounter
         from rag_hpc.search.trial import known_share
 
@@ -97,9 +98,8 @@ class Queries(Stage):
                 "from; set corpus.questions"
             )
         config = self.config
-        encoder = Encoder(
-            config.model, config.precision, threads=config.threads, dims=config.dims, device=config.device
-        )
+        how: dict[str, Any] = {"threads": config.threads, "dims": config.dims, "device": config.device}
+        encoder = get_encoder(config.encoder, config.model, config.precision, check_stop=ctx.check_stop, **how)
         wanted = encoder.recipe.missing_prefix(("query",), config.prefix)
         if wanted is not None:
             ctx.log.warning(
@@ -118,7 +118,9 @@ class Queries(Stage):
         counts.extra = {name: float(number) for name, number in numbers.items()}
         if "chunk" in ctx.inputs and "encode" in ctx.inputs:
             stores = ChunkStore(ctx.inputs["chunk"]), VectorStore(ctx.inputs["encode"])
-            known = known_share(*stores, encode, TokenCounter(config.model).unknown_share)
+            # what an endpoint's tokenizer knows is not told
+            unknown = (lambda texts: 0.0) if config.encoder.is_remote else TokenCounter(config.model).unknown_share
+            known = known_share(*stores, encode, unknown)
             counts.extra |= {} if known is None else {FOUND_AGAIN: known}
         return counts
 
@@ -175,7 +177,7 @@ def load_questions(source: SourceName, path: str | None, questions: str | None, 
     """
     if questions is not None:
         path_of_questions = find_file(questions)
-        if source is SourceName.pydoc:
+        if source is SourceName.pydoc and path_of_questions.suffix == ".jsonl" and not is_golden(path_of_questions):
             from rag_hpc.demo.source import load_questions as load_pydoc
 
             return load_pydoc(path_of_questions, num_hosts)
@@ -196,20 +198,3 @@ def find_file(name: str) -> Path:
         if path.is_file():
             return path
     raise ConfigError(f"corpus.questions={name}: no such file here, nor one that the package carries")
-
-
-def known_items(documents: Iterable[tuple[str, str]], limit: int) -> list[Question]:
-    """Return at most `limit` questions from (doc_id, title) pairs, chosen by hash, ids in that order.
-
-    Titles that several documents share are left out: they do not tell their document from the others.
-    """
-    by_title: dict[str, list[str]] = {}
-    for doc_id, title in documents:
-        if num_words(title) >= 2:
-            by_title.setdefault(title.strip(), []).append(doc_id)
-    single = [(title, ids[0]) for title, ids in by_title.items() if len(ids) == 1]
-    chosen = sorted(single, key=lambda pair: hashlib.sha256(pair[1].encode()).digest())[:limit]
-    return [
-        {"id": f"known-{number:04d}", "text": title, "answers": [], "relevant": {doc_id: 1}, "stand_in": True}
-        for number, (title, doc_id) in enumerate(chosen)
-    ]

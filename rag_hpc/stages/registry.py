@@ -28,6 +28,7 @@ STAGES = {
     "rerank": "rag_hpc.stages.rerank:Rerank",
     "generate": "rag_hpc.stages.generate:Generate",
     "evaluate": "rag_hpc.stages.evaluate:Evaluate",
+    "judge": "rag_hpc.stages.judge:Judge",
     "train.pairs": "rag_hpc.stages.train:Pairs",
     "train.encoder": "rag_hpc.stages.train:TrainEncoder",
     "train.reranker": "rag_hpc.stages.train:TrainReranker",

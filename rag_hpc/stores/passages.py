@@ -8,9 +8,11 @@ from dataclasses import dataclass, fields
 from rag_hpc.algo.answer.prompt import Passage
 from rag_hpc.core.stage import Inputs
 from rag_hpc.stores.chunks import ChunkStore
-from rag_hpc.stores.hits import HITS, RERANKED, handed_on
+from rag_hpc.stores.hits import ANN, HITS, RERANKED, handed_on
 from rag_hpc.stores.questions import read_questions
 from rag_hpc.stores.tables import read_column, read_table
+
+_COLUMNS = [field.name for field in fields(Passage) if field.name != "whole"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,18 @@ def ranked(inputs: Inputs, position: int, k: int) -> list[Asked]:
     ]
 
 
+def texts_of(inputs: Inputs, position: int, chunks: ChunkStore) -> dict[str, str]:
+    """Return chunk id -> text of all hits of one block of questions; position: of the block among retrieve's units."""
+    retrieved = inputs["retrieve.search"]
+    index = retrieved.units[position]["index"]
+    ordinals: dict[str, int] = {}
+    for table in [HITS, *([ANN] if index in retrieved.holders(ANN) else [])]:
+        for row in read_table(retrieved.file(index, table), ["chunk_id", "ordinal"]).to_pylist():
+            ordinals[row["chunk_id"]] = row["ordinal"]
+    texts = chunks.rows(list(ordinals.values()), ["text"])
+    return {chunk_id: row["text"] for chunk_id, row in zip(ordinals, texts, strict=True)}
+
+
 def read_passages(chunks: ChunkStore, ordinals: Sequence[int]) -> list[Passage]:
     """Return the chunks with these ordinals as passages, in the same order."""
-    return [Passage(**row) for row in chunks.rows(ordinals, [field.name for field in fields(Passage)])]
+    return [Passage(**row) for row in chunks.rows(ordinals, _COLUMNS)]

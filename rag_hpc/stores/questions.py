@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rag_hpc.algo.text.words import num_words
 from rag_hpc.algo.types import Array
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.stores.tables import rows_of, table_of, write_table
@@ -61,3 +63,20 @@ def read_question_vectors(queries: Manifest) -> Array:
     """Return the vectors of the questions, [Q, D] float16."""
     vectors_QD: Array = np.load(queries.files(VECTORS)[0], allow_pickle=False)
     return vectors_QD
+
+
+def known_items(documents: Iterable[tuple[str, str]], limit: int) -> list[Question]:
+    """Return at most `limit` questions from (doc_id, title) pairs, chosen by hash, ids in that order.
+
+    Titles that several documents share are left out: they do not tell their document from the others.
+    """
+    by_title: dict[str, list[str]] = {}
+    for doc_id, title in documents:
+        if num_words(title) >= 2:
+            by_title.setdefault(title.strip(), []).append(doc_id)
+    single = [(title, ids[0]) for title, ids in by_title.items() if len(ids) == 1]
+    chosen = sorted(single, key=lambda pair: hashlib.sha256(pair[1].encode()).digest())[:limit]
+    return [
+        {"id": f"known-{number:04d}", "text": title, "answers": [], "relevant": {doc_id: 1}, "stand_in": True}
+        for number, (title, doc_id) in enumerate(chosen)
+    ]

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from multiprocessing import resource_tracker, shared_memory
 from pathlib import Path
@@ -54,7 +55,10 @@ class Handler(BaseHTTPRequestHandler):
         time.sleep(server.delay_s)
         with server.lock:
             server.at_once -= 1
-        text = answer_to(body["messages"])
+        if self.path.endswith("/embeddings"):
+            data = [{"index": at, "embedding": server.embed(text)} for at, text in enumerate(body["input"])]
+            return self._send(status, {"data": data[::-1], "usage": {"prompt_tokens": len(data)}})  # in any order
+        text = server.answer(body)
         usage = {"prompt_tokens": len(str(body["messages"])) // 4, "completion_tokens": len(text.split())}
         choice = {"message": {"content": text}, "finish_reason": "stop"}
         return self._send(status, {"choices": [choice], "usage": usage} if status == 200 else {"error": "busy"})
@@ -85,6 +89,8 @@ class ChatServer(socketserver.ThreadingTCPServer):
         self.bodies: list[dict[str, Any]] = []
         self.statuses: list[int] = []  # of the next replies
         self.at_once = self.most_at_once = 0
+        self.answer: Callable[[dict[str, Any]], str] = lambda body: answer_to(body["messages"])
+        self.embed: Callable[[str], list[float]] = lambda text: [float(len(text)), 1.0]
         super().__init__(address, Handler)
 
     @property

@@ -30,6 +30,7 @@ from rag_hpc.stores.answers import open_answers
 from rag_hpc.stores.chunks import COLUMNS, open_chunks, split_evenly
 from rag_hpc.stores.documents import open_documents
 from rag_hpc.stores.hits import ANN, HITS, hits_table
+from rag_hpc.stores.judged import write_scores
 from rag_hpc.stores.metrics import RUN, write_judged, write_metrics
 from rag_hpc.stores.questions import FOUND_AGAIN, read_questions, write_questions
 from rag_hpc.stores.shards import CENTROIDS
@@ -71,6 +72,7 @@ SERIAL_S = {
     "retrieve.search": 11.0,
     "generate": 4.2,
     "evaluate": 1.9,
+    "judge": 2.0,
 }
 SETUP_S = {"encode": 4.1, "retrieve.search": 3.2, "lexical": 1.1}
 
@@ -186,7 +188,8 @@ class FakeRun:
         """Return the stage's settings: enough to tell layouts and seeds apart."""
         if stage in ("lexical", "vectors.train", "vectors.build"):
             return {"num_shards": self.shape.num_shards}
-        return {"seed": self.shape.seed} if stage == "retrieve.search" else {}
+        more: dict[str, dict[str, Any]] = {"retrieve.search": {"seed": self.shape.seed}, "judge": {"model": "m"}}
+        return more.get(stage, {})
 
     def stage(self, name: str, *, close: bool) -> None:
         """Write one stage; `close=False` leaves its last unit out, so that it is not finished."""
@@ -277,6 +280,7 @@ class FakeRun:
                 self._evaluate(part)
                 for part in ("answers", "bm25", "dense", "fused", "ann")[: 5 if self.shape.ann else 4]
             ],
+            "judge": [_judge, _judge],
         }
         return list(plain[stage])
 
@@ -404,6 +408,17 @@ class FakeRun:
             return Counts(items_in=1, items_out=1)
 
         return write
+
+
+def _judge(out: Path) -> Counts:
+    """Write scores of which one is undetermined, and one was not asked for."""
+    scores: list[tuple[float | None, str]] = [(1.0, ""), (0.5, ""), (None, "not-the-form"), (None, "unanswered")]
+    lines = [
+        {"query_id": f"q{n}", "scores": {"faithfulness": score}, "reasons": {"faithfulness": why} if why else {}}
+        for n, (score, why) in enumerate(scores)
+    ]
+    write_scores(out, lines)
+    return Counts(items_in=len(lines), items_out=len(lines))
 
 
 def _array(name: str, num: int, dropped: Sequence[str] = (), first: int = 0) -> Callable[[Path], Counts]:

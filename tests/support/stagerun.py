@@ -30,7 +30,13 @@ from rag_hpc.stages import registry
 from rag_hpc.stages.registry import make_stage
 
 T = TypeVar("T")
-APART = ("rerank", "train.pairs", "train.encoder", "train.reranker")  # they need models that must be made first
+APART = (
+    "rerank",
+    "judge",
+    "train.pairs",
+    "train.encoder",
+    "train.reranker",
+)  # they need models, or an endpoint
 STAGES = tuple(name for name in registry.STAGES if name not in APART)
 TO_CHUNK = STAGES[: STAGES.index("chunk") + 1]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 from rag_hpc.algo.answer.prompt import Passage
@@ -72,6 +73,13 @@ def parse_citations(answer: str) -> list[int]:
     return list(dict.fromkeys(n for n in numbers if n > 0))
 
 
+def without_citations(answer: str) -> str:
+    """Return the answer without the numbers of its passages; brackets in code stay."""
+    parts = re.split(f"({_CODE.pattern})", answer, flags=re.DOTALL)
+    bare = "".join(part if at % 2 else _LEADING_CITATION.sub("", part) for at, part in enumerate(parts))
+    return bare.strip()
+
+
 def verify_citations(answer: str, passages: Sequence[Passage], threshold: float = 0.5) -> list[CitationCheck]:
     """Return one check a citation, sentence by sentence, in order.
 
@@ -88,6 +96,19 @@ def verify_citations(answer: str, passages: Sequence[Passage], threshold: float 
 def uncited_sentences(answer: str) -> list[str]:
     """Return the sentences that say something and name no passage for it."""
     return [s for s in _with_trailing_citations(answer) if content_words(s) and not parse_citations(s)]
+
+
+def citation_recall(answer: str, supported: Sequence[bool]) -> float | None:
+    """Return the share of an answer's sentences that a citation of theirs supports, None for an answer without any.
+
+    supported: of each citation, in order, as the checks of this file give them. Source: Gao 2023, sec. 3.
+    """
+    cited = [parse_citations(sentence) for sentence in _with_trailing_citations(answer) if content_words(sentence)]
+    if sum(map(len, cited)) != len(supported):  # quotations, each with its citation, of which one may hold a full stop
+        return sum(supported) / len(supported) if supported else None
+    ends = list(accumulate(map(len, cited), initial=0))
+    borne_out = [any(supported[start:end]) for start, end in pairwise(ends)]
+    return sum(borne_out) / len(borne_out) if borne_out else None
 
 
 def check_quotes(answer: str, quotes: Sequence[Quote], passages: Sequence[Passage]) -> list[CitationCheck]:

@@ -32,6 +32,7 @@ class Passage:
     heading: str = ""  # the title and headings that it stands under, as indexed before its text
     url: str = ""
     start: int = 0  # where its text begins in its document's
+    whole: str = ""  # what its text was before it was compressed, "" where it was not
 
 
 def build_prompt(

@@ -7,16 +7,22 @@ from typing import Any
 
 from rag_hpc.errors import ConfigError, InputError
 from rag_hpc.sources.files.jsonl import iter_records
+from rag_hpc.sources.files.trec import TOPICS, read_topics
+from rag_hpc.stores.golden import check_frozen, counts
 from rag_hpc.stores.questions import Question
 
 
 def read_questions(path: Path) -> list[Question]:
     """Return the questions of a JSONL file (also .gz, .zst) in its order: {id, text, answers?, relevant?, held_out?}.
 
-    `relevant` is {doc_id: grade}. Raises InputError naming file and line.
+    `relevant` is {doc_id: grade}; answers of [""] say that there is none. Of a golden set the approved ones are
+    returned. NAME.tsv: see `read_topics`. Raises InputError naming file and line, and for a frozen set that changed.
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such file of questions; set corpus.questions to a JSONL of {{id, text}}")
+    if path.suffix == TOPICS:
+        return read_topics(path)
+    check_frozen(path)
     questions: list[Question] = []
     known: set[str] = set()
     for place, record in iter_records(path):
@@ -26,6 +32,8 @@ def read_questions(path: Path) -> list[Question]:
         if not isinstance(question_id, str) or not question_id or question_id in known:
             raise InputError(f"{place}: `id` must be a string that no other question has, found {question_id!r}")
         known.add(question_id)
+        if not counts(record, place):
+            continue
         questions.append(
             {
                 "id": question_id,
@@ -33,10 +41,12 @@ def read_questions(path: Path) -> list[Question]:
                 "answers": answers_of(record, place),
                 "relevant": _relevant(record.get("relevant"), place),
                 **held_out_of(record, place),
+                **({"stand_in": True} if record.get("stand_in") is True else {}),
             }
         )
     if not questions:
-        raise InputError(f"{path}: holds no question")
+        pending = f", of {len(known)} none is approved: rag-hpc golden review {path}" if known else ""
+        raise InputError(f"{path}: holds no question{pending}")
     return questions
 
 

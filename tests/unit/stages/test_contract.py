@@ -46,6 +46,8 @@ WRONG = [  # stage, settings, what the message must say
     ("encode", {"tokens_per_batch": 511}, "try 4096"),
     ("encode", {"tokens_per_unit": -1}, "0 or more"),
     ("encode", {"precision": "int4"}, "float32"),
+    ("encode", {"encoder": {"name": "openai"}}, "set encoder.base_url"),
+    ("retrieve.queries", {"encoder": {"batch": 0}}, "encoder.batch=0: between 1 and 2048"),
     ("vectors.train", {"num_shards": 0}, "num_shards"),
     ("vectors.train", {"iterations": 0}, "at least 1; try 10"),
     ("vectors.build", {"min_recall": 1.5}, "try 0.99"),
@@ -65,8 +67,13 @@ WRONG = [  # stage, settings, what the message must say
     ("generate", {"generator": {"name": "vllm"}}, "set generator.model to the folder"),
     ("generate", {"generator": {"name": "transformers", "model": "m", "temperature": 0.5}}, "generator.temperature=0"),
     ("generate", {"generator": {"concurrency": 0}}, "generator.concurrency=0: between 1 and 1024"),
+    ("generate", {"generator": {"compress": {"sentences": -1}}}, "generator.compress.sentences=-1"),
     ("generate", {"prompt": {"system": "Answer."}}, "prompt.system"),
+    ("judge", {"metrics": ["faith"]}, "some of faithfulness"),
+    ("judge", {"base_url": "http://me@host/v1"}, "stage.judge.api_key_env"),
+    ("judge", {"concurrency": 0}, "stage.judge.concurrency=0: between 1 and 1024"),
     ("evaluate", {"measures": []}, "measures="),
+    ("evaluate", {"texts": ["bleurt"]}, "string_similarity"),
     ("evaluate", {"k": 0}, "k >= 1"),
 ]
 

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import stagerun
+from chatserver import ChatServer
 
 from rag_hpc.core.comm import Comm
 from rag_hpc.core.hashing import hash_file
 from rag_hpc.errors import ConfigError, InputError
+from rag_hpc.inline import same_for_any_p
 from rag_hpc.models.folder import model_folder
 from rag_hpc.stages import encode
 from rag_hpc.stages.registry import make_stage
@@ -150,3 +152,28 @@ def test_gpu_that_the_job_holds_and_torch_cannot_use_is_refused_at_the_start(
 def test_absent_model_is_an_input_error(front: stagerun.Chain, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         make_stage("encode", {"model": str(tmp_path / "none")}).setup(stagerun.context(front.out, tmp_path))
+
+
+def test_an_endpoint_stands_in_for_the_model_and_local_runs_keep_their_name(
+    chain: stagerun.Chain, tmp_path: Path
+) -> None:
+    def embed(text: str) -> list[float]:
+        return [float(text.count(letter)) + 0.5 for letter in "aeiou"]
+
+    with ChatServer() as server:
+        server.embed = embed
+        remote = {"name": "openai", "base_url": server.url, "model": "m", "batch": 16}
+        settings = {**chain.settings["encode"], "encoder": remote}
+        found = same_for_any_p(make_stage("encode", settings), chain.out, tmp_path)
+        asked = {**chain.settings["retrieve.queries"], "encoder": remote}
+        inputs = {**{name: chain.out[name] for name in ("dedup.drop", "chunk")}, "encode": found}
+        queries = stagerun.run_stage(tmp_path / "q", "retrieve.queries", asked, inputs)
+    vectors_ND = np.concatenate([np.load(path) for path in found.files("vectors.npy")]).astype(np.float32)
+    assert vectors_ND.shape == (chain.out["encode"].total("items_out"), 5)
+    assert np.linalg.norm(vectors_ND, axis=1) == pytest.approx(np.ones(len(vectors_ND)), abs=2e-3)
+    assert np.load(queries.files("vectors.npy")[0]).shape[1] == 5
+    units = make_stage("encode", settings).plan(chain.out, tmp_path)
+    assert {unit.inputs["encoder"]["model"] for unit in units} == {"m"}
+    assert "encoder" not in make_stage("encode", chain.settings["encode"]).plan(chain.out, tmp_path)[0].inputs
+    with pytest.raises(ConfigError, match="the queries' encoder differs from that of the passages"):
+        stagerun.run_stage(tmp_path / "other", "retrieve.queries", chain.settings["retrieve.queries"], inputs)

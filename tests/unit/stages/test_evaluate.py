@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import stagerun
 
-from rag_hpc.errors import ConfigError
+from rag_hpc.algo.answer.answers import NOT_FOUND
+from rag_hpc.errors import ConfigError, InputError
 from rag_hpc.stages import evaluate
 from rag_hpc.stages.registry import make_stage
 
@@ -173,10 +174,44 @@ def test_answers_are_judged_only_where_there_is_a_gold_answer() -> None:
         "em": 0.5,
         "f1_sentence": round((0.5 + 2 / 3) / 2, 6),
         "citation_precision": 0.75,
+        "citation_recall": 0.75,
+        "answerable_answered": 1.0,
         "answered": round(2 / 3, 6),
     }
     assert [line["f1"] for line in lines] == [1.0, pytest.approx(2 / 3), None]
     assert evaluate.judge_answers([]) == ({"answered": 0.0}, [])
+
+
+def test_a_question_that_is_known_to_have_no_answer_is_to_be_refused() -> None:
+    rows = [_answer(NOT_FOUND, NOT_FOUND, [""], [], found=False), _answer("A dog [1].", "dog", [""], [True])]
+    metrics, lines = evaluate.judge_answers(rows)
+    assert metrics["unanswerable_refused"] == metrics["f1"] == 0.5 and "answerable_answered" not in metrics
+    assert [line["unanswerable_refused"] for line in lines] == [1.0, 0.0]
+
+
+def test_sentences_without_a_citation_that_bears_them_out_lower_recall() -> None:
+    text = "The cat sat down [1][2]. It purred [3]. It is a cat."
+    metrics, _ = evaluate.judge_answers([_answer(text, "cat", ["cat"], [False, True, False])])
+    assert metrics["citation_recall"] == pytest.approx(1 / 3, abs=1e-6)
+    assert metrics["citation_precision"] == pytest.approx(1 / 3, abs=1e-6)
+
+
+def test_nuggets_are_looked_for_in_the_answers_and_their_file_may_not_change(
+    chain: stagerun.Chain, tmp_path: Path
+) -> None:
+    path = tmp_path / "nuggets.jsonl"
+    row = next(row for row in chain.table("generate", "answers.parquet") if row["query_id"] == "q2")
+    nuggets = [{"text": row["answer"], "importance": "vital"}, {"text": "zebra xylophone", "importance": "okay"}]
+    path.write_text(json.dumps({"qid": "q2", "nuggets": nuggets}))
+    settings = {**chain.settings["evaluate"], "nuggets": str(path)}
+    out = stagerun.run_alone("evaluate", settings, chain.out, tmp_path)
+    metrics = json.loads((out / "metrics.json").read_bytes())["metrics"]
+    assert (metrics["nuggets_vital"], metrics["nuggets_all"]) == (1.0, 0.5)
+    stage = make_stage("evaluate", settings)
+    unit = stage.plan(chain.out, tmp_path)[0]
+    path.write_text(json.dumps({"qid": "q2", "nuggets": nuggets[:1]}))
+    with pytest.raises(InputError, match="changed since the plan was made"):
+        stage.run(unit, tmp_path, stagerun.context(chain.out, tmp_path))
 
 
 def test_lines_of_answers_are_json_in_the_order_of_the_questions(chain: stagerun.Chain) -> None:

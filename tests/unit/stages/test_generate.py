@@ -127,5 +127,22 @@ def test_what_an_attempt_was_told_the_next_one_does_not_ask_again(chain: stageru
         assert len(server.bodies) == counts.items_out + 1
 
 
+def test_passages_are_compressed_alike_by_any_number_of_workers(chain: stagerun.Chain, tmp_path: Path) -> None:
+    with ChatServer() as server:
+        compress = {"near": 0.95, "sentences": 4, "summarise_above": 20}
+        settings = {**chain.settings["generate"], "generator": {**endpoint(server), "compress": compress}}
+        stage = make_stage("generate", settings)
+        found = same_for_any_p(stage, chain.out, tmp_path, ps=(1, 2))
+        assert stage.plan(chain.out, tmp_path)[0].inputs["compress"] == compress
+    extra, rows = found.extra(), stagerun.rows_of(found, "answers.parquet")
+    assert extra["sentences_left_out"] > 0 and extra["passages_summarised"] > 0
+    texts = {row["chunk_id"]: row["text"] for row in chain.table("chunk", "chunks.parquet")}
+    quoted = [(row, c) for row in rows for c in json.loads(row["citations"]) if c["start"] >= 0]
+    assert quoted
+    for row, check in quoted:  # places are those of the whole passage
+        words = texts[json.loads(row["chunk_ids"])[check["citation"] - 1]][check["start"] : check["end"]]
+        assert " ".join(words.split()).rstrip(".") in row["answer"]
+
+
 def endpoint(server: ChatServer) -> dict[str, Any]:
     return {"name": "openai", "base_url": server.url, "model": "m", "concurrency": 3}
