@@ -32,7 +32,9 @@ def feedback(arguments: Arguments) -> int:
     from rag_hpc.stores.chunks import ChunkStore
 
     if "--out" not in arguments.values:
-        raise ConfigError("feedback: where to? Add --out FOLDER, a new one; then: rag-hpc train encoder train.data=FOLDER")
+        raise ConfigError(
+            "feedback: where to? Add --out FOLDER, a new one; then: rag-hpc train encoder train.data=FOLDER"
+        )
     ledger = find_run(root_of(arguments), name_of(arguments))
     share = number_between("test_share", arguments.override("test_share") or "0", 0, 0.9)
     folder = ledger.run_dir / FOLDER / LOG
@@ -50,7 +52,7 @@ def feedback(arguments: Arguments) -> int:
 
 
 def judged(queries: Iterable[dict[str, Any]], votes: Iterable[dict[str, Any]]) -> tuple[Grades, Counter[str]]:
-    """Return the passages' grades by question, 1 or 0, and counts: questions, votes, and votes by why they were not used.
+    """Return the passages' grades by question, 1 or 0, and counts: questions, votes, and votes that were not used.
 
     A vote is of the tenant that asked; the last one on the same thing counts. One on an answer is one on each passage
     that it cites. Of several requests with one question the majority counts; where they are even, nobody is right.

@@ -153,7 +153,7 @@ class Redis:
             from redis.retry import Retry
         except ImportError as error:
             raise MissingDependency(
-                "cache.second=redis needs the redis client; run: pip install 'rag-hpc[redis]', or set cache.second=sqlite"
+                "cache.second=redis needs a client; run: pip install 'rag-hpc[redis]', or set cache.second=sqlite"
             ) from error
         try:
             self._client: Any = redis.Redis.from_url(

@@ -47,7 +47,7 @@ def upper_bound(false: int, checked: int, level: float = LEVEL) -> float:
 
 
 class Trial:
-    """The checks of semantic hits so far. Hits are served once enough of them were checked, and as long as they hold."""
+    """The checks of semantic hits so far. Hits are served once enough were checked, and as long as they hold."""
 
     def __init__(
         self, max_error: float, verify_share: float, draw: Callable[[], float], *, checked: int = 0, false: int = 0

@@ -41,11 +41,11 @@ def config(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[CacheConf
     if request.param == "sqlite":
         yield from_plain(CacheConfig, {"second": "sqlite", "sqlite": str(tmp_path / "cache.db")})
         return
-    with _redis(tmp_path) as url:
+    with _Redis(tmp_path) as url:
         yield from_plain(CacheConfig, {"second": "redis", "redis_url": url, "redis_ms": 1000, "retry_s": 0.05})
 
 
-class _redis:  # noqa: N801  used as a function
+class _Redis:
     """A redis-server on a Unix socket of its own."""
 
     def __init__(self, folder: Path) -> None:
@@ -160,7 +160,7 @@ def test_what_a_store_holds_for_a_key_but_did_not_come_from_us_is_a_counted_miss
 
 
 def test_without_redis_requests_go_on_and_with_it_again_so_do_hits(tmp_path: Path) -> None:
-    server, clock = _redis(tmp_path), Clock()
+    server, clock = _Redis(tmp_path), Clock()
     with server as url:
         settings = {"second": "redis", "redis_url": url, "redis_ms": 1000, "retry_s": 1, "memory_mib": 1}
         cache = Cache(from_plain(CacheConfig, settings), SECRET, clock=clock)
