@@ -87,7 +87,7 @@ class Files:
                 return self._names
             self._look_at = now + LOOK_S
             try:
-                found = os.stat(self._folder / NAMES)
+                found = (self._folder / NAMES).stat()
                 if self._seen != (seen := (found.st_ino, found.st_mtime_ns)):
                     self._names, self._seen = _read(self._folder, self._secret), seen
             except FileNotFoundError:
@@ -99,7 +99,7 @@ class Files:
 
 
 def fill(folder: Path, secret: bytes, values: Mapping[bytes, tuple[Any, float]], now: float) -> dict[str, int]:
-    """Write values (JSON-able, with their expiry) by the digest of their keys; what was there and has not expired stays.
+    """Write values (JSON-able, with their expiry) by the digest of their keys; what is there and current stays.
 
     Returns how many objects are new, and how many names and bytes there are. An object that no name leads to any more
     is removed. Raises InputError for a folder that others may write to.

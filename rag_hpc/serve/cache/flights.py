@@ -44,7 +44,7 @@ class Flights(Generic[T]):
         raise AssertionError("a last try returns or raises")
 
     async def arun(self, key: Hashable, compute: Callable[[], Awaitable[T]]) -> T:
-        """Return what `compute` returns, as a task of its own: who has begun it may be cancelled, the others are not."""
+        """Return what `compute` returns, as a task of its own: who began it may be cancelled, the others are not."""
         for last in (False, True):
             future, first = self._join(key)
             if first:
