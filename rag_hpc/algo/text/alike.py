@@ -16,7 +16,7 @@ _TOKEN = re.compile(  # a number, a word, a possessive, a sign; of punctuation w
     r"\d+(?:[.,:/]\d+)*(?i:st|nd|rd|th)?|[^\W\d]\w*|'s\b|[^\s\w.,;:?!\"'()\[\]-]|[.:?!](?=[^\s.?!)\]\"'])|(?<!\S)-+(?=\S)|,"
 )
 _INITIALS = re.compile(r"\b(?:[A-Za-z]\.){2,}")
-_BREAK = re.compile(r"[.?!]\s+\S")  # a second sentence
+_BREAK = re.compile(r"(?:[?!]|(?<!\b[A-Z])(?<!\b[A-Z][a-z])(?<!\b[A-Z][a-z]{2})\.)\s+\S")  # no "St.", "Rev.", "J."
 _NOT = {"can't": "can not", "cannot": "can not", "won't": "will not", "shan't": "shall not", "ain't": "is not"}
 _ENDS = (("n't", " not"), ("'re", " are"), ("'ve", " have"), ("'ll", " will"), ("'m", " am"))
 _IS = re.compile(r"\b(what|who|when|where|why|how|which|it|that|there|here|he|she)'s\b", re.IGNORECASE)
