@@ -18,7 +18,7 @@ from typing import Any
 from rag_hpc.core.fs import fsync_path, naming_disk
 from rag_hpc.core.trust import private_files
 from rag_hpc.errors import ConfigError
-from rag_hpc.stores.tables import read_table, table_of, write_table
+from rag_hpc.stores.tables import read_column, read_table, table_of, write_table
 
 QUERIES = {
     "time": "float64",  # seconds since 1970
@@ -125,7 +125,7 @@ def forget(folder: Path, before: float) -> int:
         path
         for kind in KINDS
         for path in folder.glob(f"{kind}-*.parquet")
-        if max(read_table(path, ["time"]).column("time").to_pylist(), default=0.0) < before
+        if max(read_column(path, "time"), default=0.0) < before
     ]
     for path in old:
         path.unlink(missing_ok=True)

@@ -144,7 +144,7 @@ def served(pairs: Sequence[tuple[str, str]], vectors: Vectors) -> Array:
 
 def upper(false: int, num: int) -> float:
     """Return the upper 95 percent bound of a share, one-sided (Clopper, Pearson 1934)."""
-    from scipy.stats import beta
+    from scipy.stats import beta  # type: ignore[import-untyped]
 
     return 1.0 if false >= num else float(beta.ppf(0.95, false + 1, num - false))
 
@@ -179,9 +179,9 @@ def _neighbours(half: Half, vectors: Vectors, name: str) -> Row:
                 if near and not answers[0] & answers[1] and any(answers):
                     pairs.append((one["question"], other["question"]))
     note = f"{name} half, {len(pairs)} pairs of SQuAD's own on one passage, cosine >= {BARE[0]}, no answer in common"
-    row = _judged("cache.false.written", pairs, vectors, note)
-    row.bar = None  # too few for the bound, and some are the same question that SQuAD answers for one alone
-    return row
+    judged = _judged("cache.false.written", pairs, vectors, note)
+    judged.bar = None  # too few for the bound, and some are the same question that SQuAD answers for one alone
+    return judged
 
 
 def _judged(name: str, pairs: Sequence[tuple[str, str]], vectors: Vectors, note: str) -> Row:

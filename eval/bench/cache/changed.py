@@ -101,8 +101,8 @@ def _renumbered(question: str, draw: random.Random) -> Iterator[str]:
             yield question[: found.start()] + (f"{new:,}" if "," in found[0] else str(new)) + question[found.end() :]
     for found in NUMBER_WORD.finditer(question):
         row = WORDS if found[0].lower() in WORDS else ORDINALS
-        for new in draw.sample([word for word in row if word != found[0].lower()], 2):
-            yield _with_case(question, found, new)
+        for word in draw.sample([word for word in row if word != found[0].lower()], 2):
+            yield _with_case(question, found, word)
 
 
 def _turned(question: str, draw: random.Random) -> Iterator[str]:
@@ -115,9 +115,9 @@ def _turned(question: str, draw: random.Random) -> Iterator[str]:
     if found := OBJECT.match(question):
         yield f"{found[1]} {found[3]}{'d' if found[3].endswith('e') else 'ed'} {found[2]}?"
     for pair in TURNED:
-        for one, other in (pair, pair[::-1]):
-            if hit := re.search(rf"\b{one}\b", question):
-                yield question[: hit.start()] + other + question[hit.end() :]
+        for word, opposite in (pair, pair[::-1]):
+            if hit := re.search(rf"\b{word}\b", question):
+                yield question[: hit.start()] + opposite + question[hit.end() :]
 
 
 def _with_case(question: str, found: re.Match[str], word: str) -> str:

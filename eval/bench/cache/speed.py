@@ -8,11 +8,13 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rag_hpc.algo.types import Array
 from rag_hpc.core.record import pressure_cpu
 from rag_hpc.eval.bench.cache import reworded
 from rag_hpc.eval.bench.pairs import MIN_PAIRS, take_turns
@@ -43,14 +45,14 @@ def rows(questions: Sequence[str], encoder: Encoder, rounds: int, full_s: float,
             url = stack.enter_context(redis_server(folder))
             configs["redis"] = CacheConfig(second=Second.redis, redis_url=url)
         for name, config in configs.items():
-            found.append(_exact(name, config, asked, rounds))
+            found.append(_exact(name, config, asked))
         for name in ("memory", *(["redis"] if "redis" in configs else [])):
             found.append(_semantic(name, configs[name], asked, encoder))
         found.append(_times(configs["memory"], asked, encoder, full_s))
     return found
 
 
-def _exact(name: str, config: CacheConfig, asked: Sequence[str], rounds: int) -> Row:
+def _exact(name: str, config: CacheConfig, asked: Sequence[str]) -> Row:
     """Return the row of questions that are there, of which this gateway has seen none unless it is by its memory."""
     filled = Cache(config, SECRET)
     values = {}
@@ -62,7 +64,7 @@ def _exact(name: str, config: CacheConfig, asked: Sequence[str], rounds: int) ->
         fill(Path(config.files), SECRET, values, time.time())
     cache = filled if name == "memory" else Cache(config, SECRET)
     answers = Answers(cache, lambda one, other: one == other)
-    took = [_ms(lambda q=question: answers.look(SCOPE, q, _never).got) for question in asked]
+    took = [_timed(answers.look, SCOPE, question, _never)[0] for question in asked]
     assert cache.counts[f"answer_{'shared' if name in ('sqlite', 'redis') else name}"] == len(asked)
     for one in {filled, cache}:
         one.close()
@@ -79,9 +81,9 @@ def _semantic(name: str, config: CacheConfig, asked: Sequence[str], encoder: Enc
         answers = Answers(cache, lambda one, other: one == other)
     for question in asked:
         other = str(reworded.reworded("typing", question))
-        got: list[Any] = []
-        took.append(_ms(lambda o=other, g=got: g.append(answers.look(REWORDED, o, _encoded(encoder, o)).got)))
-        hits += got[0] is not None
+        ms, looked = _timed(answers.look, REWORDED, other, _encoded(encoder, other))
+        took.append(ms)
+        hits += looked.got is not None
     cache.close()
     note = f"the question encoded on a core, compared, its answer read; {hits} of {len(asked)} are hits, all are timed"
     return _row(f"cache.semantic.{name}", took, 95, BAR_SEMANTIC_MS, note)
@@ -95,18 +97,18 @@ def _times(config: CacheConfig, asked: Sequence[str], encoder: Encoder, full_s: 
 
     def full() -> float:
         question = next(fresh)
-        return _ms(lambda: answers.answer(REWORDED, question, _encoded(encoder, question), lambda: _made(full_s)))
+        return _timed(answers.answer, REWORDED, question, _encoded(encoder, question), partial(_made, full_s))[0]
 
     def hit() -> float:
-        return statistics.median(_ms(lambda q=q: answers.look(REWORDED, q, _never).got) for q in asked[:50])
+        return statistics.median(_timed(answers.look, REWORDED, question, _never)[0] for question in asked[:50])
 
-    timed = take_turns({"ours": full, "hit": hit}, MIN_PAIRS)
-    ratio, interval = timed.ratio("hit")
+    timed = take_turns({"full": full, "hit": hit}, MIN_PAIRS)
+    ratio, interval = timed.ratio("hit", "full")
     return Row(
         name="cache.times",
         ours=timed.median("hit"),
         unit="ms a hit",
-        peers={"full path, ms": timed.median("ours")},
+        peers={"full path, ms": timed.median("full")},
         ratio=ratio,
         interval=interval,
         bar=BAR_TIMES,
@@ -120,7 +122,7 @@ def _filled(config: CacheConfig, asked: Sequence[str], encoder: Encoder) -> Cach
     answers = Answers(cache, lambda one, other: one == other)
     vectors_ND = encoder.encode(asked, allow_truncate=True)
     for question, vector_D in zip(asked, vectors_ND, strict=True):
-        answers.answer(REWORDED, question, lambda v=vector_D: v, lambda: Got(VALUE, "computed"))
+        answers.answer(REWORDED, question, _given(vector_D), partial(_made, 0))
     return cache
 
 
@@ -138,14 +140,19 @@ def _encoded(encoder: Encoder, question: str) -> Vector:
     return lambda: encoder.encode([question], allow_truncate=True)[0]
 
 
+def _given(vector_D: Array) -> Vector:
+    return lambda: vector_D
+
+
 def _never() -> Any:
     raise AssertionError("an exact hit needs no vector")
 
 
-def _ms(call: Callable[[], Any]) -> float:
+def _timed(call: Callable[..., Any], *given: Any) -> tuple[float, Any]:
+    """Return the milliseconds that a call takes, and what it returns."""
     begun = time.perf_counter()
-    call()
-    return 1000 * (time.perf_counter() - begun)
+    found = call(*given)
+    return 1000 * (time.perf_counter() - begun), found
 
 
 def _row(name: str, took: Sequence[float], percentile: int, bar: float, note: str) -> Row:

@@ -42,7 +42,7 @@ def rows(
     asked: Asked,
     prices: tuple[float, float],
 ) -> list[Row]:
-    """Return the rows: tokens saved from a cold start by exact hits alone, with semantic ones under their trial, and after it."""
+    """Return the rows: tokens saved by exact hits alone, with semantic ones on trial, and after it."""
     requests = stream([question for question, _ in questions], asked)
     vectors.add([text for _, text in requests])
     titles = dict(questions)

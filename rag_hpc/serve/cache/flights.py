@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Hashable
 from concurrent.futures import Future
+from functools import partial
 from typing import Generic, TypeVar
 
 from rag_hpc.errors import RagHpcError
@@ -49,7 +50,7 @@ class Flights(Generic[T]):
             future, first = self._join(key)
             if first:
                 task = asyncio.ensure_future(compute())
-                task.add_done_callback(lambda done, future=future: self._over(key, future, done))
+                task.add_done_callback(partial(self._over, key, future))
             try:
                 return await asyncio.shield(asyncio.wrap_future(future))
             except BaseException:
