@@ -13,7 +13,7 @@ from rag_hpc.errors import ConfigError, InputError
 from rag_hpc.eval.bench.cache import cache, changed, reworded, traffic
 from rag_hpc.serve.cache import answers
 
-ASKED = "In what year did the first army of William the Conqueror defeat Harold in 1066?"
+ASKED = "In what year did the first army of William meet Harold, before 1066?"
 
 
 class Vectors:
@@ -32,25 +32,24 @@ class Vectors:
 @pytest.mark.parametrize(
     ("kind", "made"),
     [
-        ("negation", r" did not the | didn't the "),
-        ("antonym", r" last army "),
-        ("entity", r"Edward the Confessor|in what year did the first army of William .* defeat (?!Harold)"),
-        ("number", r"in 10\d\d|in 11\d\d|in 9\d\d|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth"),
-        ("direction", r"of Harold the Conqueror defeat William"),
+        ("negation", r" (did not|didn't) the first"),
+        ("antonym", r"the last army|, after 1066"),
+        ("entity", r"army of Edward meet Harold|William meet Edward"),
+        ("number", r"before 1(?!066)\d\d\d|before \d{3}\?"),
+        ("direction", r"army of Harold meet William"),
     ],
 )
 def test_one_thing_of_a_question_is_changed(kind: str, made: str) -> None:
     others = list(changed.changed(kind, ASKED, ["Edward", "Harold"]))
     assert others and ASKED not in others
-    assert any(re.search(made, other, re.IGNORECASE) for other in others) or kind == "entity"
+    assert any(re.search(made, other, re.IGNORECASE) for other in others)
     assert others == list(changed.changed(kind, ASKED, ["Edward", "Harold"]))
 
 
 def test_what_is_joined_by_and_is_not_swapped() -> None:
     assert list(changed.changed("direction", "When did Harold and William meet?", [])) == []
-    assert list(changed.changed("direction", "Where did Harold meet William?", [])) == [
-        "Where did William meet Harold?"
-    ]
+    (other,) = changed.changed("direction", "Where did Harold meet William?", [])
+    assert other == "Where did William meet Harold?"
 
 
 @pytest.mark.parametrize(
@@ -82,9 +81,8 @@ def test_pairs_that_people_wrote_have_passage_answer_and_words_in_common() -> No
 def test_the_cache_itself_says_what_is_a_hit_and_a_gate_that_is_open_misses_the_bar(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rows = [
-        {"question": f"Who led army {n} in 1066?", "title": "t", "passage_id": "p", "answers": []} for n in range(320)
-    ]
+    other = {"title": "t", "passage_id": "p", "answers": []}
+    rows = [{"question": f"Who led army {n} in 1066?", **other} for n in range(320)]
     half = cache.Half(rows, {"t": []}, {"t": ["text"]})
     row = cache._false("number", half, Vectors(), 500, "judge")  # type: ignore[arg-type]
     assert row.met and row.ours < 0.01 and row.note.endswith("; 0 let through")
