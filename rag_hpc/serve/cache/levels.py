@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -90,14 +90,14 @@ class Sqlite:
         self._file: sqlite3.Connection | None = None
 
     def get(self, digest: bytes) -> bytes | None:
-        """Return the bytes. Raises sqlite3.Error."""
-        with self._lock:
+        """Return the bytes. Raises sqlite3.Error; a file that is damaged is begun anew by the next call."""
+        with self._lock, self._mending():
             row = self._open().execute("select data from entries where digest = ?", (digest,)).fetchone()
         return bytes(row[0]) if row else None
 
     def put(self, digest: bytes, data: bytes, ttl_s: float) -> None:
-        """Keep bytes. Raises sqlite3.Error."""
-        with self._lock:
+        """Keep bytes. Raises as `get` does."""
+        with self._lock, self._mending():
             file, now = self._open(), self._clock()
             file.execute("insert or replace into entries values (?, ?, ?, ?)", (digest, data, now, now + ttl_s))
             self._writes += 1
@@ -110,6 +110,20 @@ class Sqlite:
             if self._file is not None:
                 self._file.close()
             self._file = None
+
+    @contextlib.contextmanager
+    def _mending(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError:  # locked, full, read-only: the file is well
+            raise
+        except sqlite3.DatabaseError:  # no database, or a malformed one: what it held is lost, and was a cache
+            if self._file is not None:
+                self._file.close()
+            self._file = None
+            for end in ("", "-wal", "-shm"):
+                self._path.with_name(self._path.name + end).unlink(missing_ok=True)
+            raise
 
     def _open(self) -> sqlite3.Connection:
         if self._file is None:

@@ -177,12 +177,23 @@ def test_without_redis_requests_go_on_and_with_it_again_so_do_hits(tmp_path: Pat
             one.close()
 
 
-def test_a_database_that_is_none_is_a_miss(tmp_path: Path) -> None:
-    (tmp_path / "cache.db").write_bytes(b"no database at all" * 100)
-    settings = {"second": "sqlite", "sqlite": str(tmp_path / "cache.db")}
-    cache = Cache(from_plain(CacheConfig, settings), SECRET)
-    assert cache.once(KEY, lambda: Got(2, "computed")).value == 2 and cache.counts["shared_down"] >= 2
-    assert cache.get(KEY) == Got(2, "memory")
+def test_a_database_that_is_none_is_a_miss_and_begun_anew(tmp_path: Path) -> None:
+    path, clock = tmp_path / "cache.db", Clock()
+    path.write_bytes(b"no database at all" * 100)
+    config = from_plain(CacheConfig, {"second": "sqlite", "sqlite": str(path)})
+    cache = Cache(config, SECRET, clock=clock)
+    assert cache.once(KEY, lambda: Got(2, "computed")).value == 2 and cache.counts["shared_down"] == 3
+    clock.now += 2
+    cache.put(KEY, 3)
+    assert Cache(config, SECRET, clock=clock).get(KEY) == Got(3, "shared")
+    cache.close()
+    with path.open("r+b") as stream:
+        stream.truncate(path.stat().st_size // 2)
+    cut = Cache(config, SECRET, clock=clock)
+    assert cut.get(KEY) is None
+    clock.now += 2
+    cut.put(KEY, 4)
+    assert Cache(config, SECRET, clock=clock).get(KEY) == Got(4, "shared")
 
 
 def test_the_file_is_ours_alone_and_stays_within_its_bytes(tmp_path: Path) -> None:
