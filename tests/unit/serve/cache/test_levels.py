@@ -185,15 +185,24 @@ def test_a_database_that_is_none_is_a_miss_and_begun_anew(tmp_path: Path) -> Non
     assert cache.once(KEY, lambda: Got(2, "computed")).value == 2 and cache.counts["shared_down"] == 3
     clock.now += 2
     cache.put(KEY, 3)
-    assert Cache(config, SECRET, clock=clock).get(KEY) == Got(3, "shared")
+    assert _value(config, clock) == 3
     cache.close()
-    with path.open("r+b") as stream:
-        stream.truncate(path.stat().st_size // 2)
+    data = path.read_bytes()
+    path.write_bytes(data[:100] + b"x" * (len(data) - 100))
     cut = Cache(config, SECRET, clock=clock)
     assert cut.get(KEY) is None
     clock.now += 2
     cut.put(KEY, 4)
-    assert Cache(config, SECRET, clock=clock).get(KEY) == Got(4, "shared")
+    assert _value(config, clock) == 4
+    cut.close()
+
+
+def _value(config: CacheConfig, clock: Clock) -> object:
+    """Return what a gateway that has just started finds."""
+    cache = Cache(config, SECRET, clock=clock)
+    got = cache.get(KEY)
+    cache.close()
+    return got and got.value
 
 
 def test_the_file_is_ours_alone_and_stays_within_its_bytes(tmp_path: Path) -> None:
