@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +29,7 @@ from rag_hpc.serve.cache.trial import Trial
 
 DEFAULTS = {
     "data": "",
-    "pairs": "500",
+    "pairs": "900",
     "half": "judge",
     "part": "all",
     "requests": "10000",
@@ -86,7 +87,7 @@ class Vectors:
 def run(options: Options) -> list[Row]:
     """Return rows of false hits by what was changed, of hits by how it was reworded, of times and of tokens saved.
 
-    Options: data (RAG_HPC_DATA); pairs, at least so many of each kind; half=judge or tune; part=all, or some of false,
+    Options: data (RAG_HPC_DATA); pairs, drawn of each kind; half=judge or tune; part=all, or some of false,
     hits, speed and traffic with commas between; requests, exponent and share (reworded) of the traffic; full_s, how
     long an answer takes that is not there; rounds, of the times; price_in and price_out, of a million tokens.
     """
@@ -103,7 +104,7 @@ def run(options: Options) -> list[Row]:
         rows += [_false(kind, half, vectors, int(given["pairs"]), given["half"]) for kind in changed.KINDS]
         rows.append(_neighbours(half, vectors, given["half"]))
     if "hits" in parts:
-        rows += [_hits(kind, pairs, vectors, given["half"]) for kind, pairs in _paraphrases(half)]
+        rows += [_hits(kind, pairs, vectors, given["half"]) for kind, pairs in _paraphrases(half, int(given["pairs"]))]
     if "speed" in parts:
         with tempfile.TemporaryDirectory(prefix="rag-hpc-bench-") as folder:
             asked = [question for question, _ in half.questions]
@@ -153,15 +154,16 @@ def _vector(vectors: Vectors, question: str) -> Callable[[], Array]:
     return lambda: vectors.of(question)
 
 
-def _false(kind: str, half: Half, vectors: Vectors, least: int, name: str) -> Row:
+def _false(kind: str, half: Half, vectors: Vectors, num: int, name: str) -> Row:
     pairs = [
         (question, new)
         for question, title in half.questions
         for new in changed.changed(kind, question, half.entities[title])
     ]
-    if len(pairs) < least:
-        raise InputError(f"bench cache: {len(pairs)} pairs of {kind}; {least} are asked for")
-    return _judged(f"cache.false.{kind}", pairs, vectors, f"{name} half, {len(pairs)} pairs")
+    if len(pairs) < num:
+        raise InputError(f"bench cache: {len(pairs)} pairs of {kind}; {num} are asked for")
+    drawn = random.Random(kind).sample(pairs, num)
+    return _judged(f"cache.false.{kind}", drawn, vectors, f"{name} half, {num} of {len(pairs)} pairs")
 
 
 def _neighbours(half: Half, vectors: Vectors, name: str) -> Row:
@@ -199,10 +201,10 @@ def _judged(name: str, pairs: Sequence[tuple[str, str]], vectors: Vectors, note:
     )
 
 
-def _paraphrases(half: Half) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+def _paraphrases(half: Half, num: int) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     for kind in reworded.KINDS:
         pairs = [(question, new) for question, _ in half.questions if (new := reworded.reworded(kind, question))]
-        yield kind, pairs
+        yield kind, random.Random(kind).sample(pairs, min(num, len(pairs)))
     yield "written", list(reworded.written_pairs(half.rows))
 
 

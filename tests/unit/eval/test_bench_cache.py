@@ -84,11 +84,11 @@ def test_the_cache_itself_says_what_is_a_hit_and_a_gate_that_is_open_misses_the_
     other = {"title": "t", "passage_id": "p", "answers": []}
     rows = [{"question": f"Who led army {n} in 1066?", **other} for n in range(320)]
     half = cache.Half(rows, {"t": []}, {"t": ["text"]})
-    row = cache._false("number", half, Vectors(), 500, "judge")  # type: ignore[arg-type]
+    row = cache._false("number", half, Vectors(), 320, "judge")  # type: ignore[arg-type]
     assert row.met and row.ours < 0.01 and row.note.endswith("; 0 let through")
     assert row.peers == {"cosine >= 0.8 alone": 1.0, "cosine >= 0.98 alone": 1.0}
     monkeypatch.setattr(answers, "signature", lambda text: re.sub(r"\d+|\bone\b", "", text.lower()))
-    assert cache._false("number", half, Vectors(), 500, "judge").met is False  # type: ignore[arg-type]
+    assert cache._false("number", half, Vectors(), 320, "judge").met is False  # type: ignore[arg-type]
     with pytest.raises(InputError, match="9999 are asked for"):
         cache._false("number", half, Vectors(), 9999, "judge")  # type: ignore[arg-type]
 
