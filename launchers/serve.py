@@ -13,6 +13,7 @@ from rag_hpc.core.log import shown
 from rag_hpc.errors import ConfigError, did_you_mean
 from rag_hpc.launchers.group import end, queue, start, state_of
 from rag_hpc.schema import from_plain
+from rag_hpc.serve.cache.warm import warm
 from rag_hpc.serve.places import GROUP, Group, Place, ServeConfig, groups_of
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ def serve(arguments: Arguments) -> int:
     """Start, describe or end the groups of a run."""
     word, *names = arguments.words
     ledger = find_run(root_of(arguments), arguments.override("run") or (names[0] if names else None))
+    if word == "warm":
+        return warm(arguments, ledger)
+    if "--file" in arguments.values or any(o.startswith(("most=", "tenant=", "cache.")) for o in arguments.overrides):
+        raise ConfigError(f"serve {word}: --file, most=, tenant= and cache.KEY= are for: rag-hpc serve warm")
     name = arguments.override("group")
     if name is not None and not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", name):
         raise ConfigError(f"group={name}: use letters, digits, '_' and '-' only, 32 at most")

@@ -32,6 +32,7 @@ BENCHES = {
     "vectors": "rag_hpc.eval.bench.vectors.vectors:run",
     "retrieve": "rag_hpc.eval.bench.retrieve.retrieve:run",
     "dedup_scale": "rag_hpc.eval.bench.dedup.scale:run",
+    "cache": "rag_hpc.eval.bench.cache.cache:run",
 }
 
 KINDS = {

@@ -144,16 +144,19 @@ def opened(
     generator: GeneratorConfig,
     only: str | None = None,
     remote: EncoderConfig | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Iterator[tuple[Asker, Near]]:
     """Yield what answers questions from a run, and what searches for it: a group that is up for the run, else this
     process. On a terminal a line says what takes the first seconds.
 
-    only: a filter of passages in place of the run's, which no group has. remote: as of Asker.
+    only: a filter of passages in place of the run's, which no group has. remote: as of Asker. say: told why a group is
+    not used; by default whoever sits there is.
     """
+    told = say or _say
     inputs, settings = manifests(ledger.run_dir, request), request.settings
     if only is not None:
         settings = settings | {"retrieve.search": settings["retrieve.search"] | {"filter": only}}
-    places = groups_for(ledger.run_dir, request, inputs, _say) if only is None else []
+    places = groups_for(ledger.run_dir, request, inputs, told) if only is None else []
     if sys.stderr.isatty():
         loaded = "the model" if places else "the model and the indexes"
         print(f"loading {loaded} of run={ledger.name} ...", file=sys.stderr, flush=True)
@@ -162,7 +165,7 @@ def opened(
     made: list[Near] = []
 
     def via(own: Callable[[], Searching]) -> Searching:
-        made.append(Near(places, own, len(inputs["lexical"].units), _say))
+        made.append(Near(places, own, len(inputs["lexical"].units), told))
         return made[0]
 
     with tempfile.TemporaryDirectory(prefix="rag-hpc-") as scratch:
