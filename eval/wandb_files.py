@@ -1,4 +1,7 @@
-"""Reads .wandb files: LevelDB's log format (blocks of 32 KiB, heads of 7 bytes) an entry a protobuf record."""
+"""W&B's offline folders, read back: a log as LevelDB keeps it (blocks of 32 KiB), each entry a protobuf record.
+
+wandb itself offers no reader; its protobuf classes are used.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rag_hpc.errors import CorruptOutput
+
 BLOCK, HEAD = 1 << 15, 7
-FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+FULL, LAST = 1, 4  # kinds of a part after which an entry is whole; 2 and 3 go on
 
 
 @dataclass
@@ -30,8 +35,9 @@ class Stored:
 
 
 def entries(data: bytes) -> Iterator[bytes]:
-    """Yield the entries of a log; it begins with 7 bytes of its own."""
-    assert data[:4] == b":W&B"
+    """Yield the entries of a log; it begins with 7 bytes of its own. Raises ValueError for another file."""
+    if data[:4] != b":W&B":
+        raise ValueError("no log of wandb")
     at, parts = HEAD, []
     while at + HEAD <= len(data):
         if BLOCK - at % BLOCK < HEAD:
@@ -46,12 +52,16 @@ def entries(data: bytes) -> Iterator[bytes]:
 
 
 def read(folder: Path) -> Stored:
-    """Return what the one .wandb file of an offline folder tells."""
+    """Return what the one .wandb file of an offline folder tells. Raises CorruptOutput where there is none to read."""
     from wandb.proto import wandb_internal_pb2
 
-    (path,) = folder.glob("*.wandb")
     found = Stored()
-    for entry in entries(path.read_bytes()):
+    try:
+        (path,) = folder.glob("*.wandb")
+        told = list(entries(path.read_bytes()))
+    except ValueError as error:
+        raise CorruptOutput(f"{folder}: {error}; remove it, and publish again") from error
+    for entry in told:
         record = wandb_internal_pb2.Record.FromString(entry)
         kind = record.WhichOneof("record_type")
         if kind == "run":
@@ -83,4 +93,4 @@ def folders(root: Path) -> list[Path]:
 
 
 def _key(item: Any) -> str:
-    return item.key or ".".join(item.nested_key)
+    return str(item.key or ".".join(item.nested_key))
