@@ -114,10 +114,22 @@ def cost(arguments: Arguments) -> int:
     return 3 if run.unfinished else 0
 
 
+def of_records(run: Results, prices: Prices) -> RunCost:
+    """Return what a run costs as far as it is, by its records alone: no scheduler is asked."""
+    return _priced(run, prices, {}, [])
+
+
 def priced(run: Results, prices: Prices) -> RunCost:
     """Return what a run costs as far as it is."""
-    records = {step: found for step in run.stages if (found := run.records(step))}
-    taken, notes = accounting(run, records)
+    return _priced(run, prices, *accounting(run, _records(run)))
+
+
+def _records(run: Results) -> dict[str, list[dict[str, Any]]]:
+    return {step: found for step in run.stages if (found := run.records(step))}
+
+
+def _priced(run: Results, prices: Prices, taken: Mapping[str, Any], notes: list[str]) -> RunCost:
+    records = _records(run)
     stages = stage_costs(records, prices, taken)
     if least := [row.stage for row in stages if row.usage.at_least]:
         notes.append(f"at least, since rank 0 alone keeps records and accounting does not tell: {', '.join(least)}")

@@ -49,7 +49,7 @@ def alone(records: Sequence[dict[str, Any]]) -> Alone | None:
     return Alone(seconds=sum(by_name.values()), wall_s=wall_s, worst=worst, worst_s=by_name.get(worst, 0.0))
 
 
-def superlinear(efficiency: float, p: int, one: Sequence[dict[str, Any]], many: Sequence[dict[str, Any]]) -> str:
+def superlinear(efficiency: float, one: Sequence[dict[str, Any]], many: Sequence[dict[str, Any]]) -> str:
     """Return what explains an E above 1, empty where it is none: does a worker's share fit its cache, and all did not?
 
     one, many: records of a stage of one worker and of p.

@@ -104,7 +104,8 @@ def study(arguments: Arguments) -> int:
     else:
         print("\n".join([*summary_lines(found), *[f"given up: {run}" for run in measuring.given_up]]))
         print(f"wrote {out / REPORT}")
-    differs = any(run.differing for one in found.studies for run in one.runs)
+    alike = [one for one in found.studies if not asked.parts[one.name].vary]
+    differs = any(run.differing for one in alike for run in one.runs)
     return 1 if differs or measuring.given_up else 0
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, SOFT, LINE, PAPER = "#1b1f24", "#5a636e", "#d9dee4", "#ffffff"
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#b4bcc5", "#d55e00")
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#b4bcc5", "#d55e00", "#8a7b00", "#7f6fb0", "#8c564b")
 VARIABLES = {INK: "ink", SOFT: "soft", LINE: "line", PAPER: "paper"} | {c: f"c{n}" for n, c in enumerate(COLOURS)}
 MARKERS = "os^DvP"
 OF_PARTS = (5, 1, 0, 3)  # colours of queue, set-up, work and flush

@@ -13,7 +13,7 @@ from rag_hpc.eval.cost import ASKING, Prices, RunCost, stage_costs, summed
 from rag_hpc.eval.laws import Chosen, fit, karp_flatt
 from rag_hpc.eval.serial import alone, superlinear
 from rag_hpc.eval.study import Study, StudyRun
-from rag_hpc.eval.times import MAX_PRESSURE, StageTime
+from rag_hpc.eval.times import MAX_PRESSURE, SHARED, StageTime
 
 Records = list[dict[str, Any]]
 BUSY = 0.5  # of a core: a stage that keeps less busy waits, and shared cores do not hold it back
@@ -86,7 +86,9 @@ class Curve:
         """The law, or why there is none."""
         if self.chosen.fit:
             return scaling.said(self.chosen.fit)
-        return f"no law fitted: {self.chosen.refused or 'T falls faster than 1 / p'}"
+        shared = sum(not self.judged(time) for own in self.times.values() for time in own)
+        said = f"no law fitted: {self.chosen.refused or 'T falls faster than 1 / p'}"
+        return f"{said}; {shared} runs not judged, {SHARED}" if shared else said
 
     @property
     def serial(self) -> str:
@@ -100,7 +102,7 @@ class Curve:
         """Yield what explains each superlinear point."""
         for p in self.ps[1:]:
             efficiency = self.speedup(p) * self.ps[0] / p
-            if said := superlinear(efficiency, p, self.records[self.ps[0]], self.records[p]):
+            if said := superlinear(efficiency, self.records[self.ps[0]], self.records[p]):
                 yield f"{self.part}, p = {p}: {said}"
 
     def rows(self) -> list[dict[str, Any]]:
@@ -191,13 +193,13 @@ def tables_of(studies: Sequence[Study], prices: Prices | None) -> dict[str, Any]
     """Return what the page's tables show."""
     swept = [curve for study in studies for curve in curves(study)]
     asked = [(study, run) for study in studies for run in study.runs if run.means]
-    machines = {(c.hosts, c.cores) for c in swept}
+    machines = max(((c.hosts, c.cores) for c in swept), default=(1, 0))
     records = [r for study in studies for run in study.runs for rows in run.records.values() for r in rows.values()]
     return {
         "curves": swept,
         "points": [row for curve in swept for row in curve.rows()],
         "explained": [line for curve in swept for line in curve.explained()],
-        "shared": sorted((hosts, cores) for hosts, cores in machines if cores and hosts > 1 and _one_machine(records)),
+        "shared": machines if machines[0] > 1 and machines[1] and _one_machine(records) else None,
         "hardware": sorted({r["hardware"].get("cpu", "unknown") for r in records}),
         "num_runs": sum(len(study.runs) for study in studies),
         "varied": [_varied(study) for study in studies if study.no_curve and len(study.runs) > 1],
@@ -210,7 +212,9 @@ def tables_of(studies: Sequence[Study], prices: Prices | None) -> dict[str, Any]
         "milestones": [
             {"part": study.name, "run": run.run, **row}
             for study in studies
+            if not settings_that_differ(study)  # there another output is what was asked for
             for run in study.runs
+            if run.means
             for row in run.milestones
             if row["verdict"] != "not judged"
         ],

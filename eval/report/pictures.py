@@ -18,6 +18,7 @@ MANY = 3  # distinct p of a curve that is drawn
 AHEAD = 2  # times the largest p that a law is drawn to
 STEPS = 24
 MOST_ROWS = 40
+WORKER = ("submission", "job_id", "array_task_id", "restarts", "host", "rank", "setup_s")
 RANKINGS = ("bm25", "dense", "fused", "reranked", "ann")
 DRAWN_MEASURES = ("nDCG@10", "f1")
 
@@ -78,18 +79,18 @@ def _gantt(name: str, run: StudyRun, stage: str) -> Drawn:
     begun = min(r["started_unix"] for r in records)
     steps = list(dict.fromkeys(r["stage"] for r in records))
     workers: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for r in records:
-        workers.setdefault((r["host"], r["array_task_id"] or "", r["rank"]), []).append(r)
+    for r in sorted(records, key=lambda r: float(r["started_unix"])):
+        workers.setdefault(tuple(r[key] for key in WORKER), []).append(r)
     rows = [
         Bars(
-            label=" ".join(str(part) for part in (key[0], f"#{key[1]}" if key[1] else "", f"rank {key[2]}") if part),
+            label=f"{own[0]['host']}, worker {number}",
             parts=[
                 (r["started_unix"] - begun, r["ended_unix"] - r["started_unix"], steps.index(r["stage"]) % 5)
                 for r in own
             ],
-            note=f"{len(own)} units",
+            note=f"{len(own)} units" if len(own) > 1 else "1 unit",
         )
-        for key, own in sorted(workers.items(), key=lambda item: str(item[0]))[:MOST_ROWS]
+        for number, own in enumerate(list(workers.values())[:MOST_ROWS])
     ]
     figure = figures.gantt(rows, f"seconds since the first unit began, {stage} of {run.run}")
     told = ("stage", "unit", "host", "array_task_id", "rank", "attempt", "started_unix", "ended_unix")

@@ -5,16 +5,11 @@ All of it is made from the lines of studies (eval/study.py), and from checks.jso
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
-
-import jinja2
 
 from rag_hpc import __version__
 from rag_hpc.core.fs import publish_file
@@ -22,11 +17,12 @@ from rag_hpc.errors import InputError
 from rag_hpc.eval.cost import Prices
 from rag_hpc.eval.report import measured, pictures
 from rag_hpc.eval.report.figures import Drawn
+from rag_hpc.eval.report.page import script, templates
 from rag_hpc.eval.study import Study, parse
 from rag_hpc.eval.tables import as_csv
-from rag_hpc.eval.text import aligned, amount, count, duration, percent, share
+from rag_hpc.eval.text import aligned, duration, percent, share
 
-CHECKS, REPORT, TEMPLATE, SCRIPT = "checks.json", "report.html", "study.html", "tables.js"
+CHECKS, REPORT, TEMPLATE = "checks.json", "report.html", "study.html"
 
 
 @dataclass(kw_only=True)
@@ -69,24 +65,14 @@ def write_report(told: Told, out: Path, prices: Prices | None = None) -> list[Pa
 
 def render(told: Told, drawn: Sequence[Drawn], prices: Prices | None = None) -> str:
     """Return the page; the same studies give the same text. It loads nothing; the script that it runs is its own."""
-    script = files("rag_hpc.eval.report").joinpath(SCRIPT).read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
-    templates = jinja2.Environment(
-        loader=jinja2.PackageLoader("rag_hpc.eval", "report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.tests["of_time"] = lambda name: name.startswith(("units-", "waterfall-"))
-    templates.filters |= {function.__name__: function for function in (amount, count, duration, percent, share)}
-    return templates.get_template(TEMPLATE).render(
+    found = templates()
+    found.tests["of_time"] = lambda name: name.startswith(("units-", "waterfall-"))
+    return found.get_template(TEMPLATE).render(
         name=told.name,
         version=__version__,
-        script=script,
-        script_digest=digest,
+        **script(),
         pictures={one.name: one.inline() for one in drawn},
-        checks=told.checks,
+        checks={"forecast": [], "validation": [], "tracking": [], **told.checks},
         problems=told.problems,
         caveats=list(dict.fromkeys(caveat for study in told.studies for caveat in study.caveats)),
         prices=prices,
