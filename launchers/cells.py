@@ -107,13 +107,14 @@ def own_submissions(ledger: Ledger) -> list[int]:
 
 
 def _link(base: Ledger, ledger: Ledger, config: RunConfig) -> None:
-    """Give a run what its base has finished: links where the filesystem has them, a stage is there whole or not."""
+    """Give a run what its base has finished of its stages: links where the filesystem has them, each whole or not."""
     from rag_hpc.schema import to_plain
 
     if base.run_dir == ledger.run_dir:
         return
     ledger.create(to_plain(config), share=config.cluster.share is not None)
-    finished = [path.parent for path in base.run_dir.glob("*-*/manifest.json")]
+    found = [path.parent for path in base.run_dir.glob("*-*/manifest.json")]
+    finished = [folder for folder in found if folder.name.rpartition("-")[0] in config.stages]
     asked = [base.folder(number) for number in base.submissions()]  # records name the run of their submission
     with private_files(ledger.run_dir):
         for folder in sorted([*finished, *asked]):

@@ -14,10 +14,12 @@ from rag_hpc.eval.laws import Chosen, fit, karp_flatt
 from rag_hpc.eval.serial import alone, superlinear
 from rag_hpc.eval.study import Study, StudyRun
 from rag_hpc.eval.times import MAX_PRESSURE, SHARED, StageTime
+from rag_hpc.stores.hits import RERANKED
 
 Records = list[dict[str, Any]]
 BUSY = 0.5  # of a core: a stage that keeps less busy waits, and shared cores do not hold it back
 SHOWN = ("nDCG@10", "R@10", "f1")
+GAIN = "nDCG@10"  # by which reranking is judged
 
 
 @dataclass(kw_only=True)
@@ -184,8 +186,9 @@ def latency_s(run: StudyRun) -> float | None:
 
 
 def measure_of(run: StudyRun, measure: str) -> dict[str, Any] | None:
-    """Return the mean of a measure with its interval: of the answers, or of the ranking that was handed on."""
-    method = "answers" if measure == "f1" else run.handed_on
+    """Return the mean of a measure with its interval: of the answers, or of the ranking that they are made from."""
+    reranked = any(row["method"] == RERANKED for row in run.means)
+    method = "answers" if measure == "f1" else RERANKED if reranked else run.handed_on
     return next((row for row in run.means if row["method"] == method and row["measure"] == measure), None)
 
 
@@ -241,12 +244,15 @@ def _varied(study: Study) -> dict[str, Any]:
     rows = []
     for run in study.runs:
         found = {name: measure_of(run, name) for name in SHOWN}
+        before = next((r for r in run.means if (r["method"], r["measure"]) == (run.handed_on, GAIN)), None)
+        reranked = found[GAIN] if found[GAIN] and found[GAIN]["method"] == RERANKED else None
         rows.append(
             {
                 "run": run.run,
                 "values": [differ[key][run.run] for key in differ],
                 "latency": latency_s(run),
                 "means": found,
+                "gain": reranked["mean"] - before["mean"] if reranked and before else None,
             }
         )
     return {"part": study.name, "settings": list(differ), "rows": rows}

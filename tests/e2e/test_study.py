@@ -19,15 +19,16 @@ STUDY = """
 name: small
 settings: [corpus.pages_per_unit=20, corpus.keep_all=false]
 parts:
+  lengths:
+    vary: {stage.clean.min_chars: [1, 40]}
+    settings: ["pipeline.stages=[crawl,clean]"]
   clean:
     sweep: clean_strong
     p: [1, 2, 3]
     repeats: 1
     most: 1
-  lengths:
-    vary: {stage.clean.min_chars: [1, 40]}
-    settings: ["pipeline.stages=[crawl,clean]"]
-    start: clean
+    settings: [stage.clean.min_chars=1]
+    start: lengths   # which has cleaned too, and alike: that is measured all the same
 validation_runs: 40
 """
 
@@ -49,7 +50,7 @@ def test_a_study_is_measured_once_checked_and_told_in_one_folder(cli: Cli, workd
     ]
     assert {row["name"] for row in checks["validation"]} >= {"laws.held.serial", "laws.right"}
     assert [(row["study"], row["points"], row["read_back"]) for row in checks["tracking"]] == [
-        ("clean", 3, 3), ("lengths", 4, 4),
+        ("lengths", 4, 4), ("clean", 3, 3),
     ]  # fmt: skip
     assert "Study small" in (out / "report.html").read_text()
     varied = workdir / "results/runs/small-lengths-40"
