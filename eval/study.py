@@ -146,7 +146,7 @@ def gather(runs: Sequence[Results], name: str, baseline: Path | None = None) -> 
     for run in ordered:
         problems: list[str] = []
         records = {step: _records(run, step, problems) for step in run.stages}
-        records = {step: found for step, found in records.items() if not _of_base(run, found)}
+        records = _measured(run, records)
         lines.append(sealed_json({"kind": "run", **_told(run, first, [*records], problems)}))
         lines += [
             sealed_json({"kind": "record", "of": run.name, **record, "files": {}})
@@ -213,10 +213,12 @@ def _common(names: Sequence[str]) -> str:
     return low[:same]
 
 
-def _of_base(run: Results, records: Sequence[dict[str, Any]]) -> bool:
-    """Return whether a measurement of a sweep took the step over: its time would be told again by every p."""
-    bases = {record["run"] for record in records} - {run.name}
-    return SWEPT.fullmatch(run.name) is not None and bool(bases) and all(name.endswith("-base") for name in bases)
+def _measured(run: Results, records: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """Return the steps without those that a sweep's measurement took over: each p would tell of their time again."""
+    own = {step for step, found in records.items() if any(record["run"] == run.name for record in found)}
+    if not (own and SWEPT.fullmatch(run.name)):
+        return records
+    return {step: found for step, found in records.items() if step in own or not found}
 
 
 def _told(run: Results, first: Results, kept: Sequence[str], problems: list[str]) -> dict[str, Any]:

@@ -83,6 +83,10 @@ class Drawn:
     figure: Any
     rows: list[dict[str, Any]] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.figure.canvas.draw()
+        self.figure.set_layout_engine("none")  # laid out once: at another resolution it would be a hair different
+
     def svg(self) -> bytes:
         """Return it as a file of its own; the same data give the same bytes."""
         import matplotlib
