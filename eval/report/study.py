@@ -89,7 +89,7 @@ def summary_lines(told: Told) -> list[str]:
         for p in c.ps
     ]
     lines = [aligned(("part", "stage", "p", "T", "S", "E"), cells)] if cells else []
-    lines += [f"{c.part}: {c.law}" for c in curves]
+    lines += [f"{c.part}: {c.law}" for c in curves if len(c.ps) > 2]
     lines += [
         f"{row['part']}: T({row['p']}) foretold {duration(row['seconds'])} ({duration(row['low'])} to "
         f"{duration(row['high'])}), measured {duration(row['measured_s'])}, {percent(100 * row['error'])} off"
