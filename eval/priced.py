@@ -20,7 +20,7 @@ ROWS = (
 def rows(
     run: Results, baseline: Results | None, predicted: dict[str, Any], prices: Prices | None
 ) -> Iterator[Milestone]:
-    """Yield the three costs, the baseline's beside them; only those that are predicted where no prices are given."""
+    """Yield the costs, the baseline's beside them; only those that are predicted where no prices are given."""
     mine = of_records(run, prices) if prices else None
     comparable = baseline is not None and same_documents(run, baseline) is not False
     theirs = of_records(baseline, prices) if prices and baseline and comparable else None
@@ -37,6 +37,11 @@ def rows(
             absent if prices else "no prices here; give them: rag-hpc milestones cost=NAME",
         )
         yield dataclasses.replace(row, note=row.note or _note(key, mine, theirs, prices))
+    most = predicted.get("max_cost_ratio")
+    if most is not None or theirs:
+        ratio = mine.total / theirs.total if mine and theirs and theirs.total else None
+        absent = "needs prices, and a baseline of the same documents"
+        yield at_most("cost in all, of the baseline's", ratio, most, lambda value: f"{value:.2f}", absent)
 
 
 def _note(key: str, mine: RunCost | None, theirs: RunCost | None, prices: Prices | None) -> str:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from rag_hpc.eval.results import Results
 from rag_hpc.eval.text import amount, percent
 
 COLLECTIVE = ("mpi",)  # all ranks are in each unit, whose record is rank 0's
+LITTLE = 0.05  # of T
 BEYOND = 1.05  # E above it is superlinear, and not noise
 
 
@@ -47,6 +49,12 @@ def alone(records: Sequence[dict[str, Any]]) -> Alone | None:
         return None
     worst = max(by_name, key=lambda name: by_name[name], default="")
     return Alone(seconds=sum(by_name.values()), wall_s=wall_s, worst=worst, worst_s=by_name.get(worst, 0.0))
+
+
+def of_run(run: Results) -> dict[str, str]:
+    """Return step -> what its records name as serial, of the steps in which that is worth a word."""
+    found = {step: alone(run.records(step)) for step in run.stages}
+    return {step: one.said for step, one in found.items() if one and one.seconds >= LITTLE * one.wall_s}
 
 
 def superlinear(efficiency: float, one: Sequence[dict[str, Any]], many: Sequence[dict[str, Any]]) -> str:

@@ -81,6 +81,7 @@ class MilestoneConfig:
     max_cost_per_1000_documents: float | None = None  # at the prices of rag-hpc milestones cost=NAME
     max_cost_per_query: float | None = None
     max_cost_per_correct_answer: float | None = None
+    max_cost_ratio: float | None = None  # of all stages, to the baseline's
     strict: bool = False  # what comes after a missed one is not judged
 
 

@@ -216,7 +216,7 @@ def test_the_stage_that_binds_is_named(root: Path, capsys: pytest.CaptureFixture
 
 
 def test_costs_are_judged_at_the_prices_that_are_given(tmp_path: Path, base: Results) -> None:
-    predicted = {"max_cost_per_query": 0.0, "max_cost_per_1000_documents": 1e9}
+    predicted = {"max_cost_per_query": 0.0, "max_cost_per_1000_documents": 1e9, "max_cost_ratio": 1.0}
     run = Results(fake_run.build(tmp_path, fake_run.Shape(milestones=predicted)))
     prices = Prices(name="site", source="a test", core_hour=1.0)
     found = {row.name: row for row in judge(run, base, prices)}
@@ -226,6 +226,8 @@ def test_costs_are_judged_at_the_prices_that_are_given(tmp_path: Path, base: Res
     correct = found["cost of a correct answer"]
     assert (correct.value, correct.verdict) == (told.per_correct_answer, "not judged")
     assert correct.note.startswith("prices site; the baseline's ") and "most of all: encode" in correct.note
+    ratio = found["cost in all, of the baseline's"]
+    assert ratio.value == told.total / of_records(base, prices).total and ratio.verdict == "missed"
     unpriced = by_name(run, base)
     assert unpriced["cost of a query"].note.startswith("no prices here") and "cost of a correct answer" not in unpriced
 

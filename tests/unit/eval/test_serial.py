@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+import fake_run
 import pytest
 
+from rag_hpc import cli
 from rag_hpc.eval.serial import alone, superlinear
 
 
@@ -50,3 +54,13 @@ def test_a_superlinear_point_is_explained_by_the_cache_or_not() -> None:
     assert "explains nothing" in superlinear(1.2, workers(1, 4, 32), workers(2, 2, 32))
     assert "do not tell a cache" in superlinear(1.2, workers(1, 4, 0), workers(2, 2, 0))
     assert superlinear(1.04, one, two) == ""
+
+
+def test_scaling_names_it_for_the_run_of_most_workers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for p in (1, 3):  # eight units of crawl for three workers: two of them end before the last two units
+        fake_run.build(tmp_path, fake_run.Shape(name=f"c-w{p}", p=p, stages=["crawl"]))
+    assert cli.main(["scaling", "c-w1", "c-w3", f"cluster.root={tmp_path}", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["serial"] == {}  # two units side by side at the end
+    fake_run.build(tmp_path, fake_run.Shape(name="c-w7", p=7, stages=["crawl"]))
+    assert cli.main(["scaling", "c-w1", "c-w7", f"cluster.root={tmp_path}"]) == 0
+    assert "serial in c-w7, by its records:\n  crawl: 50 % of T with one unit or none" in capsys.readouterr().out
