@@ -10,7 +10,7 @@ from typing import Any
 
 from rag_hpc.eval import wandb_files
 from rag_hpc.eval.forecast import predict
-from rag_hpc.eval.results import Results
+from rag_hpc.eval.results import Results, stage_of
 from rag_hpc.eval.study import parse
 from rag_hpc.eval.times import stage_times
 
@@ -37,8 +37,22 @@ def foretold(part: str, runs: Sequence[Results]) -> list[dict[str, Any]]:
         times = [time for run in by_p[one.p] for time in stage_times(run) if time.stage == one.stage]
         mean = statistics.fmean(time.wall_s for time in times)
         told = {"part": part, **dataclasses.asdict(one), "pilots": ps[:NUM_PILOTS], "measured_s": mean}
-        rows.append(told | {"error": one.seconds / mean - 1, "held": one.low <= mean <= one.high})
+        told |= {"error": one.seconds / mean - 1, "held": one.low <= mean <= one.high}
+        # what a pilot cannot know: that more workers will be given no more cores
+        busy = [time.cpu_s / time.wall_s for run in by_p[ps[0]] for time in stage_times(run) if time.stage == one.stage]
+        cores = _cores([record for run in by_p[one.p] for record in run.records(_first_step(run, one.stage))])
+        rows.append(told | {"cores": cores, "judged": not cores or one.p * statistics.fmean(busy) / ps[0] <= cores})
     return rows
+
+
+def _first_step(run: Results, stage: str) -> str:
+    return next(step for step in run.stages if stage_of(step) == stage)
+
+
+def _cores(records: Sequence[dict[str, Any]]) -> int:
+    """Return the cores of the machines that the records are from, each counted once; 0 where they do not tell."""
+    machines = {r["hardware"].get("machine", r["host"]): r["hardware"].get("cores", 0) for r in records}
+    return sum(machines.values())
 
 
 def measured_stages(run: Results) -> set[str]:

@@ -77,4 +77,4 @@ def superlinear(efficiency: float, one: Sequence[dict[str, Any]], many: Sequence
 def _read(records: Sequence[dict[str, Any]]) -> float:
     """Return the bytes that a worker reads, in the mean."""
     workers = {(r["job_id"], r["array_task_id"], r["host"], r["rank"]) for r in records}
-    return sum(r["bytes_read"] for r in records) / max(1, len(workers))
+    return float(sum(r["bytes_read"] for r in records)) / max(1, len(workers))

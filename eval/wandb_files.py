@@ -5,6 +5,7 @@ wandb itself offers no reader; its protobuf classes are used.
 
 from __future__ import annotations
 
+import importlib
 import json
 import struct
 from collections.abc import Iterator
@@ -53,8 +54,7 @@ def entries(data: bytes) -> Iterator[bytes]:
 
 def read(folder: Path) -> Stored:
     """Return what the one .wandb file of an offline folder tells. Raises CorruptOutput where there is none to read."""
-    from wandb.proto import wandb_internal_pb2
-
+    messages: Any = importlib.import_module("wandb.proto.wandb_internal_pb2")
     found = Stored()
     try:
         (path,) = folder.glob("*.wandb")
@@ -62,7 +62,7 @@ def read(folder: Path) -> Stored:
     except ValueError as error:
         raise CorruptOutput(f"{folder}: {error}; remove it, and publish again") from error
     for entry in told:
-        record = wandb_internal_pb2.Record.FromString(entry)
+        record = messages.Record.FromString(entry)
         kind = record.WhichOneof("record_type")
         if kind == "run":
             run = record.run

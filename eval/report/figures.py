@@ -5,10 +5,11 @@ Colours are Okabe and Ito's (2008), told apart by colour-blind readers; lines di
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#b4bcc5", "#d
 VARIABLES = {INK: "ink", SOFT: "soft", LINE: "line", PAPER: "paper"} | {c: f"c{n}" for n, c in enumerate(COLOURS)}
 MARKERS = "os^DvP"
 OF_PARTS = (5, 1, 0, 3)  # colours of queue, set-up, work and flush
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 9,
     "text.color": INK,
@@ -111,6 +112,17 @@ class Drawn:
         for colour, name in VARIABLES.items():
             text = text.replace(colour, f"var(--{name})")
         return text.replace("<svg", f'<svg class="drawn" role="img" aria-label="{self.name}"', 1)
+
+
+@contextlib.contextmanager
+def styled() -> Iterator[None]:
+    """Draw in the page's style, and leave that of other pictures alone. Raises MissingDependency without matplotlib."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise MissingDependency("pictures: matplotlib is not installed; pip install 'rag-hpc[plots]'") from error
+    with matplotlib.rc_context(STYLE):
+        yield
 
 
 def speed_up(panels: Sequence[Panel], *, efficiency: bool = False) -> Figure:
@@ -261,13 +273,9 @@ def _one(height: float) -> tuple[Figure, Axes]:
 
 
 def _empty(width: float, height: float) -> Figure:
-    try:
-        import matplotlib
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure as Made
-    except ImportError as error:
-        raise MissingDependency("pictures: matplotlib is not installed; pip install 'rag-hpc[plots]'") from error
-    matplotlib.rcParams.update(STYLE)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Made
+
     figure = Made(figsize=(width, height), layout="constrained", facecolor="none")
     FigureCanvasAgg(figure)
     return figure

@@ -245,7 +245,8 @@ def _varied(study: Study) -> dict[str, Any]:
     for run in study.runs:
         found = {name: measure_of(run, name) for name in SHOWN}
         before = next((r for r in run.means if (r["method"], r["measure"]) == (run.handed_on, GAIN)), None)
-        reranked = found[GAIN] if found[GAIN] and found[GAIN]["method"] == RERANKED else None
+        after = found[GAIN]
+        reranked = after if after and after["method"] == RERANKED else None
         rows.append(
             {
                 "run": run.run,

@@ -26,7 +26,8 @@ DRAWN_MEASURES = ("nDCG@10", "f1")
 def all_of(studies: Sequence[Study], prices: Prices) -> list[Drawn]:
     """Return all pictures; none at all without matplotlib."""
     try:
-        return [*_curves(studies), *_times(studies), *_quality(studies), *_cost(studies, prices)]
+        with figures.styled():
+            return [*_curves(studies), *_times(studies), *_quality(studies), *_cost(studies, prices)]
     except MissingDependency:
         return []
 

@@ -93,6 +93,7 @@ def summary_lines(told: Told) -> list[str]:
     lines += [
         f"{row['part']}: T({row['p']}) foretold {duration(row['seconds'])} ({duration(row['low'])} to "
         f"{duration(row['high'])}), measured {duration(row['measured_s'])}, {percent(100 * row['error'])} off"
+        + ("" if row["judged"] else f"; not judged, they share {row['cores']} cores")
         for row in told.checks.get("forecast", [])
     ]
     lines += [

@@ -112,7 +112,8 @@ def test_a_forecast_stands_beside_what_was_measured(told: Told, page: str) -> No
     row = by_stage["crawl"]
     assert row["error"] == pytest.approx(row["seconds"] / row["measured_s"] - 1) and row["p"] == 4
     assert row["held"] == (row["low"] <= row["measured_s"] <= row["high"])
-    assert "Forecasts, and what came of them" in page
+    assert not row["judged"] and row["cores"] == measured.curves(told.studies[0])[0].cores  # four workers, each busy
+    assert f"not judged: {row['cores']} cores" in page
 
 
 def test_the_page_nests_loads_nothing_and_allows_its_own_script_alone(page: str) -> None:
