@@ -84,6 +84,14 @@ class Curve:
         return (value, f"{self.cores} cores") if value < 1.5 * self.ps[-1] else None
 
     @property
+    def claimed(self) -> int | None:
+        """The largest p whose S may be quoted: the machine was left to its runs, and had a core for all that compute."""
+        able = [p for p in self.ps[1:] if not self.cores or p * self.busy <= self.cores]
+        return max(
+            (p for p in able if all(self.judged(t) for q in (self.ps[0], p) for t in self.times[q])), default=None
+        )
+
+    @property
     def law(self) -> str:
         """The law, or why there is none."""
         if self.chosen.fit:

@@ -71,7 +71,7 @@ def _times(studies: Sequence[Study]) -> Iterator[Drawn]:
             yield _gantt(f"units-{study.name}", run, curve.stage)
     whole = [(study, max(study.runs, key=lambda run: run.workers)) for study in studies]
     for study, run in whole:
-        if len(run.times()) > MANY:
+        if len(run.times()) > MANY and all(time.num_submissions == 1 for time in run.times().values()):
             yield _waterfall(f"waterfall-{study.name}", run)
 
 
@@ -145,26 +145,33 @@ def _quality(studies: Sequence[Study]) -> Iterator[Drawn]:
 
 
 def _frontier(studies: Sequence[Study]) -> Iterator[Drawn]:
-    dots, rows = [], []
-    for study in studies:
-        differ = measured.settings_that_differ(study) if study.no_curve else {}
-        for run in _asked(study):
-            found, latency = measured.measure_of(run, "R@10"), measured.latency_s(run)
-            if found and latency:
-                label = ", ".join(str(by_run[run.run]) for by_run in differ.values()) or f"p = {run.workers}"
-                dot = Dot(
-                    label=label,
-                    value=found["mean"],
-                    low=found["low"],
-                    high=found["high"],
+    """Yield what a query costs and finds in runs that differ in settings: recall, or what else is not the same in all."""
+    for study in (one for one in studies if one.no_curve):
+        differ = measured.settings_that_differ(study)
+        shown = [(run, latency) for run in _asked(study) if (latency := measured.latency_s(run))]
+        for measure in ("R@10", "nDCG@10", "f1"):
+            found = [(run, latency, row) for run, latency in shown if (row := measured.measure_of(run, measure))]
+            if len({row["mean"] for *_, row in found}) < 2:
+                continue
+            dots = [
+                Dot(
+                    label=", ".join(str(by_run[run.run]) for by_run in differ.values()) or run.run,
+                    value=row["mean"],
+                    low=row["low"],
+                    high=row["high"],
                     x=1000 * latency,
-                    group=study.name,
+                    group=", ".join(differ) or study.name,
                 )
-                dots.append(dot)
-                rows.append({"part": study.name, "run": run.run, "ms_per_query": dot.x, "R@10": dot.value})
-    if len(dots) > 1:
-        figure = figures.frontier(dots, "milliseconds of a worker, a query", "R@10 of the ranking handed on")
-        yield Drawn(name="frontier", figure=figure, rows=rows)
+                for run, latency, row in found
+            ]
+            label = "answer F1" if measure == "f1" else f"{measure} of the ranking that answers are made from"
+            figure = figures.frontier(dots, "milliseconds of a worker, a query", label)
+            rows = [
+                {"run": run.run, "ms_per_query": dot.x, measure: dot.value, "low": dot.low, "high": dot.high}
+                for (run, *_), dot in zip(found, dots, strict=True)
+            ]
+            yield Drawn(name=f"frontier-{study.name}", figure=figure, rows=rows)
+            break
 
 
 def _asked(study: Study) -> list[StudyRun]:

@@ -74,7 +74,7 @@ def render(told: Told, drawn: Sequence[Drawn], prices: Prices | None = None) -> 
         pictures={one.name: one.inline() for one in drawn},
         checks={"forecast": [], "validation": [], "tracking": [], **told.checks},
         problems=told.problems,
-        caveats=list(dict.fromkeys(caveat for study in told.studies for caveat in study.caveats)),
+        caveats=_caveats(told.studies),
         prices=prices,
         **measured.tables_of(told.studies, prices),
     )
@@ -101,6 +101,16 @@ def summary_lines(told: Told) -> list[str]:
         for row in told.checks.get("tracking", [])
     ]
     return [*lines, *[f"skipped: {problem}" for problem in told.problems]]
+
+
+def _caveats(studies: Sequence[Study]) -> list[str]:
+    """Return each caveat once, with the runs that it is about."""
+    runs: dict[str, list[str]] = {}
+    for caveat in (caveat for study in studies for caveat in study.caveats):
+        run, _, said = caveat.partition(": ")
+        runs.setdefault(said, []).append(run)
+    others = {said: f" and {len(own) - 1} more" if len(own) > 1 else "" for said, own in runs.items()}
+    return [f"{own[0]}{others[said]}: {said}" for said, own in runs.items()]
 
 
 def _files(one: Drawn) -> dict[str, bytes]:

@@ -87,19 +87,20 @@ def test_hosts_that_are_one_machine_bound_the_speed_up_and_are_named(told: Told,
     assert crawl.hosts == 4 and crawl.bound is not None
     value, why = crawl.bound
     assert why == f"{crawl.cores} cores" and value == pytest.approx(crawl.cores / crawl.busy, rel=0.01)
+    assert crawl.claimed == max((p for p in (2, 4) if p * crawl.busy <= crawl.cores), default=None)
     assert f"4 hosts of this study are one machine of {crawl.cores} cores" in page
 
 
 def test_every_measurement_is_told_and_drawn_with_its_data(told: Told, page: str) -> None:
     drawn = {one.name: one for one in pictures.all_of(told.studies, PRICES)}
     assert set(drawn) == {
-        "speed-up", "efficiency", "units-c", "waterfall-q", "quality", "frontier", "cost",
+        "speed-up", "efficiency", "units-c", "waterfall-q", "quality", "frontier-q", "cost",
     }  # fmt: skip
     assert len(drawn["speed-up"].rows) == 6 and {row["run"] for row in drawn["speed-up"].rows} == {
         "c-w1", "c-w2", "c-w4",
     }  # fmt: skip
     assert len(drawn["units-c"].rows) == 8
-    assert [row["run"] for row in drawn["frontier"].rows] == ["q-one", "q-two"]
+    assert [row["run"] for row in drawn["frontier-q"].rows] == ["q-one", "q-two"]
     for one in drawn.values():
         assert one.png().startswith(b"\x89PNG") and one.svg() == one.svg()
         assert one.inline() in page and "#1b1f24" not in one.inline()
