@@ -88,7 +88,7 @@ setup(
         "rag_hpc.search": ["java/*"],
         "rag_hpc.conf": ["*.yaml", "**/*.yaml", "**/*.jsonl"],
         "rag_hpc.slurm": ["devcluster/*.conf*"],
-        "rag_hpc.eval": ["*.html", "**/*.html", "**/*.jsonl"],
+        "rag_hpc.eval": ["*.html", "**/*.html", "**/*.js", "**/*.jsonl"],
     },
     install_requires=[
         "hydra-core>=1.3.2,<1.4",

@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import jinja2
-
 from rag_hpc.arguments import as_json, number_between, out_file
 from rag_hpc.core.fs import publish_file
 from rag_hpc.errors import ConfigError, InputError
 from rag_hpc.eval import quality
 from rag_hpc.eval.metrics import means
 from rag_hpc.eval.paired import difference, holm
+from rag_hpc.eval.report.page import script, templates
 from rag_hpc.eval.results import Results, named
 from rag_hpc.eval.tables import as_csv
 from rag_hpc.eval.text import aligned
@@ -137,13 +136,20 @@ def legend(margin: float) -> list[str]:
 
 
 def as_html(reference: str, rows: Sequence[Row], margin: float, notes: Sequence[str]) -> bytes:
-    """Return a page that loads nothing and runs no script."""
-    templates = jinja2.Environment(
-        loader=jinja2.PackageLoader("rag_hpc.eval", "report"), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    cells = [(row.verdict, _cells(row)) for row in rows]
-    page = templates.get_template(TEMPLATE).render(
-        reference=reference, header=HEADER, rows=cells, notes=[*legend(margin), *notes]
+    """Return a page that loads nothing, and runs no script but its own."""
+    numbers = {3: "mean", 4: "reference", 5: "difference", 6: "low", 7: "p_holm", 8: "num_queries"}
+    cells = [(row.verdict, {place: getattr(row, name) for place, name in numbers.items()}, _cells(row)) for row in rows]
+    page = (
+        templates()
+        .get_template(TEMPLATE)
+        .render(
+            reference=reference,
+            header=HEADER,
+            numbers=numbers,
+            rows=cells,
+            notes=[*legend(margin), *notes],
+            **script(),
+        )
     )
     return page.encode("utf-8")
 

@@ -16,7 +16,7 @@ from rag_hpc.arguments import as_json, group_values
 from rag_hpc.core.ledger import run_handle
 from rag_hpc.errors import ClusterError, ConfigError, MissingDependency
 from rag_hpc.eval import quality
-from rag_hpc.eval.results import Results, by_stage, choose_baseline, chosen_run, same_documents, stage_of
+from rag_hpc.eval.results import Results, by_stage, choose_baseline, chosen_run, read_counts, same_documents
 from rag_hpc.eval.tables import as_csv
 from rag_hpc.eval.text import aligned, count, duration
 from rag_hpc.eval.usage import OF_SACCT, Usage, Watts, together, used
@@ -114,29 +114,52 @@ def cost(arguments: Arguments) -> int:
     return 3 if run.unfinished else 0
 
 
+def of_records(run: Results, prices: Prices) -> RunCost:
+    """Return what a run costs as far as it is, by its records alone: no scheduler is asked."""
+    return _priced(run, prices, {}, [])
+
+
 def priced(run: Results, prices: Prices) -> RunCost:
     """Return what a run costs as far as it is."""
-    records = {step: found for step in run.stages if (found := run.records(step))}
-    taken, notes = accounting(run, records)
+    return _priced(run, prices, *accounting(run, _records(run)))
+
+
+def _records(run: Results) -> dict[str, list[dict[str, Any]]]:
+    return {step: found for step in run.stages if (found := run.records(step))}
+
+
+def _priced(run: Results, prices: Prices, taken: Mapping[str, Any], notes: list[str]) -> RunCost:
+    records = _records(run)
     stages = stage_costs(records, prices, taken)
     if least := [row.stage for row in stages if row.usage.at_least]:
         notes.append(f"at least, since rank 0 alone keeps records and accounting does not tell: {', '.join(least)}")
+    judged = [line["f1"] for line in quality.answer_lines(run) if line["f1"] is not None]
+    return summed(run.name, stages, prices, read_counts(run), judged, notes)
+
+
+def summed(
+    name: str,
+    stages: list[StageCost],
+    prices: Prices,
+    counts: Mapping[str, int],
+    judged: Sequence[float],
+    notes: list[str],
+) -> RunCost:
+    """Return the costs of a run's stages in all and for one of each; judged: F1 of the answers with a gold one."""
     asking = sum(row.cost for row in stages if row.stage in ASKING)
     building = sum(row.cost for row in stages if row.stage not in (*ASKING, *APART))
-    documents = [done.total("items_out") for step, done in run.manifests.items() if stage_of(step) == "crawl"]
-    queries = run.manifests["retrieve.queries"].total("items_out") if "retrieve.queries" in run.manifests else 0
-    judged = [line["f1"] for line in quality.answer_lines(run) if line["f1"] is not None]
+    documents, queries = counts.get("documents"), counts.get("queries")
     correct = sum(f1 >= prices.correct_f1 for f1 in judged)
     per_query = asking / queries if queries else None
     return RunCost(
-        run=run.name,
+        run=name,
         stages=stages,
         total=sum(row.cost for row in stages),
-        num_documents=sum(documents) or None,
+        num_documents=documents or None,
         num_queries=queries or None,
         num_judged=len(judged),
         num_correct=correct,
-        per_1000_documents=1000 * building / sum(documents) if sum(documents) else None,
+        per_1000_documents=1000 * building / documents if documents else None,
         per_query=per_query,
         per_correct_answer=per_query * len(judged) / correct if per_query is not None and correct else None,
         notes=notes,

@@ -167,7 +167,11 @@ def _config(study: Study, run: StudyRun) -> dict[str, Any]:
 
 def _hardware(records: Rows) -> list[dict[str, Any]]:
     """Return the kinds of machine that the records come from, with the CPUs and GPUs granted on each."""
-    kinds = [{**r["hardware"], "cpus_granted": r["cpus"], "gpus_granted": r["gpus"]} for r in records]
+    kinds = [
+        {k: v for k, v in r["hardware"].items() if k != "machine"}
+        | {"cpus_granted": r["cpus"], "gpus_granted": r["gpus"]}
+        for r in records
+    ]
     return [kind for number, kind in enumerate(kinds) if kind not in kinds[:number]]
 
 

@@ -2,7 +2,8 @@
 
 Where the runs' T follow a law of scaling (eval/laws.py), T is the law's. Else the measured units are dealt out again as
 workers take them; what the runs took beyond that stays in proportion. Runs of two p tell how much slower units get
-where more workers run, and how they vary; one run does not, and its band is that of an assumed noise.
+where more workers run, and how they vary; one run does not, and its band is that of an assumed noise. Queue and set-up
+stand beside T, and count towards a deadline.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from rag_hpc.errors import ConfigError, InputError
 from rag_hpc.eval.laws import Share, fit
 from rag_hpc.eval.results import Results, by_stage, named
 from rag_hpc.eval.text import aligned, duration
-from rag_hpc.eval.times import speedups, step_times
+from rag_hpc.eval.times import StageTime, speedups, step_times
 
 if TYPE_CHECKING:
     from rag_hpc.arguments import Arguments
@@ -45,6 +46,7 @@ class Forecast:
     high: float
     by: str  # the law, or "units"
     workers: int  # that have anything to do: no more than units
+    beside_s: float = 0.0  # queue and set-up of a worker, in the pilots' mean: not in T, but before it
 
 
 def forecast(arguments: Arguments) -> int:
@@ -64,16 +66,18 @@ def forecast(arguments: Arguments) -> int:
         for key in ("deadline_h", "worker_h")
         if (given := arguments.override(key)) is not None
     }
-    best = _best(totals, limits)
+    beside = {p: math.fsum(row.beside_s for row in rows if row.p == p) for p in ps}
+    best = _best(totals, beside, limits)
     if "--json" in arguments.flags:
         value: dict[str, Any] = {
             "runs": [run.name for run in runs],
             "stages": [dataclasses.asdict(row) for row in rows],
         }
+        value["beside_s"] = {str(p): seconds for p, seconds in beside.items()}
         value["totals"] = {str(p): dataclasses.asdict(total) for p, total in totals.items()}
         print(as_json({**value, "limits": limits, "best_p": best}))
     else:
-        print(_table(rows, totals))
+        print(_table(rows, totals, beside))
         if limits:
             print(f"\n{_said(best, limits)}")
     return 1 if limits and best is None else 0
@@ -92,6 +96,7 @@ def predict(runs: Sequence[Results], ps: Sequence[int]) -> list[Forecast]:
             by_p.setdefault(times[stage].p, []).append(times[stage].wall_s)
         chosen = fit(by_p).fit
         units = [Units.of(runs, step) for step in steps]
+        beside = statistics.fmean(_beside(times[stage]) for times in measured)
         for p in ps:
             workers = max((min(p, len(one.seconds)) for one in units), default=1)
             if chosen is not None:
@@ -99,7 +104,16 @@ def predict(runs: Sequence[Results], ps: Sequence[int]) -> list[Forecast]:
             else:
                 seen, by = _added([one.seconds_at(p) for one in units]), "units"
             rows.append(
-                Forecast(stage=stage, p=p, seconds=seen.value, low=seen.low, high=seen.high, by=by, workers=workers)
+                Forecast(
+                    stage=stage,
+                    p=p,
+                    seconds=seen.value,
+                    low=seen.low,
+                    high=seen.high,
+                    by=by,
+                    workers=workers,
+                    beside_s=beside,
+                )
             )
     return rows
 
@@ -206,28 +220,33 @@ def _total(rows: Sequence[Forecast]) -> Share:
     return _added([Share(value=row.seconds, low=row.low, high=row.high) for row in rows])
 
 
-def _best(totals: dict[int, Share], limits: dict[str, float]) -> int | None:
-    """Return the fewest workers whose T ends before the deadline for certain; without one, the most in the budget."""
+def _beside(time: StageTime) -> float:
+    return (time.queue_s or 0.0) + time.per_worker["setup"]
+
+
+def _best(totals: dict[int, Share], beside: dict[int, float], limits: dict[str, float]) -> int | None:
+    """Return the fewest workers that end before the deadline for certain, queue and set-up included; without a deadline
+    the most in the budget."""
     within = [
         p
         for p, total in totals.items()
-        if total.high <= 3600 * limits.get("deadline_h", math.inf)
+        if total.high + beside[p] <= 3600 * limits.get("deadline_h", math.inf)
         and p * total.high <= 3600 * limits.get("worker_h", math.inf)
     ]
     return (min if "deadline_h" in limits else max)(within, default=None)
 
 
-def _table(rows: Sequence[Forecast], totals: dict[int, Share]) -> str:
+def _table(rows: Sequence[Forecast], totals: dict[int, Share], beside: dict[int, float]) -> str:
     cells = []
     for row in rows:
         band = f"{duration(row.low)} to {duration(row.high)}"
         note = f"only {row.workers} have a unit" if row.workers < row.p else ""
-        cells.append((row.stage, str(row.p), duration(row.seconds), band, row.by, note))
+        cells.append((row.stage, str(row.p), duration(row.seconds), band, duration(row.beside_s), row.by, note))
     for p, total in totals.items():
         band = f"{duration(total.low)} to {duration(total.high)}"
         hours = f"{p * total.value / 3600:.3g} worker-hours"
-        cells.append(("all, one after another", str(p), duration(total.value), band, "", hours))
-    return aligned(("stage", "p", "T", "90 % band", "by", ""), cells)
+        cells.append(("all, one after another", str(p), duration(total.value), band, duration(beside[p]), "", hours))
+    return aligned(("stage", "p", "T", "90 % band", "queue, set-up", "by", ""), cells)
 
 
 def _said(best: int | None, limits: dict[str, float]) -> str:

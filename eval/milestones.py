@@ -10,13 +10,15 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from rag_hpc.arguments import as_json
+from rag_hpc.arguments import as_json, group_values
 from rag_hpc.core.ledger import run_handle
-from rag_hpc.eval import ceilings, curves, quality, verify
+from rag_hpc.eval import ceilings, curves, priced, quality, verify
+from rag_hpc.eval.cost import Prices
 from rag_hpc.eval.results import Results, choose_baseline, chosen_run, same_documents
 from rag_hpc.eval.text import aligned, duration, percent, share
 from rag_hpc.eval.times import SHARED, Speedup, speedups, stage_times
 from rag_hpc.eval.verdicts import HIT, MISSED, NOT_JUDGED, Milestone, at_least, bound_text, unjudged
+from rag_hpc.schema import from_plain
 
 if TYPE_CHECKING:
     from rag_hpc.arguments import Arguments
@@ -31,7 +33,7 @@ def milestones(arguments: Arguments) -> int:
     """Print the table; exit 0 when nothing was missed, 1 when something was, 3 when the run is unfinished."""
     run = chosen_run(arguments)
     baseline = choose_baseline(arguments, run)
-    rows = judge(run, baseline)
+    rows = judge(run, baseline, from_plain(Prices, group_values(arguments, "cost", "example")))
     code = 1 if any(row.verdict == MISSED for row in rows) else 3 if run.unfinished else 0
     if "--json" in arguments.flags:
         print(
@@ -58,8 +60,11 @@ def milestones(arguments: Arguments) -> int:
     return code
 
 
-def judge(run: Results, baseline: Results | None) -> list[Milestone]:
-    """Return all rows: those predicted of every run, those of its config, and the times, which nobody predicts."""
+def judge(run: Results, baseline: Results | None, prices: Prices | None = None) -> list[Milestone]:
+    """Return all rows: those predicted of every run, those of its config, and the times, which nobody predicts.
+
+    Without prices a cost is told of only where one is predicted, and not judged.
+    """
     predicted = run.config.get("milestones", {})
     answers = _same_answers(run, baseline)
     same = None if answers.verdict == NOT_JUDGED else answers.verdict == HIT
@@ -70,6 +75,7 @@ def judge(run: Results, baseline: Results | None) -> list[Milestone]:
         *_quality(run, predicted),
         *_speed(run, baseline, predicted),
         *ceilings.rows(run, baseline, predicted, same),
+        *priced.rows(run, baseline, predicted, prices),
     ]
     return [*ceilings.in_order(found, strict=bool(predicted.get("strict"))), *_times(run)]
 

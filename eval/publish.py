@@ -75,7 +75,7 @@ def _runs(arguments: Arguments) -> tuple[list[Results], list[str]]:
         raise ConfigError(
             "name the runs of a study, or what a sweep is called: rag-hpc publish NAME; see: rag-hpc list"
         )
-    names = list(dict.fromkeys(name for word in arguments.words for name in _swept(arguments, word)))
+    names = list(dict.fromkeys(name for word in arguments.words for name in swept_runs(arguments, word)))
     if (given := arguments.values.get("--baseline")) and given not in names:
         names.append(given)
     runs = [named(arguments, name) for name in names]
@@ -96,7 +96,7 @@ def _runs(arguments: Arguments) -> tuple[list[Results], list[str]]:
     return runs, [f"{note}rag-hpc run pipeline=baseline, or name one: --baseline RUN"]
 
 
-def _swept(arguments: Arguments, word: str) -> list[str]:
+def swept_runs(arguments: Arguments, word: str) -> list[str]:
     """Return the runs of the sweep of that name (NAME-w1 or NAME-p1-r1), or the word itself where it is a run."""
     root = root_of(arguments)
     if "/" in word or (root / word / "run.json").exists():

@@ -160,6 +160,15 @@ def read_hashes(run: Results) -> dict[str, str]:
     return found
 
 
+def read_counts(run: Results) -> dict[str, int]:
+    """Return how many documents and queries the run read, of the finished stages that read them."""
+    crawls = [done.total("items_out") for step, done in run.manifests.items() if stage_of(step) == "crawl"]
+    found = {"documents": sum(crawls)} if crawls else {}
+    if "retrieve.queries" in run.manifests:
+        found["queries"] = run.manifests["retrieve.queries"].total("items_out")
+    return found
+
+
 def find_baseline(run: Results, *, shared: bool = False) -> Results | None:
     """Return the baseline of the same documents and questions that lies beside the run, None when there is none.
 

@@ -15,7 +15,7 @@ from rag_hpc.arguments import as_json, out_file
 from rag_hpc.core.fs import publish_file
 from rag_hpc.core.ledger import run_handle
 from rag_hpc.errors import ConfigError, MissingDependency
-from rag_hpc.eval import verify
+from rag_hpc.eval import serial, verify
 from rag_hpc.eval.laws import Chosen, Fit, fit, karp_flatt
 from rag_hpc.eval.report.plots import line_chart
 from rag_hpc.eval.results import Results, named, stage_of
@@ -77,6 +77,7 @@ def scaling(arguments: Arguments) -> int:
                     "unfinished": unfinished,
                     "points": [dataclasses.asdict(point) for point in points],
                     "laws": {stage: dataclasses.asdict(chosen) for stage, chosen in laws.items()},
+                    "serial": serial.of_run(runs[-1]),
                 }
             )
         )
@@ -84,6 +85,9 @@ def scaling(arguments: Arguments) -> int:
         print(f"baseline  {runs[0].name}\n\n{table(points)}")
         if lines := law_lines(laws):
             print(f"\n{lines}")
+        if alone := serial.of_run(runs[-1]):
+            said = "\n".join(f"  {step}: {what}" for step, what in alone.items())
+            print(f"\nserial in {runs[-1].name}, by its records:\n{said}")
         if note := shared_note(points):
             print(f"\n{note}")
         print(

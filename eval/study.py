@@ -18,13 +18,21 @@ from rag_hpc.core.job import SECRET
 from rag_hpc.core.record import Record
 from rag_hpc.core.stored import read_text, sealed_json, typed
 from rag_hpc.errors import ConfigError, CorruptOutput, RagHpcError
-from rag_hpc.eval import milestones, quality, scaling
-from rag_hpc.eval.results import Results, by_stage, read_hashes
+from rag_hpc.eval import metrics, milestones, quality, scaling
+from rag_hpc.eval.results import Results, by_stage, read_counts, read_hashes
 from rag_hpc.eval.times import Speedup, StageTime, combine, measure
 from rag_hpc.eval.verdicts import Milestone
 
 SWEPT = re.compile(r"(.+?)-(?:w\d+|p\d+-r\d+)")  # of a sweep over workers=, and of rag-hpc sweep
-PUBLIC = ("corpus", "pipeline", "workers", "stage", "generator", "train")  # parts of a config; where it ran is not
+PUBLIC = (
+    "corpus",
+    "pipeline",
+    "workers",
+    "stage",
+    "generator",
+    "prompt",
+    "train",
+)  # parts of a config; where it ran is not
 Made = TypeVar("Made")
 
 
@@ -46,6 +54,10 @@ class StudyRun:
     milestones: list[dict[str, Any]]
     caveats: list[str]  # to be known before a figure of quality is quoted
     problems: list[str]  # what could not be read
+    means: list[dict[str, Any]] = field(default_factory=list)  # of quality, with their intervals, as `metrics` has them
+    handed_on: str | None = None  # the ranking that answers were made from
+    answer_f1: list[float] = field(default_factory=list)  # of each judged answer
+    counts: dict[str, int] = field(default_factory=dict)  # documents and queries, where it read them
     records: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)  # by step and unit
 
     def times(self) -> dict[str, StageTime]:
@@ -134,7 +146,8 @@ def gather(runs: Sequence[Results], name: str, baseline: Path | None = None) -> 
     for run in ordered:
         problems: list[str] = []
         records = {step: _records(run, step, problems) for step in run.stages}
-        lines.append(sealed_json({"kind": "run", **_told(run, first, problems)}))
+        records = _measured(run, records)
+        lines.append(sealed_json({"kind": "run", **_told(run, first, [*records], problems)}))
         lines += [
             sealed_json({"kind": "record", "of": run.name, **record, "files": {}})
             for found in records.values()
@@ -200,8 +213,16 @@ def _common(names: Sequence[str]) -> str:
     return low[:same]
 
 
-def _told(run: Results, first: Results, problems: list[str]) -> dict[str, Any]:
-    """Return what a run's line holds; what cannot be judged because a file is damaged is left out and named."""
+def _measured(run: Results, records: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """Return the steps without those that a sweep's measurement took over: each p would tell of their time again."""
+    own = {step for step, found in records.items() if any(record["run"] == run.name for record in found)}
+    if not (own and SWEPT.fullmatch(run.name)):
+        return records
+    return {step: found for step, found in records.items() if step in own or not found}
+
+
+def _told(run: Results, first: Results, kept: Sequence[str], problems: list[str]) -> dict[str, Any]:
+    """Return what a run's line holds of the steps `kept`; what cannot be judged, as a file is damaged, is named."""
     other = None if run is first else first
     unjudged: list[Milestone] = []
     judged = _tried(problems, lambda: milestones.judge(run, other), unjudged)
@@ -212,14 +233,20 @@ def _told(run: Results, first: Results, problems: list[str]) -> dict[str, Any]:
         made_by=run.made_by,
         config=_plain({key: run.config[key] for key in PUBLIC if key in run.config}),
         documents=read_hashes(run),
-        steps=list(run.plans),
-        num_units={step: len(plan.units) for step, plan in run.plans.items()},
-        finished=[step for step in run.stages if step in run.manifests],
+        steps=[step for step in run.plans if step in kept],
+        num_units={step: len(plan.units) for step, plan in run.plans.items() if step in kept},
+        finished=[step for step in run.stages if step in run.manifests and step in kept],
         differing=_tried(problems, lambda: sorted(scaling.differing(first, run)), []) if other else [],
         quality=_tried(problems, lambda: {} if quality.stand_ins(run) else quality.metrics(run), {}),
         milestones=[dataclasses.asdict(row) for row in judged],
         caveats=_tried(problems, lambda: quality.caveats(run), []),
         problems=problems,
+        means=_tried(problems, lambda: _means(run), []),
+        handed_on=_tried(problems, lambda: quality.handed_on(run), None),
+        answer_f1=_tried(
+            problems, lambda: [line["f1"] for line in quality.answer_lines(run) if line["f1"] is not None], []
+        ),
+        counts=read_counts(run),
     )
     return _without(dataclasses.asdict(values), "records")
 
@@ -250,6 +277,12 @@ def _tried(problems: list[str], ask: Callable[[], Made], otherwise: Made) -> Mad
         if not any(str(error) in told for told in problems):
             problems.append(f"not judged: {error}")
         return otherwise
+
+
+def _means(run: Results) -> list[dict[str, Any]]:
+    if "evaluate" not in run.manifests or quality.stand_ins(run):
+        return []
+    return [dataclasses.asdict(row) for row in metrics.means(run)]
 
 
 def _plain(value: Any) -> Any:

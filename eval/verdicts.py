@@ -38,6 +38,17 @@ def at_least(
     )
 
 
+def at_most(
+    name: str, value: float | None, bound: float | None, show: Callable[[float], str], absent: str
+) -> Milestone:
+    """Return the row of a figure that should not pass `bound`; not judged without a bound or a value."""
+    predicted = "–" if bound is None else f"<= {show(bound)}"
+    if value is None:
+        return unjudged(name, predicted, absent)
+    verdict = NOT_JUDGED if bound is None else HIT if value <= bound else MISSED
+    return Milestone(name=name, predicted=predicted, result=show(value), verdict=verdict, value=value, bound=bound)
+
+
 def kept(name: str, gain: tuple[float, float, float], most: float) -> Milestone:
     """Return the row of a mean that may fall by `most`: hit or missed where the whole interval of the gain says so.
 

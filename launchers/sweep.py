@@ -7,34 +7,24 @@ law. What is measured is not measured again: the same command goes on where it w
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 import math
-import os
 import random
-import shutil
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rag_hpc.arguments import as_json, number_between, out_file, whole_number
-from rag_hpc.core.fs import publish_dir, publish_file
-from rag_hpc.core.log import shown
-from rag_hpc.core.trust import private_files
-from rag_hpc.errors import ConfigError, Interrupted, RagHpcError, did_you_mean
+from rag_hpc.core.fs import publish_file
+from rag_hpc.errors import ConfigError, did_you_mean
 from rag_hpc.eval import scaling
 from rag_hpc.eval.laws import Chosen, student
 from rag_hpc.eval.results import Results, stage_of
 from rag_hpc.eval.text import aligned, duration, share
 from rag_hpc.eval.times import StageTime, stage_times
-from rag_hpc.launchers import run as runs
-from rag_hpc.launchers.chain import job_lines
+from rag_hpc.launchers.cells import Cell, ledger_of, own_submissions, run_all, run_base
 from rag_hpc.launchers.request import make_request
-from rag_hpc.launchers.rows import overall, stage_rows
-from rag_hpc.launchers.watch import watch
 from rag_hpc.stages.registry import stage_class
 
 if TYPE_CHECKING:
@@ -74,16 +64,6 @@ class Study:
 
 
 @dataclass
-class Cell:
-    """A measurement: repeat `repeat` of a point."""
-
-    p: int
-    repeat: int
-    config: RunConfig
-    base: Ledger
-
-
-@dataclass
 class Point:
     """What was measured at one p. Seconds."""
 
@@ -114,7 +94,7 @@ def sweep(arguments: Arguments) -> int:
     out = out_file(arguments)
     if out and out.suffix not in scaling.WRITERS:
         raise ConfigError(f"--out {out}: name a file that ends in one of {', '.join(scaling.WRITERS)}")
-    sweeper = _Sweeper(study, overrides, arguments)
+    sweeper = Sweeper(study, overrides, arguments)
     if "--dry-run" in arguments.flags:
         print(sweeper.described())
         return 0
@@ -172,7 +152,7 @@ def read_study(arguments: Arguments) -> tuple[Study, list[str]]:
     return study, overrides
 
 
-class _Sweeper:
+class Sweeper:
     """The runs of a study."""
 
     def __init__(self, study: Study, overrides: list[str], arguments: Arguments) -> None:
@@ -187,7 +167,6 @@ class _Sweeper:
         before = _needed(whole.stages, targets)
         requested = make_request(whole)
         self.name = study.name or f"{study.stage}-{study.kind}-{requested.run.rsplit('-', 1)[-1]}"
-        self._on_slurm = requested.on_slurm
         self._targets = targets
 
         def composed(name: str, p: int, workers: int, stages: list[str]) -> RunConfig:
@@ -202,7 +181,7 @@ class _Sweeper:
             name = f"{self.name}-p{p}-r{repeat}"
             config = composed(name, p, study.num_workers(p), [*before, *targets])
             base = self._bases.get(p)
-            return Cell(p, repeat, config, _ledger(base or config))
+            return Cell(config=config, base=ledger_of(base) if base else None, p=p, repeat=repeat)
 
         self._cells = {p: [cell(p, repeat) for repeat in range(1, study.most + 1)] for p in study.ps}
 
@@ -210,31 +189,37 @@ class _Sweeper:
         """Return what would be run."""
         study = self._study
         lines = [f"study {self.name}: {', '.join(self._targets)} at p = {', '.join(map(str, study.ps))}"]
-        lines += [f"first {run}" for run in sorted({_ledger(config).name for config in self._bases.values()})]
-        lines += [f"then {_ledger(cell.config).name}" for cell in self._round()]
+        lines += [f"first {run}" for run in sorted({ledger_of(config).name for config in self._bases.values()})]
+        lines += [f"then {cell.ledger.name}" for cell in self._round()]
         width = f"then one more of each until half of its interval is {share(study.half_width)} of its mean"
         return "\n".join([*lines, f"{width}, or {study.most} are done"])
 
-    def measure(self) -> dict[int, Point]:
-        """Run what is not measured yet, round by round; return what was measured at each p."""
-        for config in {_ledger(config).name: config for config in self._bases.values()}.values():
-            ledger = _ledger(config)
-            if not _finished(ledger):
-                self._run([config])
-            if not _finished(ledger):
-                raise RagHpcError(
-                    f"run={ledger.name}: not finished, and all else is to begin with it; see: rag-hpc why"
-                )
+    @property
+    def first(self) -> RunConfig:
+        """The run that is made first."""
+        return next(iter(self._bases.values()), self._cells[self._study.ps[0]][0].config)
+
+    def measure(self, start: Ledger | None = None) -> dict[int, Point]:
+        """Run what is not measured yet, round by round; return what was measured at each p.
+
+        start: a run whose finished stages the first ones take over.
+        """
+        for config in {ledger_of(config).name: config for config in self._bases.values()}.values():
+            run_base(Cell(config=config, base=start), self._arguments)
         while cells := self._round():
-            self._run([cell.config for cell in cells], cells)
+            run_all(cells, self._arguments)
         return {p: self._point(p) for p in self._study.ps}
+
+    def runs(self) -> list[Results]:
+        """Return the measurements that are finished, by p."""
+        return [Results(cell.ledger.run_dir) for p in self._study.ps for cell in self._cells[p] if cell.finished]
 
     def compared(self) -> list[scaling.Point]:
         """Return a point of the stage for each measurement, against the first of fewest workers; none where the work
         differs."""
         if self._study.kind != "strong":
             return []
-        done = [Results(_ledger(cell.config).run_dir) for p in self._study.ps for cell in self._finished_cells(p)]
+        done = self.runs()
         return [one for one in scaling.compare(done) if one.stage == self._study.stage] if done else []
 
     def _round(self) -> list[Cell]:
@@ -250,53 +235,19 @@ class _Sweeper:
         random.Random(f"{self._study.seed} {sum(cell.repeat for cell in chosen)}").shuffle(chosen)
         return chosen
 
-    def _run(self, configs: Sequence[RunConfig], cells: Sequence[Cell] = ()) -> None:
-        """Run these one after another; a failure leaves its run as it is."""
-        before = None
-        for number, config in enumerate(configs):
-            ledger = _ledger(config)
-            print(f"-- {ledger.name}", file=sys.stderr, flush=True)
-            if cells:
-                _link(cells[number].base, ledger, config)
-            if self._on_slurm and _own(ledger) and job_lines(ledger.submission()):
-                continue  # of a command that was stopped
-            try:
-                with contextlib.redirect_stdout(sys.stderr):
-                    runs.run_one(config, make_request(config), ledger, self._quiet(), after=before)
-            except (ConfigError, Interrupted):  # the one would be every run's, the other is the user's wish
-                raise
-            except RagHpcError as error:
-                print(f"{ledger.name}: {shown(str(error))}", file=sys.stderr)
-            before = ledger
-        for config in configs if self._on_slurm else ():
-            if _finished(ledger := _ledger(config)):
-                continue
-            with contextlib.redirect_stdout(sys.stderr):
-                ended = watch(ledger)
-            if ended == 3 and job_lines(ledger.submission()):
-                raise Interrupted(f"run={ledger.name} goes on; the same command again takes it up")
-
-    def _quiet(self) -> Arguments:
-        return dataclasses.replace(self._arguments, flags=self._arguments.flags - {"--watch", "--json"})
-
     def _settled(self, cell: Cell) -> bool:
-        ledger = _ledger(cell.config)
-        return _finished(ledger) or len(_own(ledger)) >= self._study.tries
-
-    def _finished_cells(self, p: int) -> list[Cell]:
-        return [cell for cell in self._cells[p] if _finished(_ledger(cell.config))]
+        return cell.finished or len(own_submissions(cell.ledger)) >= self._study.tries
 
     def _point(self, p: int) -> Point:
         point = Point(p, self._study.num_workers(p))
         for cell in self._cells[p]:
-            ledger = _ledger(cell.config)
-            if _finished(ledger):
-                time = _time(ledger, self._study.stage)
+            if cell.finished:
+                time = _time(cell.ledger, self._study.stage)
                 point.seconds.append(time.wall_s)
                 point.items = time.items_in
                 point.pressure_cpu = max(time.pressure_cpu or 0.0, point.pressure_cpu or 0.0)
             elif self._settled(cell):
-                point.failed.append(ledger.name)
+                point.failed.append(cell.ledger.name)
         return point
 
 
@@ -309,55 +260,8 @@ def _needed(stages: Sequence[str], targets: Sequence[str]) -> list[str]:
     return [step for step in stages if step in needed and step not in targets]
 
 
-def _ledger(config: RunConfig) -> Ledger:
-    return runs.ledger_of(config, make_request(config))
-
-
-def _own(ledger: Ledger) -> list[int]:
-    """Return the submissions of the run itself: those of its base came with its inputs, and fit no run.json of ours."""
-
-    def run_of(number: int) -> Any:
-        try:
-            return json.loads((ledger.folder(number) / "submission.json").read_bytes()).get("run")
-        except (ValueError, AttributeError):  # damaged, which whoever reads it in earnest says
-            return ledger.name
-
-    return [number for number in ledger.submissions() if run_of(number) == ledger.name]
-
-
-def _finished(ledger: Ledger) -> bool:
-    return bool(_own(ledger)) and overall(stage_rows(ledger.submission())) == "finished"
-
-
 def _time(ledger: Ledger, stage: str) -> StageTime:
     return next(time for time in stage_times(Results(ledger.run_dir)) if time.stage == stage)
-
-
-def _link(base: Ledger, ledger: Ledger, config: RunConfig) -> None:
-    """Give a run what its base has finished: links where the filesystem has them, a stage is there whole or not."""
-    from rag_hpc.schema import to_plain
-
-    if base.run_dir == ledger.run_dir:
-        return
-    ledger.create(to_plain(config), share=config.cluster.share is not None)
-    finished = [path.parent for path in base.run_dir.glob("*-*/manifest.json")]
-    asked = [base.folder(number) for number in base.submissions()]  # records name the run of their submission
-    with private_files(ledger.run_dir):
-        for folder in sorted([*finished, *asked]):
-            wanted = ledger.run_dir / folder.relative_to(base.run_dir)
-            if not wanted.exists():
-                wanted.parent.mkdir(exist_ok=True, mode=0o750)
-                draft = ledger.run_dir / f".draft-{folder.name}"
-                shutil.rmtree(draft, ignore_errors=True)
-                shutil.copytree(folder, draft, copy_function=_link_or_copy)
-                publish_dir(draft, wanted)
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def _speed(study: Study, first: Point, point: Point) -> tuple[float, float]:

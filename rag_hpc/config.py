@@ -79,6 +79,10 @@ class MilestoneConfig:
     max_recall_loss: float | None = None  # of R@10 of the ranking that is handed on, against the baseline
     max_f1_loss: float | None = None  # of the answers, against the baseline
     min_speedup: float | None = None  # of all stages together, at the baseline's answers
+    max_cost_per_1000_documents: float | None = None  # at the prices of rag-hpc milestones cost=NAME
+    max_cost_per_query: float | None = None
+    max_cost_per_correct_answer: float | None = None
+    max_cost_ratio: float | None = None  # of all stages, to the baseline's
     strict: bool = False  # what comes after a missed one is not judged
 
 

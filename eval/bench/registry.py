@@ -31,6 +31,7 @@ BENCHES = {
     "forecast": "rag_hpc.eval.bench.laws.forecast:run",
     "vectors": "rag_hpc.eval.bench.vectors.vectors:run",
     "retrieve": "rag_hpc.eval.bench.retrieve.retrieve:run",
+    "tier": "rag_hpc.eval.bench.retrieve.tiers:run",
     "dedup_scale": "rag_hpc.eval.bench.dedup.scale:run",
     "cache": "rag_hpc.eval.bench.cache.cache:run",
 }

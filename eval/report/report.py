@@ -5,21 +5,25 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-import jinja2
-
 from rag_hpc import __version__
-from rag_hpc.arguments import as_json, out_file
+from rag_hpc.arguments import as_json, group_values, out_file
 from rag_hpc.core.fs import publish_file
 from rag_hpc.core.summary import in_and_out
 from rag_hpc.eval import quality, verify
+from rag_hpc.eval.cost import Prices, of_records
 from rag_hpc.eval.milestones import NDCG, judge
 from rag_hpc.eval.report import sections
+from rag_hpc.eval.report.page import templates
+from rag_hpc.eval.report.several import report_several, several
 from rag_hpc.eval.results import Results, choose_baseline, chosen_run, same_documents
-from rag_hpc.eval.text import amount, count, day, duration, percent, share
+from rag_hpc.eval.text import count, day, share
 from rag_hpc.eval.times import MAX_PRESSURE, Speedup, speedups, stage_times, step_times
 from rag_hpc.eval.verdicts import HIT, MISSED, Milestone
+from rag_hpc.schema import from_plain
 
 if TYPE_CHECKING:
+    import jinja2
+
     from rag_hpc.arguments import Arguments
 
 REPORT = "report.html"
@@ -27,18 +31,21 @@ TEMPLATE = "report_template.html"
 
 
 def report(arguments: Arguments) -> int:
-    """Write the report into the run's folder, or to `--out FILE`, and print its path."""
+    """Write the report into the run's folder, or to `--out FILE`, and print its path; several runs: see several.py."""
+    prices = from_plain(Prices, group_values(arguments, "cost", "example"))
+    if (told := several(arguments)) is not None:
+        return report_several(told, arguments, prices)
     run = chosen_run(arguments)
     out = out_file(arguments) or run.run_dir / REPORT
-    page = render(run, choose_baseline(arguments, run))
+    page = render(run, choose_baseline(arguments, run), prices)
     publish_file(out, page.encode("utf-8"), overwrite=True)
     print(as_json({"run": run.name, "report": str(out.resolve())}) if "--json" in arguments.flags else f"wrote {out}")
     return 0
 
 
-def render(run: Results, baseline: Results | None) -> str:
+def render(run: Results, baseline: Results | None, prices: Prices | None = None) -> str:
     """Return the page; the same results give the same text."""
-    rows, stages = judge(run, baseline), stage_times(run)
+    rows, stages = judge(run, baseline, prices), stage_times(run)
     faster = speedups(run, baseline) if baseline and same_documents(run, baseline) is not False else []
     return (
         _templates()
@@ -60,21 +67,16 @@ def render(run: Results, baseline: Results | None) -> str:
             **sections.recall_plots(run),
             **sections.answers(run),
             **(sections.identity(baseline, run) if baseline else {}),
+            cost=of_records(run, prices) if prices and stages else None,
+            prices=prices,
             settings=json.dumps(run.submission["settings"], indent=2, sort_keys=True, ensure_ascii=False),
         )
     )
 
 
 def _templates() -> jinja2.Environment:
-    found = jinja2.Environment(
-        loader=jinja2.PackageLoader("rag_hpc.eval", "report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    filters = (amount, count, duration, percent, share, verify.short, sections.cite_links, sections.quoted)
-    found.filters |= {function.__name__: function for function in filters}
+    found = templates()
+    found.filters |= {one.__name__: one for one in (verify.short, sections.cite_links, sections.quoted)}
     found.tests["web"] = sections.is_web
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
@@ -13,17 +14,25 @@ from rag_hpc import __version__
 
 CPUINFO = Path("/proc/cpuinfo")
 GPUINFO = Path("/proc/driver/nvidia/gpus")  # Nvidia's driver: no library has to be loaded to read it
+CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+BOOT = Path("/proc/sys/kernel/random/boot_id")
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @cache
 def hardware() -> dict[str, Any]:
-    """Return this machine as a whole: cpu (its name), cores, memory_bytes and gpus (a name each)."""
+    """Return this machine as a whole: cpu (its name), cores, memory_bytes, gpus (a name each), cache_bytes (the
+    largest that a core uses, 0 where it is not told) and machine.
+
+    machine is one for hosts that share a kernel, as containers and a development cluster's nodes do: they share cores.
+    """
     return {
         "cpu": _first(CPUINFO, r"model name\s*:\s*(.+)") or platform.machine(),
         "cores": os.cpu_count() or 1,
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "gpus": [_first(path, r"Model:\s*(.+)") or "GPU" for path in sorted(GPUINFO.glob("*/information"))],
+        "cache_bytes": max((_cache(path) for path in CACHES.glob("index*/size")), default=0),
+        "machine": hashlib.sha256((_first(BOOT, r"(\S+)") or platform.node()).encode()).hexdigest()[:12],
     }
 
 
@@ -47,6 +56,11 @@ def git_commit(checkout: Path) -> str | None:
         return loose.read_text().strip() if loose.is_file() else _packed(common / "packed-refs", name)
     except OSError:
         return None
+
+
+def _cache(path: Path) -> int:
+    found = _first(path, r"^(\d+K)$")
+    return int(found[:-1]) * 1024 if found else 0
 
 
 def _packed(path: Path, name: str) -> str | None:

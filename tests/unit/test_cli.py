@@ -142,7 +142,7 @@ def test_a_config_dir_that_is_not_there_is_named(
         (["plan", "--watch"], "plan takes no --watch; it is for: run"),
         (["clean", "-m"], "clean takes no -m; it is for: run, plan"),
         (["status", "--watch"], "status takes no --watch; it is for: run"),
-        (["logs", "--out", "x"], "logs takes no --out; it is for: scaling, sweep, publish, metrics, compare, report"),
+        (["logs", "--out", "x"], "logs takes no --out; it is for: scaling, sweep, study, publish, metrics"),
     ],
 )
 def test_what_a_verb_would_not_look_at_is_refused(argv: list[str], said: str) -> None:

@@ -27,7 +27,7 @@ def two_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_verbs_come_first() -> None:
     assert candidates("rag-hpc ") == [f"{verb} " for verb in VERBS]
     assert candidates("rag-hpc re") == ["retry ", "report "]
-    assert candidates("rag-hpc --config-dir site st") == ["status "]
+    assert candidates("rag-hpc --config-dir site st") == ["status ", "study "]
 
 
 def test_options_and_words_are_those_of_the_verb() -> None:

@@ -48,6 +48,8 @@ MAY_IMPORT = {  # package -> what of ours it may import, besides itself; stages 
         "rag_hpc.schema",
         "rag_hpc.stages.registry",
     },
+    "rag_hpc.launchers.study": LOW  # reports what it measured
+    | {"rag_hpc.arguments", "rag_hpc.config", "rag_hpc.eval", "rag_hpc.launchers", "rag_hpc.schema"},
     "rag_hpc.launchers": LOW
     | {
         "rag_hpc.arguments",

@@ -1,9 +1,11 @@
 """Two replicas of a real vLLM answer the demo's questions, and one of them is killed half-way: is any lost or doubled?
 
     python -m rag_hpc.eval.bench.answers.replicas python=/path/to/venv/bin/python work=FOLDER [tp=2] [signal=SIGTERM]
+                                                  [cluster=devcluster]
 
 The model is a tiny Llama with random weights, made here: what is measured is the plumbing. A run of its own is made in
-FOLDER, up to its ranking first and then with generator=vllm; the same command again goes on with it.
+FOLDER, up to its ranking first and then with generator=vllm; the same command again goes on with it. On a cluster each
+replica is a task of a job array; the nodes have to see FOLDER and python.
 """
 
 from __future__ import annotations
@@ -36,9 +38,11 @@ DEFAULTS = {
     "workers": "2",
     "pages": "200",
     "signal": "SIGKILL",
+    "cluster": "local",
 }
 QUESTIONS_PER_UNIT = 30
 NAME = "replicas"
+ENDED_S = 30.0  # a run is finished once its answers are committed, its job when its server is gone
 SERVERS = (b"vllm.entrypoints", b"VLLM::", b"rag_hpc.generators.guard")
 
 
@@ -63,7 +67,8 @@ def main(words: list[str]) -> int:
     vllm = {"python": given["python"], "tensor_parallel_size": given["tp"], "kv_cache_gib": 1, "enforce_eager": "true"}
     settings = [f"generator.vllm.{name}={value}" for name, value in vllm.items()]
     before, begun = servers(), time.monotonic()
-    run = start(work, [*common, "generator=vllm", f"generator.model={model}", "generator.max_tokens=32", *settings])
+    model_settings = ["generator=vllm", f"generator.model={model}", "generator.max_tokens=32", *settings]
+    run = start(work, [*common, *model_settings, *on_cluster(given)])
     killed = kill_one(work, run, signal.Signals[given["signal"]]) if given["signal"] else None
     code = run.wait()
     found = {
@@ -72,9 +77,16 @@ def main(words: list[str]) -> int:
         "killed": killed,
         **result(work, questions),
     }
-    found |= {"processes_left": len(servers() - before), "tensor_parallel": int(given["tp"]), "cpu": cpu_class()}
+    found |= {"processes_left": len(left_of(before)), "tensor_parallel": int(given["tp"]), "cpu": cpu_class()}
     print(json.dumps(found, indent=2))
     return 0 if found["whole"] and not code and not found["processes_left"] else 1
+
+
+def on_cluster(given: dict[str, str]) -> list[str]:
+    """Return the settings of where replicas run: each needs a core for each of its ranks."""
+    if given["cluster"] == "local":
+        return []
+    return [f"cluster={given['cluster']}", f"cluster.cpus_per_task={given['tp']}", "cluster.mem_gib=0", "watch=true"]
 
 
 def first_questions(path: Path, number: int) -> list[str]:
@@ -108,6 +120,14 @@ def kill_one(work: Path, run: subprocess.Popen[bytes], number: signal.Signals) -
     return None
 
 
+def left_of(before: set[int]) -> set[int]:
+    """Return the processes of servers that are still there when those of the last job have had time to end."""
+    end = time.monotonic() + ENDED_S
+    while (left := servers() - before) and time.monotonic() < end:
+        time.sleep(0.5)
+    return left
+
+
 def servers() -> set[int]:
     """Return the processes that are vLLM's or guards of one."""
     found = set()
@@ -138,6 +158,8 @@ def result(work: Path, questions: list[str]) -> dict[str, Any]:
         "rows": rows.total(),
         "distinct": len(rows),
         "units": len(records),
+        "hosts": sorted({record["host"] for record in records}),
+        "jobs": sorted({record["job_id"] for record in records if record["job_id"]}),
         "replayed": int(timings["replayed"]),
         "start_s": [round(r["timings"]["start"], 1) for r in records if "start" in r["timings"]],
         "generate_s": round(timings["generate"], 1),

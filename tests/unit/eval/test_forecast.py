@@ -73,8 +73,11 @@ def test_the_fewest_workers_before_a_deadline_and_the_most_within_a_budget(
         return code, found
 
     assert call(pilots, "c-w1", "p=1,2,4,8", "--json") == 0
-    totals = {int(p): t["high"] / 3600 for p, t in json.loads(capsys.readouterr().out)["totals"].items()}
-    assert best(f"deadline_h={totals[4]}") == (0, 4)
+    told = json.loads(capsys.readouterr().out)
+    totals = {int(p): t["high"] / 3600 for p, t in told["totals"].items()}
+    beside = told["beside_s"]["4"] / 3600
+    assert told["beside_s"]["4"] == pytest.approx(2 * 0.6)  # set-up of a worker in both stages
+    assert best(f"deadline_h={totals[4] + beside}") == (0, 4) and best(f"deadline_h={totals[4]}") == (0, 8)
     assert best(f"worker_h={max(p * hours for p, hours in totals.items())}") == (0, 8)
     assert best("deadline_h=1e-9") == (1, None)
 

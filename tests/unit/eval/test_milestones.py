@@ -14,6 +14,7 @@ import pytest
 
 from rag_hpc import cli
 from rag_hpc.eval import quality
+from rag_hpc.eval.cost import Prices, of_records
 from rag_hpc.eval.milestones import judge, lost_items
 from rag_hpc.eval.results import Results
 from rag_hpc.eval.text import share
@@ -212,3 +213,26 @@ def test_the_stage_that_binds_is_named(root: Path, capsys: pytest.CaptureFixture
     assert call(root, "demo-cluster") == 0
     said = capsys.readouterr().out
     assert "encode is 56 % of the run's time: scale that first; below 10 % each, nothing to gain: clean, " in said
+
+
+def test_costs_are_judged_at_the_prices_that_are_given(tmp_path: Path, base: Results) -> None:
+    predicted = {"max_cost_per_query": 0.0, "max_cost_per_1000_documents": 1e9, "max_cost_ratio": 1.0}
+    run = Results(fake_run.build(tmp_path, fake_run.Shape(milestones=predicted)))
+    prices = Prices(name="site", source="a test", core_hour=1.0)
+    found = {row.name: row for row in judge(run, base, prices)}
+    assert (found["cost of a query"].verdict, found["cost of 1,000 documents"].verdict) == ("missed", "hit")
+    told = of_records(run, prices)
+    assert found["cost of a query"].value == told.per_query and found["cost of a query"].predicted == "<= 0 EUR"
+    correct = found["cost of a correct answer"]
+    assert (correct.value, correct.verdict) == (told.per_correct_answer, "not judged")
+    assert correct.note.startswith("prices site; the baseline's ") and "most of all: encode" in correct.note
+    ratio = found["cost in all, of the baseline's"]
+    assert ratio.value == told.total / of_records(base, prices).total and ratio.verdict == "missed"
+    unpriced = by_name(run, base)
+    assert unpriced["cost of a query"].note.startswith("no prices here") and "cost of a correct answer" not in unpriced
+
+
+def test_the_verb_takes_prices(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(root, "demo-cluster", "cost.core_hour=3600", "--json") == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["milestones"]}
+    assert rows["cost of a query"]["value"] > 1 and "EUR" in rows["cost of a query"]["result"]

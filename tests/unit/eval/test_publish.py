@@ -17,13 +17,13 @@ from rag_hpc import cli
 from rag_hpc.core.stored import sealed_json
 from rag_hpc.errors import IncompleteError
 from rag_hpc.eval import study, wandb_dirs
+from rag_hpc.eval import wandb_files as wandbfile
 from rag_hpc.eval.cost import Prices
 from rag_hpc.eval.entries import entries
 from rag_hpc.eval.results import Results
 from rag_hpc.eval.wandb_dirs import Tracking
 
 wandb = pytest.importorskip("wandb", reason="wandb is not installed: pip install 'rag-hpc[track]'")
-import wandbfile
 
 WORKERS = (1, 2)
 

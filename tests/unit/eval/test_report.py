@@ -12,6 +12,7 @@ import fake_run
 import pytest
 
 from rag_hpc import cli
+from rag_hpc.eval.cost import Prices, of_records
 from rag_hpc.eval.quality import Cited, Sample
 from rag_hpc.eval.report.report import render
 from rag_hpc.eval.report.sections import cite_links, is_web
@@ -229,3 +230,12 @@ def test_citations_are_linked_to_their_passages_only() -> None:
 def test_numbers_stand_on_the_right_and_verdicts_have_their_colour(page: str) -> None:
     assert '<th class="n">units</th>' in page
     assert '<span class="mark good">hit</span>' in page
+
+
+def test_costs_stand_in_the_report_at_the_prices_that_are_named(run: Results, base: Results) -> None:
+    prices = Prices(name="site", source="a test", core_hour=1.0)
+    page, told = render(run, base, prices), of_records(run, prices)
+    assert Page(page).open == [] and "at the prices site: a test" in page
+    for value in (told.total, told.per_1000_documents, told.per_query, told.per_correct_answer):
+        assert value is not None and f"{value:.3g}" in page
+    assert all(f"{stage.cost:.3g} EUR" in page for stage in told.stages)

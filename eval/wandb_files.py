@@ -1,7 +1,11 @@
-"""Reads .wandb files: LevelDB's log format (blocks of 32 KiB, heads of 7 bytes) an entry a protobuf record."""
+"""W&B's offline folders, read back: a log as LevelDB keeps it (blocks of 32 KiB), each entry a protobuf record.
+
+wandb itself offers no reader; its protobuf classes are used.
+"""
 
 from __future__ import annotations
 
+import importlib
 import json
 import struct
 from collections.abc import Iterator
@@ -9,8 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rag_hpc.errors import CorruptOutput
+
 BLOCK, HEAD = 1 << 15, 7
-FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+FULL, LAST = 1, 4  # kinds of a part after which an entry is whole; 2 and 3 go on
 
 
 @dataclass
@@ -30,8 +36,9 @@ class Stored:
 
 
 def entries(data: bytes) -> Iterator[bytes]:
-    """Yield the entries of a log; it begins with 7 bytes of its own."""
-    assert data[:4] == b":W&B"
+    """Yield the entries of a log; it begins with 7 bytes of its own. Raises ValueError for another file."""
+    if data[:4] != b":W&B":
+        raise ValueError("no log of wandb")
     at, parts = HEAD, []
     while at + HEAD <= len(data):
         if BLOCK - at % BLOCK < HEAD:
@@ -46,13 +53,16 @@ def entries(data: bytes) -> Iterator[bytes]:
 
 
 def read(folder: Path) -> Stored:
-    """Return what the one .wandb file of an offline folder tells."""
-    from wandb.proto import wandb_internal_pb2
-
-    (path,) = folder.glob("*.wandb")
+    """Return what the one .wandb file of an offline folder tells. Raises CorruptOutput where there is none to read."""
+    messages: Any = importlib.import_module("wandb.proto.wandb_internal_pb2")
     found = Stored()
-    for entry in entries(path.read_bytes()):
-        record = wandb_internal_pb2.Record.FromString(entry)
+    try:
+        (path,) = folder.glob("*.wandb")
+        told = list(entries(path.read_bytes()))
+    except ValueError as error:
+        raise CorruptOutput(f"{folder}: {error}; remove it, and publish again") from error
+    for entry in told:
+        record = messages.Record.FromString(entry)
         kind = record.WhichOneof("record_type")
         if kind == "run":
             run = record.run
@@ -83,4 +93,4 @@ def folders(root: Path) -> list[Path]:
 
 
 def _key(item: Any) -> str:
-    return item.key or ".".join(item.nested_key)
+    return str(item.key or ".".join(item.nested_key))
