@@ -34,7 +34,7 @@ def test_options_and_words_are_those_of_the_verb() -> None:
     assert candidates("rag-hpc status --") == ["--json ", "--config-dir ", "--help "]
     assert candidates("rag-hpc run --cfg ") == ["job "]
     assert candidates("rag-hpc devcluster ") == ["check ", "down ", "status ", "up "]
-    assert candidates("rag-hpc bench c") == ["checks ", "chunk ", "compress ", "crawl "]
+    assert candidates("rag-hpc bench c") == ["cache ", "checks ", "chunk ", "compress ", "crawl "]
     assert candidates("rag-hpc bench chunk c") == []
 
 
