@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -69,7 +69,7 @@ class Revisits:
             self._of_key.setdefault(key, []).append(number)
         return None
 
-    def refer_to(self, headers: Mapping[str, str], uri: str) -> bool:
+    def refer_to(self, headers: Any, uri: str) -> bool:
         """Return whether an open revisit refers to the record with these headers; `pages` is about the last such."""
         record_id, date = _text(headers, "WARC-Record-ID").strip("<> "), _text(headers, "WARC-Date")
         digest = _text(headers, "WARC-Payload-Digest").lower()
@@ -91,5 +91,5 @@ class Revisits:
             yield revisit.reject()
 
 
-def _text(headers: Mapping[str, str], name: str) -> str:
+def _text(headers: Any, name: str) -> str:
     return (headers.get(name) or "").strip()

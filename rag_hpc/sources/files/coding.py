@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
@@ -197,7 +198,7 @@ class _Brotli:
 def _brotli() -> Any:
     """Return the module brotli. Raises CodingError where it is not installed, or cannot bound what it puts out."""
     try:
-        import brotli
+        brotli = importlib.import_module("brotli")
     except ImportError as error:
         raise CodingError("br: brotli is not installed; pip install 'brotli>=1.2'") from error
     if not hasattr(brotli.Decompressor, "can_accept_more_data"):

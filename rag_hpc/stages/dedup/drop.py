@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from rag_hpc.algo.dedup.ids import split_id, with_number
 from rag_hpc.algo.types import Bools
 from rag_hpc.core.stage import Context, Inputs, Stage
 from rag_hpc.core.unit import Counts, Unit
-from rag_hpc.stages.dedup.ids import REPEATS, base_of, repeats_in, with_suffix
-from rag_hpc.stages.dedup.signed import KEEP_MAP, LABELS, DedupConfig, check_whole
+from rag_hpc.stages.dedup.signed import KEEP_MAP, LABELS, REPEATS, DedupConfig, check_whole
 from rag_hpc.stores.arrays import ArrayFile
 from rag_hpc.stores.documents import DOCUMENTS
 from rag_hpc.stores.tables import Rejects, read_table, write_table
@@ -54,11 +54,18 @@ class Drop(Stage):
             for row in gone_rows(linked.files(KEEP_MAP)[0], first, first + table.num_rows):
                 stays = row["kept_id"] if row["kept_run"] is None else f"{row['kept_id']} of {row['kept_run']}"
                 rejects.add(row["doc_id"], f"{row['reason']}-duplicate", stays)
-        repeats = repeats_in(ctx.inputs["dedup.group"].files(REPEATS)[0], first, first + table.num_rows)
+        repeats = _repeats(ctx.inputs["dedup.group"].files(REPEATS)[0], first, first + table.num_rows)
         if repeats:
             table = _told_apart(table, repeats, kept, rejects)
         write_table(out / DOCUMENTS, table if kept.all() else table.filter(pa.array(kept)))
         return Counts(items_in=table.num_rows, items_out=int(kept.sum()), dropped=rejects.write(out), extra=extra)
+
+
+def _repeats(path: Path, first: int, stop: int) -> dict[int, int]:
+    """Return row -> number of those documents numbered [first, stop) whose id stood before."""
+    file = ArrayFile(path)
+    rows = file.rows(file.rank_of(first, 0), file.rank_of(stop, 0))
+    return {int(number) - first: int(own) for number, own in rows}
 
 
 def _told_apart(table: Any, repeats: dict[int, int], kept: Bools, rejects: Rejects) -> Any:
@@ -66,9 +73,9 @@ def _told_apart(table: Any, repeats: dict[int, int], kept: Bools, rejects: Rejec
     import pyarrow as pa
 
     ids, urls = (table.column(name).to_pylist() for name in ("doc_id", "url"))
-    for row, suffix in repeats.items():
-        if urls[row] and base_of(ids[row]) == base_of(urls[row]):
-            ids[row] = with_suffix(ids[row], suffix)
+    for row, number in repeats.items():
+        if urls[row] and split_id(ids[row])[0] == split_id(urls[row])[0]:
+            ids[row] = with_number(ids[row], number)
         elif kept[row]:
             kept[row] = False
             rejects.add(ids[row], "duplicate-id", urls[row])

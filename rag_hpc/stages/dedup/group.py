@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from rag_hpc.algo.dedup.candidates import Buckets
+from rag_hpc.algo.dedup.ids import Numbers, id_keys
 from rag_hpc.algo.types import I64
 from rag_hpc.core.stage import Context, Inputs, Stage
 from rag_hpc.core.unit import Counts, Unit
-from rag_hpc.stages.dedup.ids import REPEATS, repeated_ids
 from rag_hpc.stages.dedup.signed import (
     CANDIDATES,
     COPIES,
     NO_WORDS,
+    REPEATS,
     DedupConfig,
     SignedCorpus,
+    SignedUnit,
     band_name,
     check_whole,
     older_generations,
@@ -60,7 +63,7 @@ class Group(Stage):
         """
         self._corpus.check_older(unit.inputs["older"])
         if not unit.inputs["bands"]:
-            repeats = repeated_ids(self._corpus, self._sorter(ctx, "ids", np.uint64), ctx.check_stop)
+            repeats = self._repeats(ctx)
             np.save(out / REPEATS, repeats, allow_pickle=False)
             return Counts(items_in=len(repeats), items_out=len(repeats))
         copies = (out if unit.index == 0 else ctx.scratch) / COPIES
@@ -96,6 +99,22 @@ class Group(Stage):
         self._pair(rows, Buckets(self.config.window), pairs, ctx, least=0)  # what earlier runs compared is known
         return _write(path, pairs.unique_blocks(), ctx)
 
+    def _repeats(self, ctx: Context) -> I64:
+        """Return (number, what makes it unique) of this run's documents whose id an earlier one has."""
+        rows, own = self._sorter(ctx, "ids", np.uint64), self._corpus.units[self._corpus.num_older_units :]
+        for unit in own:
+            ctx.check_stop()
+            rows.add(id_keys(_ids(unit).to_pylist()), np.arange(unit.first, unit.stop, dtype=np.int64))
+        repeated = np.sort(np.concatenate([np.empty(0, np.int64), *_again(rows)]))
+        if not len(repeated):
+            return np.empty((0, 2), np.int64)
+        by_unit = self._corpus.by_unit(repeated)
+        numbers = Numbers(chain.from_iterable(_ids(unit).take(places).to_pylist() for unit, places in by_unit))
+        for unit in own:
+            ctx.check_stop()
+            numbers.add(_ids(unit, "#").to_pylist())
+        return np.stack([repeated, numbers.given()], axis=1)
+
     def _pair(self, rows: Sorter, buckets: Buckets, pairs: Sorter, ctx: Context, least: float = -np.inf) -> None:
         """Add the pairs of each bucket, the larger number first, unless that is less than `least`.
 
@@ -120,3 +139,22 @@ def _write(path: Path, blocks: Iterable[list[I64]], ctx: Context) -> int:
             ctx.check_stop()
             writer.add(np.stack([smaller, larger], axis=1))
     return writer.num_rows
+
+
+def _ids(unit: SignedUnit, part: str = "") -> Any:
+    """Return the ids of a unit's documents, those that hold `part`, as an Arrow column."""
+    import pyarrow.compute as pc
+
+    column = unit.columns(["doc_id"]).column("doc_id")
+    return column.filter(pc.match_substring(column, part)) if part else column
+
+
+def _again(rows: Sorter) -> Iterator[I64]:
+    """Yield the numbers of the rows, in order, whose key the row before has."""
+    last = None
+    for keys, numbers in rows.blocks():
+        again = np.empty(len(keys), bool)
+        again[0] = last is not None and keys[0] == last
+        again[1:] = keys[1:] == keys[:-1]
+        last = keys[-1]
+        yield numbers[again]

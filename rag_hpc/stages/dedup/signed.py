@@ -25,7 +25,7 @@ from rag_hpc.stores.arrays import ArrayFile
 
 SIGNED = 4  # the version of dedup.sign: signatures of another one mean something else
 BANDS, SHINGLES, SIGNATURES = "bands.parquet", "shingles.npy", "signatures.npy"  # of dedup.sign
-CANDIDATES, COPIES = "pairs.npy", "copies.npy"  # of dedup.group
+CANDIDATES, COPIES, REPEATS = "pairs.npy", "copies.npy", "repeats.npy"  # of dedup.group
 VERIFIED = "verified.npy"  # of dedup.verify
 LABELS, KEEP_MAP = "labels.npy", "keep_map.parquet"  # of dedup.link
 PAIR = np.dtype([("first", "<i8"), ("second", "<i8"), ("jaccard", "<f4"), ("exact", "?")])
