@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -150,3 +151,34 @@ def test_gpu_that_the_job_holds_and_torch_cannot_use_is_refused_at_the_start(
 def test_absent_model_is_an_input_error(front: stagerun.Chain, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         make_stage("encode", {"model": str(tmp_path / "none")}).setup(stagerun.context(front.out, tmp_path))
+
+
+class Passages:
+    """Three chunks of one text, as a ChunkStore gives them."""
+
+    _text = ""
+
+    def __init__(self, manifest: Any) -> None:
+        pass
+
+    def __len__(self) -> int:
+        return 3
+
+    def num_tokens(self) -> Any:
+        return np.array([5, 5, 5])
+
+    def rows(self, ordinals: list[int], columns: list[str]) -> list[dict[str, Any]]:
+        return [{"text": self._text} for _ in ordinals]
+
+
+@pytest.mark.parametrize(
+    ("text", "warned"), [("The port was rebuilt.", False), ("กรุงเทพมหานครเป็นเมืองหลวงและนครที่มีประชากรมากที่สุด", True)]
+)
+def test_a_plan_warns_of_a_language_that_the_encoder_has_no_tokens_for(
+    text: str, warned: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(encode, "ChunkStore", Passages)
+    chunks: Any = SimpleNamespace(config={"model": "minilm", "max_tokens": 254})
+    monkeypatch.setattr(Passages, "_text", text)
+    assert len(make_stage("encode", {}).plan({"chunk": chunks}, Path())) == 1
+    assert any("has no tokens for" in record.getMessage() for record in caplog.records) == warned
