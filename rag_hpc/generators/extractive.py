@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from rag_hpc.algo.answer import score
 from rag_hpc.algo.answer.prompt import Passage
 from rag_hpc.algo.answer.sentences import LONGEST, Sentence, sentences_of, words_of
+from rag_hpc.algo.text.words import word_ends
 from rag_hpc.generators.base import Answer, Encode, Quote, not_found
 
 NUM_READ = 24  # sentences that the encoder reads for a question, chosen by their words and their place
@@ -71,10 +72,10 @@ def _in_context(sentence: Sentence, passage: Passage) -> str:
 
 
 def _quote(sentence: Sentence, passage: Passage, likelihood: float) -> Quote:
-    """Return the sentence as a quote; a long one ends before a space."""
+    """Return the sentence as a quote; a long one ends with a word."""
     text = passage.text[sentence.start : sentence.end]
     if len(text) > LONGEST:
-        text = text[:LONGEST].rsplit(maxsplit=1)[0] if " " in text[:LONGEST] else text[:LONGEST]
+        text = text[: max((end for end in word_ends(text) if 0 < end <= LONGEST), default=LONGEST)].rstrip()
     return Quote(number=sentence.number, start=sentence.start, end=sentence.start + len(text), score=likelihood)
 
 

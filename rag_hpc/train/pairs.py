@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rag_hpc.algo.text.words import num_words
 from rag_hpc.core import manifest
 from rag_hpc.core.hashing import seed_of
 from rag_hpc.core.ledger import Ledger
@@ -48,7 +49,7 @@ def mined_pairs(chunks: ChunkStore) -> Iterator[Pair]:
         for asked in dict.fromkeys((title, heading)):
             words = " ".join((asked or "").replace(" > ", " ").split())
             below = _below(text, (title, words, (heading or "").rsplit(" > ", 1)[-1]))
-            if len(words.split()) >= 2 and below:
+            if num_words(words) >= 2 and below:
                 owners.setdefault(words, set()).add(doc_id)
                 first.setdefault(words, Pair(f"mined:{chunk_id}:{len(first)}", words, chunk_id, below))
     yield from (pair for words, pair in first.items() if len(owners[words]) == 1)

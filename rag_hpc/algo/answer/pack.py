@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from rag_hpc.algo.answer.prompt import Passage, passage_block
+from rag_hpc.algo.text.words import word_ends
 
 Count = Callable[[str], int]  # a text to its tokens
 _BETWEEN = 2  # tokens of the empty line between two passages, at most
@@ -46,7 +47,7 @@ def _size(passage: Passage, number: int, count: Count) -> int:
 
 def _shortened(passage: Passage, budget: int, count: Count) -> Passage | None:
     """Return the passage with as many of its words as fit, None where not one does."""
-    ends = [at for at, char in enumerate(passage.text) if char.isspace()] or list(range(len(passage.text)))
+    ends = word_ends(passage.text)
     low, high = 0, len(ends)  # of ends[:low] every one fits, from `high` on none does
     while low < high:
         middle = (low + high) // 2

@@ -60,6 +60,14 @@ def num_words(text: str) -> int:
     return len(WORD.findall(CLUSTER.sub(" ", text))) + -(-clusters // _PER_WORD)
 
 
+def word_ends(text: str) -> list[int]:
+    """Return where the text may end so that no word is cut: before its white space, and behind each character that is a
+    word; any place where it has neither."""
+    ends = {at for at, char in enumerate(text) if char.isspace()}
+    ends.update(found.end() for found in CLUSTER.finditer(text) if found.end() < len(text))
+    return sorted(ends) or list(range(len(text)))
+
+
 def columns(text: str) -> int:
     """Return the text's length where characters of Chinese and Japanese count twice, as they are twice as wide."""
     return len(text) + (0 if text.isascii() else len(_IDEOGRAPH.findall(text)))

@@ -177,15 +177,14 @@ class Arguments:
 def expanded(texts: Sequence[str]) -> str:
     """Return what a template shows, "" if that is unknown or nothing. texts: its name, then its arguments."""
     name = _BLANKS.sub(" ", texts[0]).strip().lower().removeprefix("template:").strip()
-    own = Arguments(texts[1:])
     maker = _MAKERS.get(name)
     if maker is not None:
-        return maker(own)
+        return maker(Arguments(texts[1:]))
     function, colon, _ = name.partition(":")
     if colon and function in _FUNCTIONS:
         return texts[0].partition(":")[2].strip()
     if name.startswith(("lang-", "script/")):
-        return own.get(1, "text")
+        return Arguments(texts[1:]).get(1, "text")
     return ""
 
 

@@ -257,6 +257,8 @@ class _Page:
         self._put(f"\n{slot}\n" if text.startswith("```") else slot)
 
     def _text_of(self, frame: _Frame) -> str:
+        if frame.kind == "ref":
+            return ""
         texts = frame.texts()
         if frame.kind == "template":
             return expanded(texts)
@@ -266,7 +268,7 @@ class _Page:
             return self._link(texts)
         if frame.kind == "table":
             return _table(texts[0])
-        return texts[0].strip() if frame.kind == "ext" else ""
+        return texts[0].strip()
 
     def _link(self, texts: list[str]) -> str:
         target = texts[0].strip()

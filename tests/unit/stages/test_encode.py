@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -177,3 +178,34 @@ def test_an_endpoint_stands_in_for_the_model_and_local_runs_keep_their_name(
     assert "encoder" not in make_stage("encode", chain.settings["encode"]).plan(chain.out, tmp_path)[0].inputs
     with pytest.raises(ConfigError, match="the queries' encoder differs from that of the passages"):
         stagerun.run_stage(tmp_path / "other", "retrieve.queries", chain.settings["retrieve.queries"], inputs)
+
+
+class Passages:
+    """Three chunks of one text, as a ChunkStore gives them."""
+
+    _text = ""
+
+    def __init__(self, manifest: Any) -> None:
+        pass
+
+    def __len__(self) -> int:
+        return 3
+
+    def num_tokens(self) -> Any:
+        return np.array([5, 5, 5])
+
+    def rows(self, ordinals: list[int], columns: list[str]) -> list[dict[str, Any]]:
+        return [{"text": self._text} for _ in ordinals]
+
+
+@pytest.mark.parametrize(
+    ("text", "warned"), [("The port was rebuilt.", False), ("กรุงเทพมหานครเป็นเมืองหลวงและนครที่มีประชากรมากที่สุด", True)]
+)
+def test_a_plan_warns_of_a_language_that_the_encoder_has_no_tokens_for(
+    text: str, warned: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(encode, "ChunkStore", Passages)
+    chunks: Any = SimpleNamespace(config={"model": "minilm", "max_tokens": 254})
+    monkeypatch.setattr(Passages, "_text", text)
+    assert len(make_stage("encode", {}).plan({"chunk": chunks}, Path())) == 1
+    assert any("has no tokens for" in record.getMessage() for record in caplog.records) == warned

@@ -6,6 +6,7 @@ import pytest
 
 from rag_hpc.algo.answer.answers import exact_match, token_f1
 from rag_hpc.algo.answer.cite import parse_citations, uncited_sentences, verify_citations
+from rag_hpc.algo.answer.pack import pack
 from rag_hpc.algo.answer.prompt import Passage
 from rag_hpc.algo.answer.score import by_words
 from rag_hpc.algo.answer.sentences import sentences_of, words_of
@@ -132,6 +133,13 @@ def test_the_sentence_with_the_questions_characters_is_prose_that_has_most_of_it
     words, prose = features[:, 0], features[:, 3]
     assert words[-1] > 0.6 > 0.4 > words[0]
     assert prose.tolist() == [1.0] * len(features)
+
+
+@pytest.mark.parametrize("text", ["1920 年" + "灯塔" * 300, "กรุงเทพ " + "ภูเก็ต" * 100])
+def test_a_passage_too_long_for_a_prompt_loses_its_end_not_all_behind_its_last_space(text: str) -> None:
+    (kept,), counts = pack([passage(text)], 150, len)
+    assert counts["cut"] == 1 and text.startswith(kept.text)
+    assert 80 < len(kept.text) <= 150 and not text[len(kept.text) :].startswith(("ั", "็", "ุ", "ู"))
 
 
 def test_words_of_a_mixed_question_are_those_of_both_scripts() -> None:
