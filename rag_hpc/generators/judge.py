@@ -23,14 +23,13 @@ from rag_hpc.errors import ClusterError, ConfigError, MissingDependency
 from rag_hpc.generators.chat import Chat
 from rag_hpc.generators.replay import Journal
 from rag_hpc.models.endpoint import How, Refused, Unreachable
+from rag_hpc.stores.judged import NO_CONTEXT, NO_REFERENCE, UNANSWERED
 
 GROUP = "stage.judge"
 FAITHFULNESS, RELEVANCY = "faithfulness", "answer_relevancy"
 PRECISION, RECALL = "context_precision", "context_recall"
 METRICS = (FAITHFULNESS, RELEVANCY, PRECISION, RECALL)
 OF_ANSWERS = (FAITHFULNESS, RELEVANCY)  # they need an answer, the others a reference
-UNANSWERED, NO_REFERENCE, NO_CONTEXT = "unanswered", "no-reference", "no-context"
-NOT_ASKED = (UNANSWERED, NO_REFERENCE, NO_CONTEXT)  # reasons to ask no judge: such a score is not undetermined
 REFUSED, NO_TEXT, NOT_THE_FORM, NO_NUMBER = "refused", "no-text", "not-the-form", "no-number"
 Embed = Callable[[Sequence[str]], Any]  # N texts to vectors_ND
 
