@@ -20,8 +20,8 @@ from rag_hpc.generators.judge import (
     Judged,
     RagasJudge,
     Sample,
-    labelled,
 )
+from rag_hpc.generators.labels import labelled
 from rag_hpc.generators.pool import in_order
 from rag_hpc.generators.replay import Journal
 from rag_hpc.models.endpoint import Unreachable
