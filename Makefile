@@ -114,7 +114,7 @@ test-vllm: $(VENV)/.test
 # Tests with RAGAS, whose packages (170 MB) the other tests do without.
 test-ragas: $(VENV)/.test
 	@$(DOTS) $(PIP) install --quiet --no-cache-dir -c constraints.txt -e '.[eval]'
-	$(BIN)/python -m pytest tests/unit/stages/test_judge.py
+	$(BIN)/python -m pytest tests/unit/stages/test_judge.py tests/unit/algo/answer/test_strings.py
 
 # mypy sees the folders under the one name that they are imported by.
 lint: $(VENV)/.test

@@ -20,10 +20,9 @@ from rag_hpc.algo.types import F64, I64
 from rag_hpc.core.commit import UNITS, committed
 from rag_hpc.core.ledger import run_handle
 from rag_hpc.eval.results import Results
-from rag_hpc.stores.judged import LABELLED, SCORES
+from rag_hpc.stores.judged import LABELLED, NOT_ASKED, SCORES
 
 STAGE = "judge"
-NOT_ASKED = ("unanswered", "no-reference", "no-context")
 DRAWS, SEED = 2000, 0
 GOOD = 0.5  # from this score on a sample counts as one that people would label 1
 Line = dict[str, Any]
@@ -77,6 +76,8 @@ class Judgement:
                     f"{run.name}: {one.num_undetermined} of {len(one.values) + one.num_undetermined} scores of "
                     f"{one.metric} are undetermined"
                 )
+            if one.num_not_asked:
+                yield f"{run.name}: {one.metric} not asked of {one.num_not_asked} samples, without answer or gold one"
         if self.scores and not self.agreements:
             yield f"{run.name}: nothing tells whether the judge is right; set stage.judge.labels to labelled samples"
         for agreement in self.agreements:

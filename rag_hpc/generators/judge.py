@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import json
 import math
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,14 +22,13 @@ from rag_hpc.errors import ClusterError, ConfigError, MissingDependency
 from rag_hpc.generators.chat import Chat
 from rag_hpc.generators.replay import Journal
 from rag_hpc.models.endpoint import How, Refused, Unreachable
+from rag_hpc.stores.judged import NO_CONTEXT, NO_REFERENCE, UNANSWERED
 
 GROUP = "stage.judge"
 FAITHFULNESS, RELEVANCY = "faithfulness", "answer_relevancy"
 PRECISION, RECALL = "context_precision", "context_recall"
 METRICS = (FAITHFULNESS, RELEVANCY, PRECISION, RECALL)
 OF_ANSWERS = (FAITHFULNESS, RELEVANCY)  # they need an answer, the others a reference
-UNANSWERED, NO_REFERENCE, NO_CONTEXT = "unanswered", "no-reference", "no-context"
-NOT_ASKED = (UNANSWERED, NO_REFERENCE, NO_CONTEXT)  # reasons to ask no judge: such a score is not undetermined
 REFUSED, NO_TEXT, NOT_THE_FORM, NO_NUMBER = "refused", "no-text", "not-the-form", "no-number"
 Embed = Callable[[Sequence[str]], Any]  # N texts to vectors_ND
 
@@ -240,27 +238,3 @@ def load_ragas() -> Any:
         raise MissingDependency(
             f"judge: RAGAS is not installed, or not whole ({error}); run: pip install 'rag-hpc[eval]'"
         ) from error
-
-
-def labelled(records: Sequence[tuple[str, Mapping[str, Any]]]) -> list[tuple[Sample, dict[str, int]]]:
-    """Return the samples that people have judged, each with its 0 or 1 by metric.
-
-    records: (place, {"id", "question", "answer", "contexts", "reference"?, "labels": {metric: 0 or 1}}). Raises
-    ConfigError that names the place.
-    """
-    found = []
-    for place, record in records:
-        labels, contexts = record.get("labels"), record.get("contexts")
-        texts = [record.get(key, "") for key in ("id", "question", "answer", "reference")]
-        if not all(isinstance(text, str) for text in texts) or not texts[0] or not texts[1]:
-            raise ConfigError(f"{place}: `id` and `question` are needed, `answer` and `reference` are strings")
-        if not isinstance(contexts, list) or not all(isinstance(text, str) for text in contexts):
-            raise ConfigError(f"{place}: `contexts` must be a list of strings")
-        if not isinstance(labels, dict) or not labels or any(v not in (0, 1) for v in labels.values()):
-            raise ConfigError(f"{place}: `labels` must map metrics ({', '.join(METRICS)}) to 0 or 1")
-        if unknown := sorted(set(labels) - set(METRICS)):
-            raise ConfigError(f"{place}: no metric is called {json.dumps(unknown[0])}; known: {', '.join(METRICS)}")
-        sample_id, question, answer, reference = texts
-        one = Sample(sample_id=sample_id, question=question, answer=answer, contexts=contexts, reference=reference)
-        found.append((one, {name: int(value) for name, value in labels.items()}))
-    return found

@@ -15,21 +15,20 @@ from rag_hpc.core.unit import Counts, Unit
 from rag_hpc.errors import InputError, Interrupted
 from rag_hpc.generators.judge import (
     GROUP,
-    NOT_ASKED,
     RELEVANCY,
     JudgeConfig,
     Judged,
     RagasJudge,
     Sample,
-    labelled,
 )
+from rag_hpc.generators.labels import labelled
 from rag_hpc.generators.pool import in_order
 from rag_hpc.generators.replay import Journal
 from rag_hpc.models.endpoint import Unreachable
 from rag_hpc.sources.files.jsonl import iter_records
 from rag_hpc.stores.answers import ANSWERS
 from rag_hpc.stores.chunks import ChunkStore
-from rag_hpc.stores.judged import LABELLED, SCORES, write_scores
+from rag_hpc.stores.judged import LABELLED, NOT_ASKED, SCORES, write_scores
 from rag_hpc.stores.passages import texts_of
 from rag_hpc.stores.tables import read_table
 
@@ -79,10 +78,12 @@ class Judge(Stage):
             try:
                 found = in_order(samples, ask, self.config.concurrency, ctx.check_stop)
             except Unreachable as error:
-                raise Interrupted(
+                said = (
                     f"judge: {len(done)} of {len(samples)} samples of {unit.name} are judged, and are not asked again; "
                     f"{error}; or judge with another: {GROUP}.base_url"
-                ) from error
+                )
+                ctx.log.error("%s", said)  # the command that waits shows errors; a stop alone is none
+                raise Interrupted(said) from error
         lines = [{"query_id": one.sample_id, "scores": one.scores, "reasons": one.reasons} for one in found]
         if labels:
             lines = [{**line, "labels": own} for line, own in zip(lines, labels, strict=True)]

@@ -10,6 +10,8 @@ from typing import Any
 from rag_hpc.core.fs import canonical_json
 from rag_hpc.core.manifest import Manifest
 
+UNANSWERED, NO_REFERENCE, NO_CONTEXT = "unanswered", "no-reference", "no-context"
+NOT_ASKED = (UNANSWERED, NO_REFERENCE, NO_CONTEXT)  # reasons to ask no judge: such a score is not undetermined
 SCORES, LABELLED = "scores.jsonl", "labelled.jsonl"  # of the run's answers; of samples that people have judged
 
 
