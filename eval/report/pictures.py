@@ -145,7 +145,7 @@ def _quality(studies: Sequence[Study]) -> Iterator[Drawn]:
 
 
 def _frontier(studies: Sequence[Study]) -> Iterator[Drawn]:
-    """Yield what a query costs and finds in runs that differ in settings: recall, or what else is not the same in all."""
+    """Yield what a query costs, and finds, in runs that differ in settings: recall, or else what is not alike."""
     for study in (one for one in studies if one.no_curve):
         differ = measured.settings_that_differ(study)
         shown = [(run, latency) for run in _asked(study) if (latency := measured.latency_s(run))]
