@@ -286,9 +286,13 @@ def _means(run: Results) -> list[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a config without members whose names are those of secrets."""
+    """Return a config without members whose names are those of secrets, and of paths their last parts alone."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items() if not SECRET.search(str(key).upper())}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, str) and value.startswith("/"):
+        return Path(value).name
     return json.loads(json.dumps(value))
 
 

@@ -20,7 +20,7 @@ from rag_hpc.arguments import Arguments, as_json, choices, group_values
 from rag_hpc.core.fs import publish_file
 from rag_hpc.core.ledger import runs_root
 from rag_hpc.core.trust import private_files
-from rag_hpc.errors import ConfigError, did_you_mean
+from rag_hpc.errors import ConfigError, IncompleteError, MissingDependency, did_you_mean
 from rag_hpc.eval import study as told
 from rag_hpc.eval.checks import foretold, read_back, validated
 from rag_hpc.eval.publish import publish
@@ -81,17 +81,18 @@ def study(arguments: Arguments) -> int:
     """Measure all parts and write the folder; exit 1 when an output differs or a measurement was given up."""
     from rag_hpc.schema import from_plain
 
-    (name,) = arguments.words
-    known = choices(arguments.config_dir).get("study", [])
+    name, known = next(iter(arguments.words), ""), choices(arguments.config_dir).get("study", [])
     if name not in known:
-        raise ConfigError(f"study {name}: {did_you_mean(name, known)}known: {', '.join(known)}")
+        raise ConfigError(f"study {name or 'NAME'}: {did_you_mean(name, known)}known: {', '.join(known)}")
     asked = from_plain(Asked, group_values(arguments, "study", name))
     out = Path(arguments.values.get("--out", f"{FOLDER}/{name}"))
     measuring = _Measuring(asked, arguments)
     if "--dry-run" in arguments.flags:
         print("\n".join(measuring.described()))
         return 0
-    measured = {part: measuring.measure(part) for part in asked.parts}
+    measured = {part: runs for part in asked.parts if (runs := measuring.measure(part))}
+    if not measured:
+        raise IncompleteError(f"study {name}: no measurement ended well; see: rag-hpc status, rag-hpc why run=RUN")
     with private_files():
         out.mkdir(parents=True, exist_ok=True)
         for part, runs in measured.items():
@@ -111,7 +112,7 @@ def study(arguments: Arguments) -> int:
 
 def _checks(asked: Asked, measured: dict[str, list[Results]], out: Path) -> dict[str, Any]:
     """Return what was foretold beside what was measured, the laws' validation, and what W&B's folders hold."""
-    sweeps = [part for part, how in asked.parts.items() if how.sweep]
+    sweeps = [part for part in measured if asked.parts[part].sweep]
     checks: dict[str, Any] = {"study": asked.name, "parts": list(measured)}
     checks["forecast"] = [row for part in sweeps for row in foretold(part, measured[part])]
     if asked.validation_runs:
@@ -120,7 +121,7 @@ def _checks(asked: Asked, measured: dict[str, list[Results]], out: Path) -> dict
         with contextlib.redirect_stdout(sys.stderr):
             for part in measured:
                 publish(Arguments("publish", [f"tracking.dir={out}/tracking"], [str(out / f"{part}.jsonl")]))
-    except ImportError as error:
+    except MissingDependency as error:
         return {**checks, "tracking_missing": str(error)}
     return {**checks, "tracking": read_back(out / "tracking", [out / f"{part}.jsonl" for part in measured])}
 

@@ -85,7 +85,7 @@ class Curve:
 
     @property
     def claimed(self) -> int | None:
-        """The largest p whose S may be quoted: the machine was left to its runs, and had a core for all that compute."""
+        """The largest p whose S may be quoted: the machine was left to its runs, with a core for all that compute."""
         able = [p for p in self.ps[1:] if not self.cores or p * self.busy <= self.cores]
         return max(
             (p for p in able if all(self.judged(t) for q in (self.ps[0], p) for t in self.times[q])), default=None

@@ -114,9 +114,16 @@ def _waterfall(name: str, run: StudyRun) -> Drawn:
         at = first - begun
         parts = [(at - mean["setup"] - mean["queue"], mean["queue"], 5), (at - mean["setup"], mean["setup"], 1)]
         parts.append((at, last - first, 0))
-        rows.append(Bars(label=stage, parts=parts, note=f"{last - first:.1f} s, p = {times[stage].p}"))
+        rows.append(Bars(label=stage, parts=parts, note=f"T = {times[stage].wall_s:.1f} s, p = {times[stage].p}"))
         told.append(
-            {"stage": stage, "p": times[stage].p, "begun_s": at, "T_s": last - first, **{k: mean[k] for k in PARTS}}
+            {
+                "stage": stage,
+                "p": times[stage].p,
+                "begun_s": at,
+                "ended_s": last - begun,
+                "T_s": times[stage].wall_s,
+                **{k: mean[k] for k in PARTS},
+            }
         )
     figure = figures.gantt(rows, f"seconds since {run.run} was asked for")
     legend = [("queue (mean of the workers)", 5), ("set-up (mean)", 1), ("first unit to last commit", 0)]
@@ -131,7 +138,7 @@ def _quality(studies: Sequence[Study]) -> Iterator[Drawn]:
             for row in run.means:
                 if row["measure"] in DRAWN_MEASURES and row["method"] in (*RANKINGS, "answers"):
                     label = f"{run.run}: {row['method']}"
-                    group = f"{row['measure']}{'' if row['method'] == 'answers' else ' of rankings'}"
+                    group = "answer F1" if row["method"] == "answers" else f"{row['measure']} of rankings"
                     dots.append(Dot(label=label, value=row["mean"], low=row["low"], high=row["high"], group=group))
                     rows.append({"part": study.name, **row})
     if dots:
@@ -145,7 +152,7 @@ def _quality(studies: Sequence[Study]) -> Iterator[Drawn]:
 
 
 def _frontier(studies: Sequence[Study]) -> Iterator[Drawn]:
-    """Yield what a query costs and finds in runs that differ in settings: recall, or what else is not the same in all."""
+    """Yield what a query costs, and finds, in runs that differ in settings: recall, or else what is not alike."""
     for study in (one for one in studies if one.no_curve):
         differ = measured.settings_that_differ(study)
         shown = [(run, latency) for run in _asked(study) if (latency := measured.latency_s(run))]

@@ -72,7 +72,7 @@ def render(told: Told, drawn: Sequence[Drawn], prices: Prices | None = None) -> 
         version=__version__,
         **script(),
         pictures={one.name: one.inline() for one in drawn},
-        checks={"forecast": [], "validation": [], "tracking": [], **told.checks},
+        checks={"forecast": [], "validation": [], "tracking": [], "tracking_missing": "", **told.checks},
         problems=told.problems,
         caveats=_caveats(told.studies),
         prices=prices,
@@ -100,6 +100,7 @@ def summary_lines(told: Told) -> list[str]:
         f"{row['study']}: {row['read_back']} of {row['points']} points read back from {row['entries']} W&B folders"
         for row in told.checks.get("tracking", [])
     ]
+    lines += [missing] if (missing := told.checks.get("tracking_missing")) else []
     return [*lines, *[f"skipped: {problem}" for problem in told.problems]]
 
 

@@ -67,6 +67,7 @@ def test_a_study_is_measured_once_checked_and_told_in_one_folder(cli: Cli, workd
 def test_what_is_no_study_is_refused_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert verbs.main(["study", "referense"]) == 2
     assert "did you mean reference" in capsys.readouterr().err
+    assert verbs.main(["study"]) == 2 and "study NAME: known: budget, depth" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="one of sweep"):
         Part(sweep="crawl_strong", p=[1, 2], workers=[1])
     with pytest.raises(ConfigError, match="one of sweep"):

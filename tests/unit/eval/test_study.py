@@ -68,9 +68,14 @@ def test_titles_that_stand_in_for_questions_are_no_quality(tmp_path: Path) -> No
 
 
 def test_what_is_secret_or_says_where_it_ran_is_no_part_of_it(tmp_path: Path) -> None:
-    shape = fake_run.Shape(name="c", stages=["crawl"], corpus={"api_key": "k-123", "headers": {"AUTH_TOKEN": "t-456"}})
+    shape = fake_run.Shape(
+        name="c",
+        stages=["crawl"],
+        corpus={"api_key": "k-123", "headers": {"AUTH_TOKEN": "t-456"}, "path": "/home/u-789/texts"},
+    )
     told = study.gather([Results(fake_run.build(tmp_path, shape))], "c")
-    assert not [secret for secret in (b"k-123", b"t-456", b"a-secret") if secret in told]
+    assert not [secret for secret in (b"k-123", b"t-456", b"a-secret", b"u-789") if secret in told]
+    assert b'"path":"texts"' in told
 
 
 @pytest.mark.parametrize("flaw", ["cut", "bit", "not an object", "no such run", "twice"])
