@@ -30,7 +30,8 @@ def clean(arguments: Arguments) -> int:
     refuse_while_busy(ledger)
     if "--all" in arguments.flags and (groups_of(ledger.run_dir) or gateways_of(ledger.run_dir)):
         raise ConfigError(
-            f"run={ledger.name}: a resident group or gateway holds it open; first: rag-hpc serve down run={ledger.handle}"
+            f"run={ledger.name}: a resident group or gateway holds it open; first: rag-hpc serve down "
+            f"run={ledger.handle}"
         )
     with naming_disk(ledger.run_dir):
         if "--all" in arguments.flags:

@@ -282,7 +282,10 @@ def doors_of(ledger: Ledger) -> Doors:
 
 
 def settings(arguments: Arguments, auth_dir: str = "") -> GatewayConfig:
-    """Return the settings given as gateway.KEY=VALUE. Raises ConfigError for a wrong one. auth_dir: where none is given."""
+    """Return the settings given as gateway.KEY=VALUE. Raises ConfigError for a wrong one.
+
+    auth_dir: where none is given.
+    """
     prefix = "gateway."
     pairs = dict(o.removeprefix(prefix).split("=", 1) for o in arguments.overrides if o.startswith(prefix))
     values: dict[str, Any] = {"auth_dir": auth_dir, **known(pairs, GatewayConfig, "gateway")}

@@ -1,8 +1,8 @@
 """Rank 0's door: takes queries from whoever holds the group's key, searches them in batches, and answers in time.
 
 Q queries, D dimensions. A request says {ask: search, texts, deadline_ms, only} + [vectors_QD] and hears {coverage,
-seconds, methods} + [scores, ids of each method], or {error, said}; {ask: status} hears how the group is. Whoever asks waits in a
-thread; one thread, the process's first, searches, since Java and the collective calls are its.
+seconds, methods} + [scores, ids of each method], or {error, said}; {ask: status} hears how the group is. Whoever asks
+waits in a thread; one thread, the process's first, searches, since Java and the collective calls are its.
 """
 
 from __future__ import annotations

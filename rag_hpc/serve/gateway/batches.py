@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -40,10 +40,17 @@ class Batches:
     """Queries that wait for others, for a moment, and the groups that they are asked of."""
 
     def __init__(
-        self, places: Callable[[], Sequence[Place]], search: Search, *, most: Callable[[], int], wait_s: float
+        self,
+        places: Callable[[], Sequence[Place]],
+        search: Search,
+        *,
+        most: Callable[[], int],
+        wait_s: float,
+        limit_s: float,
     ) -> None:
-        """places: the groups that hold what is searched now. most: queries of a batch that each of them takes."""
-        self._places, self._search, self._most, self._wait_s = places, search, most, wait_s
+        """places: the groups that hold what is searched now. most: queries of a batch that each of them takes.
+        limit_s: of a search."""
+        self._places, self._search, self._most, self._wait_s, self._limit_s = places, search, most, wait_s, limit_s
         self._waiting: list[_Waiting] = []
         self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="search")
         self._free = asyncio.Semaphore(AT_ONCE)
@@ -51,6 +58,7 @@ class Batches:
 
     async def search(self, text: str, vector_1D: Array, only: str, until: float) -> Reply:
         """Return what is found for one query. Raises Unanswered, also when the time is up."""
+        until = min(until, time.monotonic() + self._limit_s)
         one = _Waiting(text, vector_1D, only, until, asyncio.get_running_loop().create_future())
         self._waiting.append(one)
         if len(self._waiting) == 1:
@@ -101,8 +109,8 @@ class Batches:
             raise Unanswered("no resident group holds this run; start one: rag-hpc serve up", "down")
         return self._search(places, texts, vectors_QD, left_ms, only)
 
-    def _begin(self, work: object) -> None:
-        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[arg-type]
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

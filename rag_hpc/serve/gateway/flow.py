@@ -1,4 +1,4 @@
-"""From a question to its answer: embed, search, read. What a gateway adds to `search.answer` is time limits and batches.
+"""From a question to its answer: embed, search, read. Time limits and batches are all that it adds to `search.answer`.
 
 Whatever does not come in time is left out and said: shards in `coverage`, the model's answer by `fallback`.
 """
@@ -104,14 +104,13 @@ class Flow:
         batches: Batches,
         upstream: Upstream | None,
         *,
-        search_s: float,
         metrics: Metrics,
         page_of: PageOf,
         cache: Cache | None = None,
     ) -> None:
-        """upstream: None where the run's own sentences are quoted. search_s: at the most for a search."""
+        """upstream: None where the run's own sentences are quoted."""
         self.run, self._asker, self._batches, self._upstream = run, asker, batches, upstream
-        self._search_s, self._metrics, self._page_of = search_s, metrics, page_of
+        self._metrics, self._page_of = metrics, page_of
         self._cache = cache or NoCache()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="encoder")  # one network, one core
 
@@ -137,8 +136,8 @@ class Flow:
         async def make() -> Retrieved:
             vector_1D = await self.embed(question)
             begun = time.monotonic()
-            until = min(question.until - LEAST_S, begun + self._search_s)
             try:
+                until = question.until - LEAST_S
                 reply = await self._batches.search(question.text, vector_1D, question.only, until)
             except Unanswered as error:
                 raise _problem(error) from error

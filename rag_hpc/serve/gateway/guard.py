@@ -36,6 +36,7 @@ class Guard:
         self._max_body, self._max_in_flight, self._in_flight = max_body, max_in_flight, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

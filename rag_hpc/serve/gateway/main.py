@@ -45,13 +45,15 @@ from rag_hpc.serve.gateway.router import Router
 from rag_hpc.serve.gateway.service import Service
 from rag_hpc.serve.gateway.upstream import Upstream
 from rag_hpc.serve.rank import fingerprint
+from rag_hpc.stores.vectors import VectorStore
 
 log = logging.getLogger(__name__)
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 DRAIN_S = 12  # for open requests when the gateway is told to stop
 LOOK_S = 0.5  # how often it looks whether who started it is still there
 LONGEST = 100  # of a socket's path: the kernel takes 107 bytes
-WARM = "What is this?"
+WARM_CHUNKS = 10
+WARM = "Which function copies a file?"
 
 
 class Server(uvicorn.Server):
@@ -119,8 +121,8 @@ def listen(config: GatewayConfig, scratch: Path) -> tuple[list[socket.socket], D
         port = sockets[-1].getsockname()[1]
     for sock in sockets:
         sock.listen(1024)
-    where = {"owner": str(folder / "owner"), "edge": str(folder / "edge"), "port": port}
-    return sockets, Doors(host=os.uname().nodename, pid=os.getpid(), **where)
+    owner, edge = (str(folder / name) for name in ("owner", "edge"))
+    return sockets, Doors(host=os.uname().nodename, pid=os.getpid(), owner=owner, edge=edge, port=port)
 
 
 @contextlib.asynccontextmanager
@@ -135,16 +137,23 @@ async def service_of(place: GatewayPlace, asked: Asked, config: GatewayConfig) -
     accounts, limits = Accounts(auth), Limits(auth)
     tokens = Tokens(KeyRing(auth), accounts, asked.run, config.token_s)
     asker = Asker(inputs, request.settings, generator, place.folder, lambda own: _Nowhere())
-    asker.quoted(WARM, asker.whole([0]))
+    asker.embed(WARM)
+    asker.quoted(WARM, asker.whole(range(min(WARM_CHUNKS, len(VectorStore(inputs["encode"]))))))
     upstream = None
     if generator.name is GeneratorName.openai:
         upstream = Upstream(generator, Router(config.replicas or [generator.base_url]))
+    batches = Batches(
+        groups.places,
+        search_groups,
+        most=lambda: groups.max_batch,
+        wait_s=config.batch_wait_ms / 1000,
+        limit_s=config.search_ms / 1000,
+    )
     flow = Flow(
         asked.run,
         asker,
-        Batches(groups.places, search_groups, most=lambda: groups.max_batch, wait_s=config.batch_wait_ms / 1000),
+        batches,
         upstream,
-        search_s=config.search_ms / 1000,
         metrics=metrics,
         page_of=pages_of(ledger),
     )

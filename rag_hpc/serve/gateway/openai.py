@@ -1,4 +1,4 @@
-"""The routes that OpenAI's clients speak to. What they have no field for stands in `rag`, and citations in the message."""
+"""The routes that OpenAI's clients speak to. What those have no field for is in `rag`, citations are in the message."""
 
 from __future__ import annotations
 

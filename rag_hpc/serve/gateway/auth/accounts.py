@@ -1,6 +1,6 @@
 """Who holds an API key, for which tenant and scopes, how often; and which passages a tenant may find.
 
-One SQLite file for all gateways. An API key is 32 random bytes, of which the SHA-256 is kept: there is nothing to guess.
+One SQLite file for all gateways. An API key is 32 random bytes, of which the SHA-256 is kept: none can be guessed.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from collections.abc import Callable
@@ -57,7 +56,7 @@ class KeyRing:
 
     def _load(self) -> None:
         self._looked = self._clock()
-        found = os.stat(self._path)
+        found = self._path.stat()
         if (stamp := (found.st_mtime_ns, found.st_ino)) != self._stamp:
             check_own(self._path)
             self._keys = read_object(self._path, "run: rag-hpc serve rotate", _from_file)
