@@ -74,7 +74,7 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
 @pytest.mark.skipif(NGINX is None, reason="no nginx on PATH; install it: apt-get install nginx-light")
 def test_a_stream_passes_a_real_nginx_as_it_comes_and_floods_do_not(ledger: Ledger, tmp_path: Path) -> None:
     assert NGINX is not None
-    context, trusted = certificate.self_signed(tmp_path, "localhost")
+    _, trusted = certificate.self_signed(tmp_path, "localhost")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with ChatServer() as replica:
