@@ -149,7 +149,7 @@ VERBS = {
     "bench": Verb("rag_hpc.eval.bench.registry", "measure beside the peers; a wrong key lists the known ones",
         ("chunk", "crawl hosts=3 --json"),
         "crawl|extract|dedup|chunk|checks|lexical|"
-        "rank|encode|rerank|answers|train|laws|forecast|vectors|retrieve|dedup_scale", ("*",), ("--json",)),
+        "rank|encode|rerank|answers|train|laws|forecast|vectors|retrieve|dedup_scale|serve", ("*",), ("--json",)),
     "ask": Verb("rag_hpc.serve.ask", "answer questions from a finished run; without one, ask for them",
         ('"How do I copy a folder?"', "run=demo-cluster", "--file questions.txt",
          '"What does maxlen=3 mean?" run=demo-cluster --json',

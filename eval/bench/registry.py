@@ -31,6 +31,7 @@ BENCHES = {
     "vectors": "rag_hpc.eval.bench.vectors.vectors:run",
     "retrieve": "rag_hpc.eval.bench.retrieve.retrieve:run",
     "dedup_scale": "rag_hpc.eval.bench.dedup.scale:run",
+    "serve": "rag_hpc.eval.bench.serve.serve:run",
 }
 
 KINDS = {
