@@ -1,4 +1,4 @@
-"""`rag-hpc serve gateway|grant|revoke|rotate|tunnel|edge`: a run's gateways, and who may ask them."""
+"""`rag-hpc serve gateway`: a gateway's process under a keeper on this machine, looked at, and ended."""
 
 from __future__ import annotations
 
@@ -14,51 +14,24 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rag_hpc.arguments import number_between, out_file, whole_number
-from rag_hpc.core.fs import naming_disk, publish_file
+from rag_hpc.core.fs import naming_disk
 from rag_hpc.core.log import shown
-from rag_hpc.core.settings import DAY_S
 from rag_hpc.core.stage import Launch
 from rag_hpc.core.trust import private_files
 from rag_hpc.errors import ConfigError, IncompleteError, InputError, MissingDependency, RagHpcError, did_you_mean
 from rag_hpc.launchers.local import environment
 from rag_hpc.schema import from_plain, to_plain
 from rag_hpc.serve.ask import generator_of
-from rag_hpc.serve.gateway.auth.accounts import SCOPES, Account, Accounts
-from rag_hpc.serve.gateway.auth.keys import KeyRing
 from rag_hpc.serve.gateway.config import GatewayConfig
-from rag_hpc.serve.gateway.edge import EdgeConfig, nginx, traefik
-from rag_hpc.serve.gateway.places import ASKED, Asked, Doors, GatewayPlace, auth_folder, gateways_of
+from rag_hpc.serve.gateway.places import ASKED, Asked, Doors, GatewayPlace
 
 if TYPE_CHECKING:
     from rag_hpc.arguments import Arguments
     from rag_hpc.core.ledger import Ledger, Request
 
-WORDS = ("gateway", "grant", "revoke", "rotate", "tunnel", "edge")
 PACKAGES = {"fastapi": "fastapi", "uvicorn": "uvicorn", "jwt": "PyJWT", "structlog": "structlog"}
 PACKAGES["prometheus_client"] = "prometheus-client"
 UP_S, DOWN_S, POLL_S = 120.0, 30.0, 0.1
-
-
-def run_word(word: str, ledger: Ledger, arguments: Arguments) -> int:
-    """Do what the word says."""
-    if word == "gateway":
-        return up(ledger, place_of(ledger, arguments), arguments)
-    if word == "grant":
-        return grant(ledger, arguments)
-    if word == "revoke":
-        name = given(arguments, "name", "which account's key and tokens end")
-        accounts_of(ledger, arguments).revoke(name)
-        print(f"run={ledger.name}: {name}'s key and tokens end within some seconds")
-        return 0
-    if word == "rotate":
-        key = KeyRing(auth_folder(ledger.run_dir, settings(arguments))).rotate()
-        print(f"run={ledger.name}: tokens are signed by {key.kid} from now on; those of the key before hold yet")
-        return 0
-    return tunnel(ledger) if word == "tunnel" else edge(ledger, arguments)
-
-
-# ---- up and down
 
 
 def up(ledger: Ledger, place: GatewayPlace, arguments: Arguments) -> int:
@@ -69,8 +42,8 @@ def up(ledger: Ledger, place: GatewayPlace, arguments: Arguments) -> int:
     if place.folder.exists():
         if keeper_pid(place) is not None:
             raise ConfigError(
-                f"run={ledger.name}: gateway {place.name} is up; another is started with gateway=NAME, this one ended "
-                f"with: rag-hpc serve down run={ledger.handle} gateway={place.name}"
+                f"run={ledger.name}: gateway {place.name} is up; another is started with gateway.name=NAME, this one "
+                f"ended with: rag-hpc serve down run={ledger.handle} gateway.name={place.name}"
             )
         end(place)
     with naming_disk(place.folder):
@@ -84,9 +57,8 @@ def up(ledger: Ledger, place: GatewayPlace, arguments: Arguments) -> int:
     print(f"run={ledger.name}: gateway {place.name} is up: curl --unix-socket {doors.owner} http://localhost/readyz")
     print(f"its page, from elsewhere: rag-hpc serve tunnel run={ledger.handle}")
     if doors.port >= 0:
-        print(
-            f"with a token: http://127.0.0.1:{doors.port}/v1   keys: rag-hpc serve grant run={ledger.handle} name=NAME"
-        )
+        keys = f"rag-hpc serve grant run={ledger.handle} account.name=NAME"
+        print(f"with a token: http://127.0.0.1:{doors.port}/v1   keys: {keys}")
     return 0
 
 
@@ -202,93 +174,13 @@ def said(place: GatewayPlace, num_lines: int = 8) -> str:
     return "\n".join(ends)
 
 
-# ---- who may ask
-
-
-def grant(ledger: Ledger, arguments: Arguments) -> int:
-    """Print a new API key, which is shown this once."""
-    name = given(arguments, "name", "whose key it is")
-    scopes = (arguments.override("scopes") or "query,retrieve,embeddings,feedback").split(",")
-    account = Account(
-        name=name,
-        tenant=arguments.override("tenant") or "all",
-        scopes=frozenset(scopes),
-        per_minute=whole_number("per_minute", arguments.override("per_minute"), 60, least=1),
-        per_day=whole_number("per_day", arguments.override("per_day"), 10_000, least=1),
-        until=time.time() + DAY_S * number_between("days", arguments.override("days") or "90", 0.001, 3650),
-    )
-    key = accounts_of(ledger, arguments).grant(account, arguments.values.get("--filter"))
-    print(key)
-    print(
-        f"{name}, tenant {account.tenant}: this key is shown once; it becomes a token at /v1/auth/token. Scopes: "
-        f"{', '.join(sorted(account.scopes))} (of {', '.join(SCOPES)})",
-        file=sys.stderr,
-    )
-    return 0
-
-
-def accounts_of(ledger: Ledger, arguments: Arguments) -> Accounts:
-    """Return the accounts: those that a gateway of the run uses, or of gateway.auth_dir."""
-    return Accounts(auth_folder(ledger.run_dir, settings(arguments, used_by(ledger))))
-
-
-def used_by(ledger: Ledger) -> str:
-    """Return the auth_dir of the gateways that are there."""
-    for place in gateways_of(ledger.run_dir):
-        return str(place.asked().settings["auth_dir"])
-    return ""
-
-
-# ---- ways in
-
-
-def tunnel(ledger: Ledger) -> int:
-    """Print the line that brings a gateway's page to another machine."""
-    doors = doors_of(ledger)
-    print(f"ssh -N -L 8080:{doors.owner} {os.uname().nodename}   then open http://localhost:8080/")
-    return 0
-
-
-def edge(ledger: Ledger, arguments: Arguments) -> int:
-    """Write a proxy's configuration for the gateways that are up."""
-    prefix = "edge."
-    pairs = dict(o.removeprefix(prefix).split("=", 1) for o in arguments.overrides if o.startswith(prefix))
-    config = from_plain(EdgeConfig, known(pairs, EdgeConfig, "edge"))
-    text = (nginx if config.kind.value == "nginx" else traefik)(config, doors_all(ledger))
-    if (path := out_file(arguments)) is None:
-        print(text, end="")
-        return 0
-    publish_file(path, text.encode(), overwrite=True)
-    print(f"run={ledger.name}: wrote {path}")
-    return 0
-
-
-def doors_all(ledger: Ledger) -> list[Doors]:
-    """Return the doors of all gateways that are up here. Raises InputError where none is."""
-    states = [state_of(place) for place in gateways_of(ledger.run_dir)]
-    if not (found := [state["doors"] for state in states if state["state"] == "up"]):
-        raise InputError(
-            f"run={ledger.name}: no gateway is up here; start one: rag-hpc serve gateway run={ledger.handle}"
-        )
-    return found
-
-
-def doors_of(ledger: Ledger) -> Doors:
-    """Return the doors of a gateway that is up here."""
-    return doors_all(ledger)[0]
-
-
 # ---- settings
 
 
-def settings(arguments: Arguments, auth_dir: str = "") -> GatewayConfig:
-    """Return the settings given as gateway.KEY=VALUE. Raises ConfigError for a wrong one.
-
-    auth_dir: where none is given.
-    """
-    prefix = "gateway."
-    pairs = dict(o.removeprefix(prefix).split("=", 1) for o in arguments.overrides if o.startswith(prefix))
-    values: dict[str, Any] = {"auth_dir": auth_dir, **known(pairs, GatewayConfig, "gateway")}
+def settings(arguments: Arguments) -> GatewayConfig:
+    """Return the settings given as gateway.KEY=VALUE. Raises ConfigError for a wrong one."""
+    values: dict[str, Any] = {**pairs_of(arguments, GatewayConfig, "gateway", "name")}
+    values.pop("name", None)
     if "replicas" in values:
         values["replicas"] = [one.strip() for one in values["replicas"].strip("[]").split(",") if one.strip()]
     config = from_plain(GatewayConfig, values)
@@ -296,28 +188,23 @@ def settings(arguments: Arguments, auth_dir: str = "") -> GatewayConfig:
     return config
 
 
-def known(pairs: dict[str, str], kind: type, group: str) -> dict[str, str]:
-    """Return the pairs. Raises ConfigError for a key that the group does not have."""
-    names = [field.name for field in dataclasses.fields(kind)]
+def pairs_of(arguments: Arguments, kind: type, group: str, *other: str) -> dict[str, str]:
+    """Return what is given as GROUP.KEY=VALUE. Raises ConfigError for a key that is not the group's nor of `other`."""
+    prefix = f"{group}."
+    pairs = dict(o.removeprefix(prefix).split("=", 1) for o in arguments.overrides if o.startswith(prefix))
+    names = [*other, *(field.name for field in dataclasses.fields(kind))]
     for key in pairs:
         if key not in names:
-            raise ConfigError(f"{group}.{key}: {did_you_mean(key, names, f'{group}.')}known: {', '.join(names)}")
+            raise ConfigError(f"{prefix}{key}: {did_you_mean(key, names, prefix)}known: {', '.join(names)}")
     return pairs
 
 
 def place_of(ledger: Ledger, arguments: Arguments) -> GatewayPlace:
     """Return the place of the gateway that is named. Raises ConfigError for what is no name."""
-    name = arguments.override("gateway") or "1"
+    name = arguments.override("gateway.name") or "1"
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", name) or name == "auth":
-        raise ConfigError(f"gateway={name}: use letters, digits, '_' and '-' only, 32 at most, and not auth")
+        raise ConfigError(f"gateway.name={name}: use letters, digits, '_' and '-' only, 32 at most, and not auth")
     return GatewayPlace(ledger.run_dir, name)
-
-
-def given(arguments: Arguments, key: str, what: str) -> str:
-    """Return a setting. Raises ConfigError where it is absent."""
-    if not (value := arguments.override(key)):
-        raise ConfigError(f"{key}=: say {what}, e.g. {key}=alice")
-    return value
 
 
 def require_packages() -> None:

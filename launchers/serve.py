@@ -12,7 +12,7 @@ from rag_hpc.core.fs import naming_disk
 from rag_hpc.core.ledger import find_run
 from rag_hpc.core.log import shown
 from rag_hpc.errors import ConfigError, did_you_mean
-from rag_hpc.launchers import gateway
+from rag_hpc.launchers import access, gateway
 from rag_hpc.launchers.group import end, queue, start, state_of
 from rag_hpc.schema import from_plain
 from rag_hpc.serve.gateway.places import GatewayPlace, gateways_of
@@ -30,12 +30,14 @@ def serve(arguments: Arguments) -> int:
     """Start, describe or end the groups and gateways of a run."""
     word, *names = arguments.words
     ledger = find_run(root_of(arguments), arguments.override("run") or (names[0] if names else None))
-    if word in gateway.WORDS:
-        return gateway.run_word(word, ledger, arguments)
+    if word == "gateway":
+        return gateway.up(ledger, gateway.place_of(ledger, arguments), arguments)
+    if word in access.WORDS:
+        return access.run_word(word, ledger, arguments)
     name = arguments.override("group")
     if name is not None and not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", name):
         raise ConfigError(f"group={name}: use letters, digits, '_' and '-' only, 32 at most")
-    door = arguments.override("gateway")
+    door = arguments.override("gateway.name")
     places = [place for place in groups_of(ledger.run_dir) if (name or (door and "")) in (None, place.name)]
     doors = [place for place in gateways_of(ledger.run_dir) if (door or (name and "")) in (None, place.name)]
     if word == "up":

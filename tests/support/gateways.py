@@ -21,12 +21,12 @@ from rag_hpc.serve.gateway.places import AUTH, FOLDER, Doors, GatewayPlace
 def gateway(ledger: Ledger, name: str, *settings: str) -> Iterator[Doors]:
     """Yield the doors of a gateway of a run; it is gone afterwards."""
     run, place = f"run={ledger.run_dir}", GatewayPlace(ledger.run_dir, name)
-    assert main(["serve", "gateway", run, f"gateway={name}", "gateway.port=0", *settings]) == 0
+    assert main(["serve", "gateway", run, f"gateway.name={name}", "gateway.port=0", *settings]) == 0
     try:
         yield place.doors()
     finally:
         pid = place.doors().pid
-        assert main(["serve", "down", run, f"gateway={name}"]) == 0
+        assert main(["serve", "down", run, f"gateway.name={name}"]) == 0
         assert not place.folder.exists() and not Path(f"/proc/{pid}").exists()
 
 

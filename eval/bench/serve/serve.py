@@ -1,4 +1,4 @@
-"""`rag-hpc bench serve run=RUN`: a gateway that is up, asked as many people ask; latencies beside conf/serve/slo.yaml."""
+"""`rag-hpc bench serve run=RUN`: a gateway that is up, asked as many people ask; latencies held against predictions."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def latencies(route: str, samples: Sequence[Sample], slo: Slo, note: str, conten
     steps["overhead"] = overhead_ms, slo.overhead_ms, good
     rows = []
     for step, (figure, bar, of) in steps.items():
-        values = np.array([figure(sample) for sample in of])
+        values = np.array([figure(sample) if sample.good else np.inf for sample in of])
         for quantile in QUANTILES if len(values) else ():
             judged = bar if len(values) >= ENOUGH[quantile] else None
             name = f"serve.{route}.{step}.p{round(100 * quantile)}"

@@ -7,6 +7,27 @@ from dataclasses import dataclass, field
 from rag_hpc.core.settings import DAY_S, bounded, check_bounds, path_field
 from rag_hpc.errors import ConfigError
 
+SCOPES = ("query", "retrieve", "embeddings", "feedback", "metrics")
+
+
+@dataclass(kw_only=True)
+class AccountConfig:
+    """Settings of an account, `account.KEY=VALUE`."""
+
+    name: str = ""
+    tenant: str = "all"  # whose filter holds for what the account finds
+    scopes: str = "query,retrieve,embeddings,feedback"  # of SCOPES
+    per_minute: int = bounded(60, 1, 1_000_000)  # requests; a quarter of them may come at once
+    per_day: int = bounded(10_000, 1, 1_000_000_000)
+    days: float = bounded(90.0, 0.001, 3650.0)  # how long the key holds
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "account")
+        if not self.name:
+            raise ConfigError("account.name=: say whose it is, e.g. account.name=alice")
+        if unknown := sorted({*self.scopes.split(",")} - {*SCOPES}):
+            raise ConfigError(f"account.scopes: no {unknown[0]!r}; known: {', '.join(SCOPES)}")
+
 
 @dataclass(kw_only=True)
 class GatewayConfig:

@@ -68,7 +68,11 @@ class Own:
                 "run": service.run,
                 "question": question.text,
                 "passages": [
-                    {**asdict(passage), "number": n, "ranks": {m: place._asdict() for m, place in ranks.items()}}
+                    {
+                        **asdict(passage),
+                        "number": n,
+                        "ranks": {m: {"rank": place.rank, "score": place.score} for m, place in ranks.items()},
+                    }
                     for n, (passage, ranks) in enumerate(zip(passages, found.ranks, strict=True), 1)
                 ],
                 "coverage": found.coverage,

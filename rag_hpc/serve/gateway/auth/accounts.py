@@ -19,9 +19,9 @@ from pathlib import Path
 from rag_hpc.core.trust import private_files
 from rag_hpc.errors import ConfigError
 from rag_hpc.search.filters import check_filter
+from rag_hpc.serve.gateway.config import SCOPES
 
 FILE = "accounts.sqlite"
-SCOPES = ("query", "retrieve", "embeddings", "feedback", "metrics")
 SEEN_S = 2.0  # within which a gateway sees what was changed
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _API_KEY = re.compile(r"rhk\.([A-Za-z0-9_-]{1,32})\.([A-Za-z0-9_-]{43})")
@@ -50,9 +50,9 @@ class Account:
     def __post_init__(self) -> None:
         for what, name in (("name", self.name), ("tenant", self.tenant)):
             if not _NAME.fullmatch(name):
-                raise ConfigError(f"{what}={name}: use letters, digits, '_' and '-' only, 32 at most")
+                raise ConfigError(f"account.{what}={name}: use letters, digits, '_' and '-' only, 32 at most")
         if unknown := sorted(self.scopes - set(SCOPES)):
-            raise ConfigError(f"scopes: no {unknown[0]!r}; known: {', '.join(SCOPES)}")
+            raise ConfigError(f"account.scopes: no {unknown[0]!r}; known: {', '.join(SCOPES)}")
         if not self.scopes or self.per_minute < 1 or self.per_day < 1:
             raise ConfigError("a scope at least, per_minute >= 1 and per_day >= 1 are needed")
 
@@ -94,7 +94,7 @@ class Accounts:
         with closing(self._open()) as base, base:
             if not base.execute("UPDATE accounts SET revoked=1 WHERE name=?", (name,)).rowcount:
                 known = ", ".join(sorted(self.all())) or "none; see: rag-hpc serve grant"
-                raise ConfigError(f"name={name}: no such account; there are: {known}")
+                raise ConfigError(f"account.name={name}: no such account; there are: {known}")
 
     def all(self) -> dict[str, Account]:
         """Return the accounts by name, as they were SEEN_S ago at the latest."""
