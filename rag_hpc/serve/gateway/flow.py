@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+from rag_hpc.algo.answer.prompt import Passage
 from rag_hpc.algo.types import Array
 from rag_hpc.generators.base import Answer, answer_of
-from rag_hpc.generators.base import Passage as Passage
 from rag_hpc.search.answer import Answered, Asker, Place, checked
 from rag_hpc.serve.ask import PageOf, plain
 from rag_hpc.serve.client import Unanswered

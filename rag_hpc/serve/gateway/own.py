@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from rag_hpc.algo.answer.prompt import Passage
+from rag_hpc.search.answer import Place
 from rag_hpc.serve.gateway.flow import Said
 from rag_hpc.serve.gateway.requests import Feedback, Query, TokenRequest
 from rag_hpc.serve.gateway.service import Service
@@ -62,19 +65,13 @@ class Own:
         question = service.question(request, caller, body.question, **asked)
         found = await service.flow.retrieve(question)
         passages = await service.flow.whole(question, found)
+        pairs = zip(passages, found.ranks, strict=True)
         return JSONResponse(
             {
                 "request_id": request.state.request_id,
                 "run": service.run,
                 "question": question.text,
-                "passages": [
-                    {
-                        **asdict(passage),
-                        "number": n,
-                        "ranks": {m: {"rank": place.rank, "score": place.score} for m, place in ranks.items()},
-                    }
-                    for n, (passage, ranks) in enumerate(zip(passages, found.ranks, strict=True), 1)
-                ],
+                "passages": [_found(n, *pair) for n, pair in enumerate(pairs, 1)],
                 "coverage": found.coverage,
                 "partial": found.answered < found.shards,
                 "timings_ms": question.timings_ms(),
@@ -92,3 +89,8 @@ class Own:
         token, lives_s, account = self._service.callers.exchange(request, body.api_key, body.scopes)
         scope = " ".join(sorted(body.scopes or account.scopes))
         return JSONResponse({"access_token": token, "token_type": "Bearer", "expires_in": int(lives_s), "scope": scope})
+
+
+def _found(number: int, passage: Passage, ranks: dict[str, Place]) -> dict[str, Any]:
+    places = {method: {"rank": place.rank, "score": place.score} for method, place in ranks.items()}
+    return {**asdict(passage), "number": number, "ranks": places}
