@@ -109,7 +109,7 @@ async def _told(request: Request, error: Exception) -> Response:
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    codes = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+    codes = {400: "invalid_json", 404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
     problem = Problem(error.status_code, codes.get(error.status_code, "bad_request"), str(error.detail))
     return JSONResponse(problem.body(), problem.status, dict(error.headers or {}))
 
