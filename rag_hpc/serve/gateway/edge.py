@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,11 +51,12 @@ class EdgeConfig:
 
 def nginx(config: EdgeConfig, doors: Sequence[Doors]) -> str:
     """Return a configuration of nginx, whole: nginx -p FOLDER -c FILE; it writes into FOLDER alone."""
+    user = "user root;\n" if os.geteuid() == 0 else ""  # else workers of root's nginx are nobody, who reaches no socket
     servers = "\n".join(f"        server unix:{door.edge} max_fails=1 fail_timeout=5s;" for door in doors)
     return f"""\
 # Written by `rag-hpc serve edge`; again after a gateway was started or ended.
 # Run as the run's owner, whose sockets these are: nginx -p FOLDER -c THIS_FILE
-worker_processes auto;
+{user}worker_processes auto;
 pid nginx.pid;
 error_log error.log warn;
 events {{ worker_connections 4096; }}

@@ -18,7 +18,6 @@ import gateways
 import httpx
 import openai
 import pytest
-import servedrun
 import stagerun
 from accounts import Account
 from chatserver import ChatServer
@@ -36,26 +35,16 @@ MESSAGES: Any = [{"role": "system", "content": "Be kind."}, {"role": "user", "co
 
 
 @pytest.fixture(scope="module")
-def served(chain: stagerun.Chain, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
-    """A run with a group of two ranks, the first of which a filter that is another's must not stay with."""
-    ledger = servedrun.make_run(chain, tmp_path_factory.mktemp("gated"))
-    assert main(["serve", "up", f"run={ledger.run_dir}", "workers=2", "serve.deadline_ms=20000"]) == 0
-    yield ledger
-    assert main(["serve", "down", f"run={ledger.run_dir}"]) == 0
-    assert not (ledger.run_dir / FOLDER).exists()
-
-
-@pytest.fixture(scope="module")
-def doors(served: Ledger) -> Iterator[Doors]:
+def doors(gated: Ledger) -> Iterator[Doors]:
     """The doors of a gateway that quotes."""
     limits = ["gateway.max_body_kib=64", "gateway.search_ms=5000"]
-    with gateways.gateway(served, "quoting", *limits) as found:
+    with gateways.gateway(gated, "quoting", *limits) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def token(served: Ledger, doors: Doors) -> str:
-    return gateways.token_of(doors, gateways.granted(served, "alice"))
+def token(gated: Ledger, doors: Doors) -> str:
+    return gateways.token_of(doors, gateways.granted(gated, "alice"))
 
 
 @pytest.fixture
@@ -74,9 +63,9 @@ def http(doors: Doors) -> Iterator[httpx.Client]:
 
 
 def test_openai_s_client_gets_the_answer_of_ask_whole_and_streamed(
-    served: Ledger, client: openai.OpenAI, capsys: pytest.CaptureFixture[str]
+    gated: Ledger, client: openai.OpenAI, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["ask", ASKED, "--json", f"run={served.run_dir}"]) == 0
+    assert main(["ask", ASKED, "--json", f"run={gated.run_dir}"]) == 0
     asked = json.loads(capsys.readouterr().out)
     whole = client.chat.completions.create(model="demo", messages=MESSAGES)
     said = whole.choices[0].message
@@ -134,13 +123,13 @@ def test_concurrent_questions_are_answered_as_each_alone(http: httpx.Client) -> 
 
 
 def test_a_tenant_finds_its_passages_alone_whatever_it_asks_for(
-    served: Ledger, doors: Doors, http: httpx.Client
+    gated: Ledger, doors: Doors, http: httpx.Client
 ) -> None:
     everything = http.post("/v1/retrieve", json={"question": ASKED, "k": 20}).json()["passages"]
     mine = everything[-1]["doc_id"]
     assert len({one["doc_id"] for one in everything}) > 3
     only = f"doc_id == {mine!r}"
-    bearer = {"Authorization": f"Bearer {gateways.token_of(doors, gateways.granted(served, 'bob', filter=only))}"}
+    bearer = {"Authorization": f"Bearer {gateways.token_of(doors, gateways.granted(gated, 'bob', filter=only))}"}
 
     def found(**asked: Any) -> set[str]:
         reply = httpx.post(f"{gateways.url(doors)}/v1/retrieve", json={"question": ASKED, **asked}, headers=bearer)
@@ -162,7 +151,7 @@ def test_a_tenant_finds_its_passages_alone_whatever_it_asks_for(
     )
 
 
-def test_without_a_good_token_only_the_owner_s_door_answers(served: Ledger, doors: Doors, token: str) -> None:
+def test_without_a_good_token_only_the_owner_s_door_answers(gated: Ledger, doors: Doors, token: str) -> None:
     address = gateways.url(doors)
     for path in ("/v1/chat/completions", "/v1/query", "/v1/retrieve", "/v1/embeddings", "/v1/feedback"):
         for header in ({}, {"Authorization": "Bearer x.y.z"}, {"Authorization": f"Basic {token}"}):
@@ -198,14 +187,14 @@ def test_a_page_of_another_site_cannot_use_the_owner_s_door(http: httpx.Client) 
     assert http.post("/v1/query", **asked, headers=as_json | {"Origin": "http://localhost"}).status_code == 200
 
 
-def test_another_account_reaches_no_socket_and_reads_no_file(served: Ledger, doors: Doors, stranger: Account) -> None:
-    places = [served.run_dir / FOLDER, *(served.run_dir / FOLDER).rglob("*"), served.run_dir / FEEDBACK]
+def test_another_account_reaches_no_socket_and_reads_no_file(gated: Ledger, doors: Doors, stranger: Account) -> None:
+    places = [gated.run_dir / FOLDER, *(gated.run_dir / FOLDER).rglob("*"), gated.run_dir / FEEDBACK]
     places += [Path(doors.owner), Path(doors.edge), Path(doors.owner).parent]
     assert {path.stat().st_mode & 0o077 for path in places} == {0}
 
 
-def test_a_flood_is_told_when_to_come_again(served: Ledger, doors: Doors) -> None:
-    key = gateways.granted(served, "flood", per_minute=8)  # two at once, of which the token is one
+def test_a_flood_is_told_when_to_come_again(gated: Ledger, doors: Doors) -> None:
+    key = gateways.granted(gated, "flood", per_minute=8)  # two at once, of which the token is one
     bearer = {"Authorization": f"Bearer {gateways.token_of(doors, key)}"}
     replies = [httpx.get(f"{gateways.url(doors)}/v1/models", headers=bearer) for _ in range(4)]
     assert [reply.status_code for reply in replies] == [200, 429, 429, 429]
@@ -279,23 +268,23 @@ def test_a_body_that_goes_on_and_on_is_cut_off(http: httpx.Client) -> None:
 # ---- what readers think
 
 
-def test_a_verdict_is_written_beside_its_question(served: Ledger, http: httpx.Client) -> None:
+def test_a_verdict_is_written_beside_its_question(gated: Ledger, http: httpx.Client) -> None:
     answer = http.post("/v1/query", json={"question": ASKED}, headers={"X-Request-Id": "mine-1"})
     assert answer.headers["x-request-id"] == answer.json()["request_id"] == "mine-1"
     told = http.post("/v1/feedback", json={"request_id": "mine-1", "rating": -1, "comment": "too\nshort"})
     assert (told.status_code, told.json()["answer_known"]) == (201, True)
-    line = json.loads((served.run_dir / FEEDBACK / "quoting.jsonl").read_text().splitlines()[-1])
+    line = json.loads((gated.run_dir / FEEDBACK / "quoting.jsonl").read_text().splitlines()[-1])
     assert (line["question"], line["rating"], line["comment"]) == (ASKED, -1, "too\nshort")
     assert line["cited"] == [one["doc_id"] for one in answer.json()["passages"] if one["cited"]]
 
 
-def test_metrics_and_the_log_tell_of_requests_and_not_of_questions(served: Ledger, http: httpx.Client) -> None:
+def test_metrics_and_the_log_tell_of_requests_and_not_of_questions(gated: Ledger, http: httpx.Client) -> None:
     http.post("/v1/query", json={"question": "What is a zyxwvut?"}, headers={"X-Request-Id": "seen-1"})
     text = http.get("/metrics").text
     assert (
         'rag_requests_total{route="/v1/query",status="200"}' in text and 'rag_step_seconds_count{step="search"}' in text
     )
-    lines = (served.run_dir / FOLDER / "quoting" / "requests.jsonl").read_text()
+    lines = (gated.run_dir / FOLDER / "quoting" / "requests.jsonl").read_text()
     (mine,) = [one for one in map(json.loads, lines.splitlines()) if one["request_id"] == "seen-1"]
     assert (mine["route"], mine["status"], mine["coverage"]) == ("/v1/query", 200, "4/4") and mine["timings_ms"][
         "search"
@@ -307,9 +296,9 @@ def test_metrics_and_the_log_tell_of_requests_and_not_of_questions(served: Ledge
 
 
 def test_a_rank_that_sleeps_makes_an_answer_partial_and_a_group_that_does_none(
-    served: Ledger, http: httpx.Client
+    gated: Ledger, http: httpx.Client
 ) -> None:
-    first, second = (row["pid"] for row in group.state_of(groups_of(served.run_dir)[0])["ranks"])
+    first, second = (row["pid"] for row in group.state_of(groups_of(gated.run_dir)[0])["ranks"])
     os.kill(second, signal.SIGSTOP)
     try:
         reply = http.post("/v1/query", json={"question": ASKED, "deadline_ms": 4000}).json()
@@ -326,22 +315,6 @@ def test_a_rank_that_sleeps_makes_an_answer_partial_and_a_group_that_does_none(
     while http.post("/v1/query", json={"question": ASKED}).json().get("coverage") != "4/4":
         assert time.monotonic() < end
         time.sleep(0.1)
-
-
-@pytest.fixture(scope="module")
-def replicas() -> Iterator[list[ChatServer]]:
-    with ChatServer() as one, ChatServer() as two:
-        yield [one, two]
-
-
-@pytest.fixture(scope="module")
-def modelled(served: Ledger, replicas: list[ChatServer]) -> Iterator[Doors]:
-    """The doors of a gateway whose answers come from two replicas."""
-    addresses = ",".join(one.url for one in replicas)
-    settings = ["generator=openai", "generator.model=m", f"gateway.replicas=[{addresses}]"]
-    limits = ["gateway.heartbeat_s=0.2", "gateway.max_stream_s=3", "gateway.search_ms=5000"]
-    with gateways.gateway(served, "modelled", *settings, *limits) as found:
-        yield found
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import certificate
@@ -15,8 +14,6 @@ import fixedcorpus
 import gateways
 import httpx
 import pytest
-import servedrun
-import stagerun
 from chatserver import ChatServer
 from omegaconf import OmegaConf
 
@@ -62,41 +59,33 @@ def test_what_would_break_out_of_a_configuration_is_refused(wrong: dict[str, str
         EdgeConfig(**{"cert": "/c", "key": "/k", **wrong})  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="module")
-def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
-    made = servedrun.make_run(stagerun.chain_or_skip(), tmp_path_factory.mktemp("edged"))
-    assert main(["serve", "up", f"run={made.run_dir}", "workers=1", "serve.deadline_ms=20000"]) == 0
-    yield made
-    assert main(["serve", "down", f"run={made.run_dir}"]) == 0
-
-
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(NGINX is None, reason="no nginx on PATH; install it: apt-get install nginx-light")
-def test_a_stream_passes_a_real_nginx_as_it_comes_and_floods_do_not(ledger: Ledger, tmp_path: Path) -> None:
+def test_a_stream_passes_a_real_nginx_as_it_comes_and_floods_do_not(
+    gated: Ledger, modelled: Doors, replicas: list[ChatServer], tmp_path: Path
+) -> None:
     assert NGINX is not None
     _, trusted = certificate.self_signed(tmp_path, "localhost")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with ChatServer() as replica:
-        settings = ["generator=openai", "generator.model=m", f"gateway.replicas=[{replica.url}]"]
-        with gateways.gateway(ledger, "a", *settings, "gateway.search_ms=10000") as doors:
-            written = ["edge", f"run={ledger.run_dir}", f"edge.port={port}", f"edge.cert={trusted}"]
-            limits = [f"edge.key={tmp_path / 'key.pem'}", "edge.per_second=1", "edge.burst=6", "edge.max_body_kib=16"]
-            assert main(["serve", *written, *limits, "--out", str(tmp_path / "nginx.conf")]) == 0
-            command = [NGINX, "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf"), "-g", "daemon off;"]
-            process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-            try:
-                _asked_through(port, trusted, gateways.token_of(doors, gateways.granted(ledger, "edge")), replica)
-            finally:
-                process.terminate()
-                process.wait(20)
+    written = ["edge", f"run={gated.run_dir}", f"edge.port={port}", f"edge.cert={trusted}"]
+    limits = [f"edge.key={tmp_path / 'key.pem'}", "edge.per_second=1", "edge.burst=6", "edge.max_body_kib=16"]
+    assert main(["serve", *written, *limits, "--out", str(tmp_path / "nginx.conf")]) == 0
+    command = [NGINX, "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf"), "-g", "daemon off;"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    for one in replicas:
+        one.statuses, one.cut, one.pause_s = [], None, 0.15
+    try:
+        asked_through(port, trusted, gateways.token_of(modelled, gateways.granted(gated, "edge")))
+    finally:
+        process.terminate()
+        process.wait(20)
 
 
-def _asked_through(port: int, trusted: Path, token: str, replica: ChatServer) -> None:
+def asked_through(port: int, trusted: Path, token: str) -> None:
     verify, bearer = ssl.create_default_context(cafile=str(trusted)), {"Authorization": f"Bearer {token}"}
     with httpx.Client(base_url=f"https://localhost:{port}", verify=verify, headers=bearer, timeout=60) as client:
-        _until_up(client)
-        replica.pause_s = 0.15
+        until_up(client)
         begun, came = time.monotonic(), list[float]()
         asked = {"question": ASKED, "stream": True}
         with client.stream("POST", "/v1/query", json=asked, headers={"Accept-Encoding": "gzip"}) as reply:
@@ -111,7 +100,7 @@ def _asked_through(port: int, trusted: Path, token: str, replica: ChatServer) ->
         assert refused[0].headers["retry-after"] == "1" and replies[0].status_code == 200
 
 
-def _until_up(client: httpx.Client) -> None:
+def until_up(client: httpx.Client) -> None:
     end = time.monotonic() + 20
     while True:
         try:
