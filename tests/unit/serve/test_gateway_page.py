@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,8 @@ import browser
 import fixedcorpus
 import gateways
 import pytest
-import servedrun
-import stagerun
+from chatserver import ChatServer
 
-from rag_hpc.cli import main
 from rag_hpc.core.ledger import Ledger
 from rag_hpc.serve.gateway.places import FEEDBACK, Doors
 
@@ -26,22 +25,8 @@ pytestmark = [
 ASKED = fixedcorpus.ASKED["caching"]
 
 
-@pytest.fixture(scope="module")
-def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
-    made = servedrun.make_run(stagerun.chain_or_skip(), tmp_path_factory.mktemp("paged"))
-    assert main(["serve", "up", f"run={made.run_dir}", "workers=1", "serve.deadline_ms=20000"]) == 0
-    yield made
-    assert main(["serve", "down", f"run={made.run_dir}"]) == 0
-
-
-@pytest.fixture(scope="module")
-def doors(ledger: Ledger) -> Iterator[Doors]:
-    with gateways.gateway(ledger, "1", "gateway.search_ms=10000") as found:
-        yield found
-
-
 @pytest.fixture
-def tab(doors: Doors, tmp_path: Path) -> Iterator[browser.Tab]:
+def tab(tmp_path: Path) -> Iterator[browser.Tab]:
     with browser.tab(tmp_path) as found:
         yield found
 
@@ -58,21 +43,25 @@ def typed(tab: browser.Tab, text: str) -> None:
 
 
 def test_a_reader_asks_reads_follows_a_citation_and_judges(
-    ledger: Ledger, doors: Doors, tab: browser.Tab, tmp_path: Path
+    gated: Ledger, modelled: Doors, replicas: list[ChatServer], tab: browser.Tab, tmp_path: Path
 ) -> None:
-    loaded(tab, doors, 1000, "light")
+    for one in replicas:
+        one.statuses, one.cut, one.pause_s = [429], None, 0.0  # so that passages are quoted
+    loaded(tab, modelled, 1000, "light")
     typed(tab, ASKED)
     tab.until("document.getElementById('state').textContent.includes('Bearer TOKEN')")  # whose door this is not
     tab.run("document.querySelector('details').open = true; document.getElementById('token').focus()")
-    tab.call("Input.insertText", text=gateways.granted(ledger, "reader"))
+    tab.call("Input.insertText", text=gateways.granted(gated, "reader"))
     tab.until("new Promise(done => setTimeout(() => done(true), 2100))")  # until the gateway sees the account
     tab.run("document.getElementById('question').focus()")
     tab.key("Enter", 13, "\r")
     tab.until("!document.getElementById('sources').hidden")
-    assert "lru_cache" in tab.run("document.getElementById('answer').textContent")
-    assert "Coverage 4/4" in tab.run("document.getElementById('state').textContent")
-    marked = "[...document.querySelectorAll('#cited mark')].map(one => one.textContent)"
-    assert any("lru_cache" in text for text in tab.run(marked))
+    answer = tab.run("document.getElementById('answer').textContent")
+    assert re.search(r"\[\d+\]", answer)
+    state = tab.run("document.getElementById('state').textContent")
+    assert "Coverage 4/4" in state and "quoted without a model" in state
+    marked = tab.run("[...document.querySelectorAll('#cited mark')].map(one => one.textContent)")
+    assert marked and all(" ".join(text.split()) in answer for text in marked)
     tab.run("document.querySelector('#answer a').focus()")
     tab.key("Enter", 13, "\r")
     tab.until("document.activeElement.id.startsWith('passage-')")
@@ -81,7 +70,7 @@ def test_a_reader_asks_reads_follows_a_citation_and_judges(
     assert "search" in tab.run("document.getElementById('times').textContent")
     tab.run("document.querySelector('[data-rating=\"1\"]').click()")
     tab.until("document.getElementById('thanks').textContent == 'Noted.'")
-    assert ASKED in (ledger.run_dir / FEEDBACK / "1.jsonl").read_text()
+    assert ASKED in (gated.run_dir / FEEDBACK / "modelled.jsonl").read_text()
     for width, scheme in ((1000, "light"), (1000, "dark"), (420, "light"), (420, "dark")):
         tab.size(width, 900, scheme)
         assert tab.run("document.documentElement.scrollWidth") <= width
@@ -89,7 +78,7 @@ def test_a_reader_asks_reads_follows_a_citation_and_judges(
         assert (sum(map(int, paper)) < 120) == (scheme == "dark")
         tab.shot(tmp_path / f"page-{width}-{scheme}.png")
     hosts = {urlsplit(request_of(one)).netloc for one in tab.seen if one.get("method") == "Network.requestWillBeSent"}
-    assert hosts <= {urlsplit(gateways.url(doors)).netloc, ""}
+    assert hosts <= {urlsplit(gateways.url(modelled)).netloc, ""}
     complaints = [one for one in tab.seen if one.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded")]
     assert [one for one in complaints if "401" not in str(one) and "verbose" not in str(one)] == []
 
@@ -99,8 +88,8 @@ def request_of(event: dict[str, Any]) -> str:
     return "" if url.startswith("data:") else url
 
 
-def test_what_a_passage_or_an_answer_holds_never_runs(doors: Doors, tab: browser.Tab) -> None:
-    loaded(tab, doors, 420, "dark")
+def test_what_a_passage_or_an_answer_holds_never_runs(modelled: Doors, tab: browser.Tab) -> None:
+    loaded(tab, modelled, 420, "dark")
     evil = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
     passage = {
         "number": 1,
