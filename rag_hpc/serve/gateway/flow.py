@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from rag_hpc.algo.answer.prompt import Passage
 from rag_hpc.algo.types import Array
-from rag_hpc.generators.base import Answer, answer_of
+from rag_hpc.generators.base import Answer, answer_of, not_found
 from rag_hpc.search.answer import Answered, Asker, Place, checked
 from rag_hpc.serve.ask import PageOf, plain
 from rag_hpc.serve.client import Unanswered
@@ -26,7 +26,7 @@ from rag_hpc.serve.gateway.upstream import Prompt, Upstream, UpstreamFailed
 
 T = TypeVar("T")
 SAME_CHARS = 512  # of a prompt, by which questions of the same passages go to the same replica
-LEAST_S = 0.2  # of the deadline that is kept for quoting, where the model is late
+LEAST_S, KEPT = 0.2, 0.2  # of the time that is left, at the most, and its share, kept for quoting
 RETRY_S = {"down": 5.0, "starting": 5.0, "draining": 5.0}  # when to come back, by why nothing was searched
 Emit = Callable[[str], None]
 
@@ -37,7 +37,8 @@ class Cache(Protocol):
     async def through(self, kind: str, key: Mapping[str, Any], make: Callable[[], Awaitable[T]]) -> T:
         """Return the outcome of a step, made where it is not known; what `make` raises is raised and not kept.
 
-        kind: embed, retrieve or answer. key: all that the outcome depends on, but for the run's generation.
+        kind: embed, retrieve or answer. key: all that the outcome depends on, but for the run's generation and the
+        gateway's settings. An outcome that says `partial` is not to be kept.
         """
 
 
@@ -63,6 +64,10 @@ class Question:
     session: str = ""
     seconds: dict[str, float] = field(default_factory=dict)  # by step
 
+    def reserved(self) -> float:
+        """Return when searching, or a model, has to be done: some time is kept to quote what was found."""
+        return self.until - min(LEAST_S, KEPT * max(0.0, self.until - time.monotonic()))
+
     def timings_ms(self) -> dict[str, float]:
         """Return the milliseconds of each step so far."""
         return {step: round(1000 * seconds, 2) for step, seconds in self.seconds.items()}
@@ -81,6 +86,11 @@ class Retrieved:
     def coverage(self) -> str:
         """The shards that answered, of all."""
         return f"{self.answered}/{self.shards}"
+
+    @property
+    def partial(self) -> bool:
+        """Whether shards are missing."""
+        return self.answered < self.shards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +147,7 @@ class Flow:
             vector_1D = await self.embed(question)
             begun = time.monotonic()
             try:
-                until = question.until - LEAST_S
-                reply = await self._batches.search(question.text, vector_1D, question.only, until)
+                reply = await self._batches.search(question.text, vector_1D, question.only, question.reserved())
             except Unanswered as error:
                 raise _problem(error) from error
             finally:
@@ -148,7 +157,7 @@ class Flow:
 
         key = {"question": question.text, "k": question.k, "tenant": question.tenant, "only": question.only}
         found = await self._cache.through("retrieve", key, make)
-        if found.answered < found.shards:
+        if found.partial:
             self._metrics.partial.inc()
         return found
 
@@ -180,7 +189,7 @@ class Flow:
             return Said(
                 answered=replace(checked(answer, passages), ranks=ranks),
                 coverage=found.coverage,
-                partial=found.answered < found.shards or bool(fallback),
+                partial=found.partial or bool(fallback),
                 finish_reason=finish_reason,
                 fallback=fallback,
             )
@@ -214,12 +223,13 @@ class Flow:
     async def _generate(self, question: Question, passages: list[Passage], emit: Emit) -> tuple[Answer, str, str]:
         """Return the answer, why it ended, and why it is not the model's or cut, where it is so."""
         if self._upstream is None or not passages:
-            return await self._quoted(question, passages, emit), "stop", ""
+            answer, late = await self._quoted(question, passages, emit)
+            return answer, "stop", late
         messages = self._asker.messages(question.text, passages)
         prompt = Prompt(
             messages,
             max_tokens=question.max_tokens,
-            until=question.until - LEAST_S,
+            until=question.reserved(),
             session=question.session or messages[-1]["content"][:SAME_CHARS],
             temperature=question.temperature,
         )
@@ -231,21 +241,31 @@ class Flow:
         except UpstreamFailed as error:
             self._metrics.fallbacks.inc()
             if not pieces:
-                return await self._quoted(question, passages, emit), "stop", f"quoted without a model: {error}"
+                answer, late = await self._quoted(question, passages, emit)
+                return answer, "stop", f"quoted without a model: {error}{'; ' * bool(late)}{late}"
             prompt.finish_reason, fallback = "length", f"the answer is cut: {error}"
         else:
             fallback = ""
         return answer_of("".join(pieces).strip(), len(passages), prompt.counts), prompt.finish_reason, fallback
 
-    async def _quoted(self, question: Question, passages: list[Passage], emit: Emit) -> Answer:
-        answer = await self._in_thread(lambda: self._asker.quoted(question.text, passages))
+    async def _quoted(self, question: Question, passages: list[Passage], emit: Emit) -> tuple[Answer, str]:
+        """Return what the passages say, and why that is nothing where there was no time to read them."""
+        try:
+            work = self._in_thread(lambda: self._asker.quoted(question.text, passages))
+            answer, late = await asyncio.wait_for(work, question.until - time.monotonic()), ""
+        except TimeoutError:
+            answer, late = not_found(), "there was no time to read the passages that were found"
+            self._metrics.fallbacks.inc()
         emit(answer.text)
-        return answer
+        return answer, late
 
     async def _worked(self, question: Question, step: str, work: Callable[[], T]) -> T:
         begun = time.monotonic()
         try:
-            return await self._in_thread(work)
+            return await asyncio.wait_for(self._in_thread(work), question.until - begun)
+        except TimeoutError as error:
+            said = f"{step}: not done within the deadline; others' questions go before"
+            raise Problem(503, "deadline_exceeded", said, 1.0) from error
         finally:
             self._took(question, step, time.monotonic() - begun)
 

@@ -23,7 +23,6 @@ class Metrics:
         self.partial = Counter("rag_partial", "searches that not all shards answered", registry=self.registry)
         self.fallbacks = Counter("rag_fallbacks", "answers that no model gave, or not whole", registry=self.registry)
         self.feedback = Counter("rag_feedback", "verdicts of readers", ["rating"], registry=self.registry)
-        self.replicas = Gauge("rag_replica_open", "1 where a replica is not asked", ["replica"], registry=self.registry)
 
     def text(self) -> bytes:
         """Return all of them in Prometheus' text format."""

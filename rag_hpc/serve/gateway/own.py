@@ -73,7 +73,7 @@ class Own:
                 "question": question.text,
                 "passages": [_found(n, *pair) for n, pair in enumerate(pairs, 1)],
                 "coverage": found.coverage,
-                "partial": found.answered < found.shards,
+                "partial": found.partial,
                 "timings_ms": question.timings_ms(),
             }
         )
