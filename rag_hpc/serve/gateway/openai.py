@@ -13,11 +13,11 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from rag_hpc.serve.gateway.flow import Said
 from rag_hpc.serve.gateway.problems import Problem
 from rag_hpc.serve.gateway.questions import prepared
 from rag_hpc.serve.gateway.requests import Chat, Completion, Embeddings
 from rag_hpc.serve.gateway.service import Service
+from rag_hpc.serve.gateway.steps import Said
 from rag_hpc.serve.gateway.streams import Stream, event
 
 

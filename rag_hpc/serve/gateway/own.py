@@ -13,9 +13,9 @@ from starlette.responses import JSONResponse, Response
 
 from rag_hpc.algo.answer.prompt import Passage
 from rag_hpc.search.answer import Place
-from rag_hpc.serve.gateway.flow import Said
 from rag_hpc.serve.gateway.requests import Feedback, Query, TokenRequest
 from rag_hpc.serve.gateway.service import Service
+from rag_hpc.serve.gateway.steps import Said
 from rag_hpc.serve.gateway.streams import Stream, event
 
 

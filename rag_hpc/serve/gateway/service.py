@@ -16,10 +16,11 @@ from starlette.requests import Request
 
 from rag_hpc.serve.gateway.callers import Caller, Callers, until_of
 from rag_hpc.serve.gateway.config import GatewayConfig
-from rag_hpc.serve.gateway.flow import Flow, Question, Said
+from rag_hpc.serve.gateway.flow import Flow
 from rag_hpc.serve.gateway.metrics import Metrics
 from rag_hpc.serve.gateway.problems import Problem
 from rag_hpc.serve.gateway.questions import prepared
+from rag_hpc.serve.gateway.steps import Question, Said
 
 REMEMBERED = 2000  # answers that a verdict may come for
 

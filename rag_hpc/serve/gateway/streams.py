@@ -10,8 +10,8 @@ from typing import Any
 
 from starlette.responses import Response, StreamingResponse
 
-from rag_hpc.serve.gateway.flow import Emit, Said
 from rag_hpc.serve.gateway.problems import Problem
+from rag_hpc.serve.gateway.steps import Emit, Said
 
 HEADERS = {"X-Accel-Buffering": "no", "Cache-Control": "no-cache, no-transform"}
 ALIVE = b": still here\n\n"

@@ -17,9 +17,10 @@ from rag_hpc.search.answer import Asker
 from rag_hpc.search.searcher import Found
 from rag_hpc.serve.client import Reply, Unanswered
 from rag_hpc.serve.gateway.batches import Batches
-from rag_hpc.serve.gateway.flow import Flow, Question, Said
+from rag_hpc.serve.gateway.flow import Flow
 from rag_hpc.serve.gateway.metrics import Metrics
 from rag_hpc.serve.gateway.problems import Problem
+from rag_hpc.serve.gateway.steps import Question, Said
 from rag_hpc.serve.gateway.upstream import Prompt, Upstream, UpstreamFailed
 
 T = TypeVar("T")
