@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from rag_hpc.stores.questions import read_questions
 
 DEFAULTS = {"run": "", "qps": "1", "seconds": "60", "warmup": "10", "route": "query", "slo": "", "seed": "0"}
 ROUTES = {"query": "/v1/query", "retrieve": "/v1/retrieve"}
+STEPS = ("embed", "search", "generate")
 QUANTILES = (0.5, 0.95, 0.99)
 ENOUGH = {0.5: 100, 0.95: 200, 0.99: 10_000}  # samples, below which a quantile is shown and not judged
 RESAMPLES = 500
@@ -69,10 +71,9 @@ def run(options: Options) -> list[Row]:
 def latencies(route: str, samples: Sequence[Sample], slo: Slo, note: str, contention: float | None) -> list[Row]:
     """Return a row a step and quantile; a request that failed took for ever, and its steps are nobody's."""
     good = [sample for sample in samples if sample.good]
+    told = [step for step in STEPS if any(step in sample.told["timings_ms"] for sample in good)]
     steps: dict[str, tuple[Callable[[Sample], float], float | None, Sequence[Sample]]] = {
-        step: (lambda sample, step=step: sample.told["timings_ms"].get(step, 0.0), getattr(slo, f"{step}_ms"), good)
-        for step in ("embed", "search", "generate")
-        if any(step in sample.told["timings_ms"] for sample in good)
+        step: (partial(of_step, step), getattr(slo, f"{step}_ms"), good) for step in told
     }
     if route == "query":
         steps["first"] = lambda sample: 1000 * sample.first_s, slo.first_ms, samples
@@ -100,9 +101,14 @@ def latencies(route: str, samples: Sequence[Sample], slo: Slo, note: str, conten
     return rows
 
 
+def of_step(step: str, sample: Sample) -> float:
+    """Return the milliseconds of a step, as the gateway says."""
+    return float(sample.told["timings_ms"].get(step, 0.0))
+
+
 def overhead_ms(sample: Sample) -> float:
     """Return what a request took beside its steps: waiting for its turn, HTTP, JSON, and whoever asks."""
-    return 1000 * sample.whole_s - sum(sample.told["timings_ms"].values())
+    return 1000 * sample.whole_s - float(sum(sample.told["timings_ms"].values()))
 
 
 def interval(values: Any, quantile: float) -> tuple[float, float]:
