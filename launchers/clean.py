@@ -15,6 +15,7 @@ from rag_hpc.launchers.array import drop_pickles
 from rag_hpc.launchers.cancel import is_ours
 from rag_hpc.launchers.chain import queued, site_of
 from rag_hpc.launchers.rows import stage_rows
+from rag_hpc.serve.gateway.places import gateways_of
 from rag_hpc.serve.places import groups_of
 
 if TYPE_CHECKING:
@@ -27,9 +28,10 @@ def clean(arguments: Arguments) -> int:
         raise ConfigError("clean --all removes a whole run: say which, run=NAME; see: rag-hpc status")
     ledger = find_run(root_of(arguments), name_of(arguments))
     refuse_while_busy(ledger)
-    if "--all" in arguments.flags and groups_of(ledger.run_dir):
+    if "--all" in arguments.flags and (groups_of(ledger.run_dir) or gateways_of(ledger.run_dir)):
         raise ConfigError(
-            f"run={ledger.name}: a resident group holds it open; first: rag-hpc serve down run={ledger.handle}"
+            f"run={ledger.name}: a resident group or gateway holds it open; first: rag-hpc serve down "
+            f"run={ledger.handle}"
         )
     with naming_disk(ledger.run_dir):
         if "--all" in arguments.flags:

@@ -1,4 +1,5 @@
-"""`rag-hpc serve`: resident groups, whose ranks hold a finished run's shards open and answer queries until `down`."""
+"""`rag-hpc serve`: resident groups, whose ranks hold a finished run's shards open and answer queries until `down`; and
+the gateways in front of them."""
 
 from __future__ import annotations
 
@@ -11,9 +12,11 @@ from rag_hpc.core.fs import naming_disk
 from rag_hpc.core.ledger import find_run
 from rag_hpc.core.log import shown
 from rag_hpc.errors import ConfigError, did_you_mean
+from rag_hpc.launchers import access, gateway
 from rag_hpc.launchers.group import end, queue, start, state_of
 from rag_hpc.schema import from_plain
 from rag_hpc.serve.cache.warm import warm
+from rag_hpc.serve.gateway.places import GatewayPlace, gateways_of
 from rag_hpc.serve.places import GROUP, Group, Place, ServeConfig, groups_of
 
 if TYPE_CHECKING:
@@ -25,9 +28,13 @@ NEEDED = ("lexical", "encode", "retrieve.search")
 
 
 def serve(arguments: Arguments) -> int:
-    """Start, describe or end the groups of a run."""
+    """Start, describe or end the groups and gateways of a run."""
     word, *names = arguments.words
     ledger = find_run(root_of(arguments), arguments.override("run") or (names[0] if names else None))
+    if word == "gateway":
+        return gateway.up(ledger, gateway.place_of(ledger, arguments), arguments)
+    if word in access.WORDS:
+        return access.run_word(word, ledger, arguments)
     if word == "warm":
         return warm(arguments, ledger)
     if "--file" in arguments.values or any(o.startswith(("most=", "tenant=", "cache.")) for o in arguments.overrides):
@@ -35,12 +42,14 @@ def serve(arguments: Arguments) -> int:
     name = arguments.override("group")
     if name is not None and not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", name):
         raise ConfigError(f"group={name}: use letters, digits, '_' and '-' only, 32 at most")
-    places = [place for place in groups_of(ledger.run_dir) if name in (None, place.name)]
+    door = arguments.override("gateway.name")
+    places = [place for place in groups_of(ledger.run_dir) if (name or (door and "")) in (None, place.name)]
+    doors = [place for place in gateways_of(ledger.run_dir) if (door or (name and "")) in (None, place.name)]
     if word == "up":
         return up(ledger, Place(ledger.run_dir, name or "1"), arguments)
     if word == "down":
-        return down(ledger, places)
-    return status(ledger, places, as_text="--json" not in arguments.flags)
+        return down(ledger, places, doors)
+    return status(ledger, places, doors, as_text="--json" not in arguments.flags)
 
 
 # ---- up
@@ -124,11 +133,11 @@ def site(request: Request, arguments: Arguments) -> ClusterConfig:
 # ---- status
 
 
-def status(ledger: Ledger, places: list[Place], *, as_text: bool) -> int:
-    """Print how the groups are; exit 0 when all are up with all ranks, else 3."""
-    found = [state_of(place) for place in places]
+def status(ledger: Ledger, places: list[Place], doors: list[GatewayPlace], *, as_text: bool) -> int:
+    """Print how the groups and gateways are; exit 0 when all are up with all ranks, else 3."""
+    found, gates = [state_of(place) for place in places], [gateway.state_of(place) for place in doors]
     if not as_text:
-        print(as_json(found))
+        print(as_json([*found, *(gateway.as_plain(gate) for gate in gates)]))
     elif not found:
         print(f"run={ledger.name}: no group; start one: rag-hpc serve up run={ledger.handle}")
     for one in found if as_text else ():
@@ -142,7 +151,9 @@ def status(ledger: Ledger, places: list[Place], *, as_text: bool) -> int:
         for row in one.get("ranks", ()):
             memory = f"{row['rss_bytes'] / 2**20:.0f} MiB" if row["rss_bytes"] else ""
             print(f"  rank {row['rank']}: {row['state']:<8} {row['shards']} shards  {shown(row['host'])}  {memory}")
-    return 0 if found and all(one["state"] == "up" for one in found) else 3
+    for gate in gates if as_text else ():
+        print(f"gateway {gate['gateway']}: {gate['state']}  {shown(gate.get('reason', ''))}".rstrip())
+    return 0 if found and all(one["state"] == "up" for one in [*found, *gates]) else 3
 
 
 def of_a_job(found: dict[str, Any]) -> str:
@@ -158,11 +169,14 @@ def ms(number: float | None) -> str:
 # ---- down
 
 
-def down(ledger: Ledger, places: list[Place]) -> int:
-    """End groups, whose open requests are answered first, and remove all that they made."""
+def down(ledger: Ledger, places: list[Place], doors: list[GatewayPlace]) -> int:
+    """End gateways and groups, whose open requests are answered first, and remove all that they made."""
+    for door in doors:
+        gateway.end(door)
+        print(f"run={ledger.name}: gateway {door.name} is down")
     for place in places:
         end(place)
         print(f"run={ledger.name}: group {place.name} is down")
-    if not places:
+    if not places and not doors:
         print(f"run={ledger.name}: no group is up")
     return 0

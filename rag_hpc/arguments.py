@@ -110,7 +110,7 @@ def as_json(value: Any) -> str:
     return json.dumps(value, indent=2, sort_keys=True).replace("\x7f", "\\u007f")
 
 
-OWN = ("cost", "study", "tracking")  # groups that single verbs read, and no run
+OWN = ("cost", "serve", "study", "tracking")  # groups that single verbs read, and no run
 
 
 def choices(config_dir: Path | None = None) -> dict[str, list[str]]:

@@ -34,6 +34,7 @@ BENCHES = {
     "tier": "rag_hpc.eval.bench.retrieve.tiers:run",
     "dedup_scale": "rag_hpc.eval.bench.dedup.scale:run",
     "cache": "rag_hpc.eval.bench.cache.cache:run",
+    "serve": "rag_hpc.eval.bench.serve.serve:run",
 }
 
 KINDS = {

@@ -19,7 +19,7 @@ from rag_hpc.algo.types import Array
 from rag_hpc.core.comm import SerialComm
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.generators import registry
-from rag_hpc.generators.base import Answer, Encode
+from rag_hpc.generators.base import Answer, Encode, Generator
 from rag_hpc.generators.compress import (
     Compressed,
     Write,
@@ -40,6 +40,7 @@ from rag_hpc.stores.shards import effort_of
 from rag_hpc.stores.vectors import VectorStore
 
 if TYPE_CHECKING:
+    from rag_hpc.algo.rank.topk import Hits
     from rag_hpc.models.encoder import Encoder
     from rag_hpc.search.searcher import Found, SearchSettings
 
@@ -212,8 +213,10 @@ class Asker:
 
         self._searcher = via(own)
         prompt = from_plain(PromptConfig, settings["generate"].get("prompt", {}))
-        told = Given(load=load, prompt=prompt, scratch=scratch)
-        self._answerer = Answerer(inputs["chunk"], generator, told)
+        self._told = Given(load=load, prompt=prompt, scratch=scratch)
+        self._chunks = ChunkStore(inputs["chunk"])
+        self._answerer = Answerer(inputs["chunk"], generator, self._told)
+        self._quoting: Generator | None = None
 
     def close(self) -> None:
         """Free what the generator holds."""
@@ -221,16 +224,52 @@ class Asker:
 
     def answer(self, question: str) -> Answered:
         """Return the answer to one question."""
-        searcher = self._searcher
-        vector = self._encoder.encode([self._prefix + question], out=np.float16, allow_truncate=True)
-        hits = searcher.search([question], vector).hits
+        hits = self._searcher.search([question], self.embed(question)).hits
+        passages, ranks = self.passages(question, *self.ranked(hits))
+        return replace(checked(self._answerer.generate(question, passages), passages), ranks=ranks)
+
+    def embed(self, question: str) -> Array:
+        """Return the question's vector as one row; by itself, so that it depends on no other."""
+        return self._encoder.encode([self._prefix + question], out=np.float16, allow_truncate=True)
+
+    def vectors(self, texts: Sequence[str]) -> Array:
+        """Return vectors_ND of passages or other texts, as they stand."""
+        return self._encoder.encode(texts, allow_truncate=True)
+
+    def ranked(self, hits: Mapping[str, Hits], row: int = 0, k: int = 0) -> tuple[list[int], list[dict[str, Place]]]:
+        """Return the ordinals of a query's k best hits (0: as many as the run reads), and their places in each ranking.
+
+        row: the query's among those that were searched.
+        """
         places = {
-            method: {int(one): Place(n, float(score)) for n, (score, one) in enumerate(zip(*row, strict=True), 1)}
-            for method, row in ((method, (scores[0], ids[0])) for method, (scores, ids) in hits.items())
+            method: {int(one): Place(n, float(score)) for n, (score, one) in enumerate(zip(*pair, strict=True), 1)}
+            for method, pair in ((method, (scores[row], ids[row])) for method, (scores, ids) in hits.items())
         }
-        chosen = [one for one in places[self._method] if one >= 0][: self._k]
-        ranks = [{method: found[one] for method, found in places.items() if one in found} for one in chosen]
-        return replace(self._answerer.answer(question, chosen), ranks=ranks)
+        chosen = [one for one in places[self._method] if one >= 0][: k or self._k]
+        return chosen, [{method: found[one] for method, found in places.items() if one in found} for one in chosen]
+
+    def passages(
+        self, question: str, ordinals: Sequence[int], ranks: Sequence[dict[str, Place]]
+    ) -> tuple[list[Passage], list[dict[str, Place]]]:
+        """Return the passages that the generator reads, of the chunks with these ordinals, and the ranks of each."""
+        ids = [passage.chunk_id for passage in self.whole(ordinals)]
+        places = dict(zip(ids, ranks, strict=True))
+        read, _ = self._answerer.fit(question, *self._answerer.read(question, ordinals), self._answerer.generate)
+        return read, [places[passage.chunk_id] for passage in read]
+
+    def whole(self, ordinals: Sequence[int]) -> list[Passage]:
+        """Return the chunks with these ordinals, in their order."""
+        return read_passages(self._chunks, ordinals)
+
+    def messages(self, question: str, passages: Sequence[Passage]) -> list[dict[str, str]]:
+        """Return what a language model is told."""
+        return self._told.prompt.messages(question, passages)
+
+    def quoted(self, question: str, passages: Sequence[Passage]) -> Answer:
+        """Return the answer of the generator that needs no model, whichever the run's is."""
+        if self._quoting is None:
+            self._quoting = registry.get_generator(GeneratorConfig(), self._told)
+        return self._quoting.generate(question, passages)
 
 
 def reading(encoder: Encoder, prefix: str) -> Encode:

@@ -69,12 +69,15 @@ class Client:
         self._sock: socket.socket | None = None
         self.config = ServeConfig(**place.group().settings)
 
-    def search(self, texts: Sequence[str], vectors_QD: Array, deadline_ms: float | None = None) -> Reply:
-        """Return what is found before the deadline. Raises Unanswered."""
+    def search(
+        self, texts: Sequence[str], vectors_QD: Array, deadline_ms: float | None = None, only: str = ""
+    ) -> Reply:
+        """Return what is found before the deadline; only: of these passages, a filter. Raises Unanswered."""
         from rag_hpc.search.searcher import Found
 
         limit_ms = deadline_ms or self.config.deadline_ms
-        head, arrays = self._call({"ask": "search", "texts": [*texts], "deadline_ms": limit_ms}, limit_ms, vectors_QD)
+        asked = {"ask": "search", "texts": [*texts], "deadline_ms": limit_ms, "only": only}
+        head, arrays = self._call(asked, limit_ms, vectors_QD)
         try:
             pairs = zip(arrays[::2], arrays[1::2], strict=True)
             hits = dict(zip(head["methods"], pairs, strict=True))
@@ -134,7 +137,11 @@ class _Race:
 
 
 def search_groups(
-    places: Sequence[Place], texts: Sequence[str], vectors_QD: Array, deadline_ms: float | None = None
+    places: Sequence[Place],
+    texts: Sequence[str],
+    vectors_QD: Array,
+    deadline_ms: float | None = None,
+    only: str = "",
 ) -> Reply:
     """Return the first whole answer of the groups, else the one that covers most; Unanswered where there is none.
 
@@ -148,7 +155,7 @@ def search_groups(
         try:
             client = Client(place)
             with contextlib.closing(client):
-                reply = client.search(texts, vectors_QD, max(1.0, 1000 * (until - time.monotonic())))
+                reply = client.search(texts, vectors_QD, max(1.0, 1000 * (until - time.monotonic())), only)
         except (RagHpcError, OSError) as error:
             unanswered = error if isinstance(error, Unanswered) else Unanswered(f"group {place.name}: {error}")
             with race.came:

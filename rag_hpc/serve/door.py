@@ -1,8 +1,8 @@
 """Rank 0's door: takes queries from whoever holds the group's key, searches them in batches, and answers in time.
 
-Q queries, D dimensions. A request says {ask: search, texts, deadline_ms} + [vectors_QD] and hears {coverage, seconds,
-methods} + [scores, ids of each method], or {error, said}; {ask: status} hears how the group is. Whoever asks waits in a
-thread; one thread, the process's first, searches, since Java and the collective calls are its.
+Q queries, D dimensions. A request says {ask: search, texts, deadline_ms, only} + [vectors_QD] and hears {coverage,
+seconds, methods} + [scores, ids of each method], or {error, said}; {ask: status} hears how the group is. Whoever asks
+waits in a thread; one thread, the process's first, searches, since Java and the collective calls are its.
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from rag_hpc.algo.types import Array
 from rag_hpc.errors import InputError, RagHpcError
-from rag_hpc.search.answer import Searching
+from rag_hpc.search.filters import check_filter
 from rag_hpc.serve.members import WAIT_S, Members
 from rag_hpc.serve.places import Group, ServeConfig, alive
 from rag_hpc.serve.rounds import RootComm
 from rag_hpc.serve.wire import Broken, Frame, Refused, receive, send, welcome
+
+if TYPE_CHECKING:
+    from rag_hpc.search.searcher import Found
 
 log = logging.getLogger(__name__)
 GUESTS = 512  # connections at a time
@@ -43,6 +46,7 @@ class Request:
     vectors_QD: Array
     begun: float  # on time.monotonic()
     until: float
+    only: str = ""  # a filter of passages beside the group's own
     answered: threading.Event = field(default_factory=threading.Event)
     reply: Frame | None = None
     given_up: bool = False
@@ -51,6 +55,13 @@ class Request:
 def shares(num_shards: int, num_ranks: int) -> list[int]:
     """Return how many shards each rank counts for: those that it holds, and its part of the vectors where none."""
     return [max(1, len(range(rank, num_shards, num_ranks))) for rank in range(num_ranks)]
+
+
+class Narrowed(Protocol):
+    """What searches, of the passages that a filter lets through."""
+
+    def search(self, texts: Sequence[str], vectors_QD: Array, only: str = "") -> Found:
+        """Return the hits of all methods for the queries."""
 
 
 class Door:
@@ -74,7 +85,7 @@ class Door:
         """Take guests at a listening socket, in threads, until it is closed."""
         threading.Thread(target=self._accept, args=(sock,), daemon=True, name="door").start()
 
-    def run(self, searcher: Searching, comm: RootComm) -> None:
+    def run(self, searcher: Narrowed, comm: RootComm) -> None:
         """Search what is asked, once all ranks are there, until it is to stop and nothing waits."""
         while not all(rank in self._members.able() for rank in range(1, self._group.ranks)):
             if self._stop():
@@ -132,6 +143,7 @@ class Door:
 
     def _ask(self, head: dict[str, Any], arrays: list[Array]) -> Frame:
         texts, vectors_QD = self._checked(head, arrays)
+        check_filter(only := str(head.get("only") or ""))
         now, limit_ms = time.monotonic(), head.get("deadline_ms") or self._config.deadline_ms
         if not isinstance(limit_ms, int | float) or not 1 <= limit_ms <= 600_000:
             raise InputError(f"deadline_ms={limit_ms!r}: from 1 to 600000")
@@ -139,7 +151,7 @@ class Door:
             return {"error": "draining", "said": "the group is going down; ask another, or again in a while"}, []
         if not self._open:
             return {"error": "starting", "said": "its ranks are not all there yet; see: rag-hpc serve status"}, []
-        request = Request(texts, vectors_QD, now, now + limit_ms / 1000)
+        request = Request(texts, vectors_QD, now, now + limit_ms / 1000, only)
         with self._came:
             if len(self._waiting) >= self._config.max_queue:
                 self._counts["overloaded"] += 1
@@ -209,7 +221,8 @@ class Door:
     # ---- searching
 
     def _next(self) -> list[Request]:
-        """Return the requests to search together: the oldest, and of those behind it the ones with as much time."""
+        """Return the requests to search together: the oldest, and of those behind it the ones with as much time, and
+        with the same filter."""
         with self._came:
             if not self._waiting:
                 self._came.wait(WAIT_S)
@@ -221,22 +234,24 @@ class Door:
                     continue
                 left = left or request.until - now
                 fits = num_queries + len(request.texts) <= self._config.max_batch
-                if batch and not (fits and left / 2 <= request.until - now <= 2 * left):
+                alike = not batch or request.only == batch[0].only
+                if batch and not (fits and alike and left / 2 <= request.until - now <= 2 * left):
                     continue
                 self._waiting.remove(request)
                 batch.append(request)
                 num_queries += len(request.texts)
             return batch
 
-    def _serve(self, batch: Sequence[Request], searcher: Searching, comm: RootComm) -> None:
+    def _serve(self, batch: Sequence[Request], searcher: Narrowed, comm: RootComm) -> None:
         self._round += 1
         texts = [text for request in batch for text in request.texts]
         vectors_QD = np.concatenate([request.vectors_QD for request in batch])
         ranks, until = self._members.able(), min(request.until for request in batch)
         comm.begin(self._round, ranks, until)
-        self._members.tell(ranks, {"do": self._round, "texts": texts}, [vectors_QD])
+        only = batch[0].only
+        self._members.tell(ranks, {"do": self._round, "texts": texts, "only": only}, [vectors_QD])
         try:
-            found = searcher.search(texts, vectors_QD)
+            found = searcher.search(texts, vectors_QD, only)
         except Exception as error:  # whatever a search raises is the answer to these requests
             log.error("round %d: %s", self._round, error, exc_info=error)
             for rank in ranks:

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from rag_hpc.core.trust import check_run
 from rag_hpc.errors import ConfigError, RagHpcError
 from rag_hpc.search.answer import as_the_run
 from rag_hpc.search.filters import allowed
-from rag_hpc.search.searcher import Searcher, knowledge
+from rag_hpc.search.searcher import Found, Searcher, knowledge
 from rag_hpc.serve.door import Door, resident_bytes
 from rag_hpc.serve.members import OPENING, Members
 from rag_hpc.serve.places import DOOR, Group, Place, ServeConfig, connect, listener
@@ -48,6 +49,7 @@ DRAIN_S = 10.0  # for what is being searched when a rank is told to stop
 AGAIN_S = 0.3  # between two tries to reach rank 0
 WARM = "What is this?"
 INDEX = "vectors.build"
+MASKS = 64  # of filters that are kept, a byte a passage each
 
 
 class Stop:
@@ -88,19 +90,44 @@ class Share:
             raise ConfigError(f"run={group.run} has changed since its group was started; run: rag-hpc serve down, up")
         self.width = VectorStore(self.inputs["encode"]).width
 
-    def open(self, comm: RootComm | RankComm, scratch: Path) -> Searcher:
+    def open(self, comm: RootComm | RankComm, scratch: Path) -> Narrowing:
         """Return the rank's shards, unpacked in `scratch`."""
         inputs = self.inputs
         parts = inputs["lexical"], inputs["encode"], self._index
         searcher = Searcher(*parts, self.settings, comm, scratch, knowledge(inputs))
-        if self.settings.filter:
-            searcher.restrict(allowed(ChunkStore(inputs["chunk"]), self.settings.filter))
-        return searcher
+        return Narrowing(searcher, ChunkStore(inputs["chunk"]), self.settings.filter)
 
-    def warm(self, searcher: Searcher) -> None:
+    def warm(self, searcher: Narrowing) -> None:
         """Read and compile what a search uses, before anybody waits for it."""
         with contextlib.suppress(Abandoned):
             searcher.search([WARM], np.full((1, self.width), 0.01, dtype=np.float32))
+
+
+class Narrowing:
+    """A searcher of the passages that the run's filter and a search's own let through; the masks of the last few
+    filters are kept."""
+
+    def __init__(self, searcher: Searcher, chunks: ChunkStore, filter: str) -> None:
+        self._searcher, self._chunks, self._filter = searcher, chunks, filter
+        self._masks: OrderedDict[str, Array | None] = OrderedDict()
+
+    def search(self, texts: Sequence[str], vectors_QD: Array, only: str = "") -> Found:
+        """Return the hits of all methods for the queries; only: a filter that was checked."""
+        if only not in self._masks:
+            self._masks[only] = self._mask(" and ".join(f"({part})" for part in (self._filter, only) if part))
+            if len(self._masks) > MASKS:
+                self._masks.popitem(last=False)
+        self._masks.move_to_end(only)
+        self._searcher.restrict(self._masks[only])
+        return self._searcher.search(texts, vectors_QD)
+
+    def _mask(self, filter: str) -> Array | None:
+        if not filter:
+            return None
+        try:
+            return allowed(self._chunks, filter)
+        except ConfigError:  # it lets none through: nothing is found, which is no error of whoever asks
+            return np.zeros(len(self._chunks), dtype=bool)
 
 
 def inputs_of(run_dir: Path, request: Request, *, ann: bool = False) -> dict[str, Manifest]:
@@ -144,7 +171,7 @@ def follow(place: Place, group: Group, rank: int, stop: Stop) -> None:
     """Be another rank: find rank 0, and search as it says; again and again, since it may come and go."""
     share, inbox = Share(place.run_dir, group), _Inbox(stop)
     comm = RankComm(rank, group.ranks, inbox.next)
-    searcher: Searcher | None = None
+    searcher: Narrowing | None = None
     with scratch_folder() as scratch:
         while not stop():
             sock = _reached(place, rank)
@@ -189,7 +216,7 @@ def _voice(sock: socket.socket) -> Callable[[dict[str, Any], list[Array]], None]
     return say
 
 
-def _search(searcher: Searcher, comm: RankComm, inbox: _Inbox) -> None:
+def _search(searcher: Narrowing, comm: RankComm, inbox: _Inbox) -> None:
     """Search what rank 0 says until it closes the group or is gone (Broken)."""
     while True:
         head, arrays = inbox.next()
@@ -200,7 +227,7 @@ def _search(searcher: Searcher, comm: RankComm, inbox: _Inbox) -> None:
         number, outcome = int(head["do"]), "done"
         comm.begin(number)
         try:
-            searcher.search(head["texts"], arrays[0])
+            searcher.search(head["texts"], arrays[0], head.get("only", ""))
         except Abandoned:
             log.info("round %d: it went on without this rank", number)
         except Broken:

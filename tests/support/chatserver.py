@@ -59,9 +59,29 @@ class Handler(BaseHTTPRequestHandler):
             data = [{"index": at, "embedding": server.embed(text)} for at, text in enumerate(body["input"])]
             return self._send(status, {"data": data[::-1], "usage": {"prompt_tokens": len(data)}})  # in any order
         text = server.answer(body)
+        if body.get("stream") and status == 200:
+            return self._stream(text)
         usage = {"prompt_tokens": len(str(body["messages"])) // 4, "completion_tokens": len(text.split())}
         choice = {"message": {"content": text}, "finish_reason": "stop"}
         return self._send(status, {"choices": [choice], "usage": usage} if status == 200 else {"error": "busy"})
+
+    def _stream(self, text: str) -> None:
+        """Send the text as events, a word each; only so many as the server is told, and then no end of them."""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        words = text.split(" ")
+        events = [
+            {"choices": [{"delta": {"content": word + " " * (n < len(words))}}]} for n, word in enumerate(words, 1)
+        ]
+        events.append({"choices": [{"delta": {}, "finish_reason": "stop"}]})
+        events.append({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": len(words)}})
+        for event in events[: self.server.cut]:
+            self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
+            self.wfile.flush()
+            time.sleep(self.server.pause_s)
+        if self.server.cut is None:
+            self.wfile.write(b"data: [DONE]\n\n")
 
     def _send(self, status: int, value: dict[str, Any]) -> None:
         data = json.dumps(value).encode()
@@ -88,6 +108,8 @@ class ChatServer(socketserver.ThreadingTCPServer):
         self.key, self.delay_s, self.lock = key, delay_s, threading.Lock()
         self.bodies: list[dict[str, Any]] = []
         self.statuses: list[int] = []  # of the next replies
+        self.cut: int | None = None  # after so many events a stream breaks off
+        self.pause_s = 0.0  # after each event of a stream
         self.at_once = self.most_at_once = 0
         self.answer: Callable[[dict[str, Any]], str] = lambda body: answer_to(body["messages"])
         self.embed: Callable[[str], list[float]] = lambda text: [float(len(text)), 1.0]

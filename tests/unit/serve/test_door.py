@@ -36,7 +36,7 @@ class Scripted:
         self.go, self.begun, self.seen = threading.Event(), threading.Event(), list[list[str]]()
         self.go.set()
 
-    def search(self, texts: Sequence[str], vectors_QD: Array) -> Found:
+    def search(self, texts: Sequence[str], vectors_QD: Array, only: str = "") -> Found:
         self.seen.append(list(texts))
         self.begun.set()
         assert self.go.wait(20)

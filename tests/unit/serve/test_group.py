@@ -272,7 +272,7 @@ def test_a_group_that_is_up_is_not_started_twice(served: Ledger, capsys: pytest.
         assert main(["serve", "up", f"run={served.run_dir}", wrong]) == 2
         assert why in capsys.readouterr().err
     assert main(["clean", "--all", f"run={served.run_dir}"]) == 2
-    assert "a resident group holds it open" in capsys.readouterr().err
+    assert "a resident group or gateway holds it open" in capsys.readouterr().err
     assert Place(served.run_dir, "1").folder.exists() and status(served)["state"] == "up"
 
 

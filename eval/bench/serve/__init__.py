@@ -1,0 +1,1 @@
+"""The serving fleet under load."""

@@ -1,0 +1,66 @@
+"""`python -m rag_hpc.launchers.gatekeeper RUN_DIR NAME`: keep a gateway up, as its child.
+
+Exit codes: 0 told to stop, 1 it never lived long, 2 it cannot run as configured, 3 the walltime is near.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rag_hpc.core.job import JobEnv
+from rag_hpc.core.log import configure
+from rag_hpc.core.trust import check_run
+from rag_hpc.errors import RagHpcError
+from rag_hpc.launchers.keeper import DRAIN_S, POLL_S, Rank
+from rag_hpc.serve.gateway.places import KEEPER, GatewayPlace, Kept
+
+log = logging.getLogger(__name__)
+
+
+def keep(place: GatewayPlace, deadline: float | None) -> int:
+    """Keep the gateway up until a signal or the deadline (time.monotonic); return the exit code."""
+    stopped = False
+
+    def stop(number: int, frame: object) -> None:
+        nonlocal stopped
+        stopped = True
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, stop)
+    command = [sys.executable, "-P", "-m", "rag_hpc.serve.gateway.main", str(place.run_dir), place.name]
+    gateway = Rank(command, place.folder / "gateway.log")
+    try:
+        while not stopped and (deadline is None or time.monotonic() < deadline):
+            gateway.tend()
+            time.sleep(POLL_S)
+    finally:
+        for number, wait_s in ((signal.SIGTERM, DRAIN_S), (signal.SIGKILL, 5.0)):
+            gateway.tell(number)
+            gateway.wait(time.monotonic() + wait_s)
+    return 0 if stopped else 3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Keep a gateway up; return the process's exit code."""
+    started = time.monotonic()
+    run_dir, name = sys.argv[1:] if argv is None else argv
+    configure(prefix=f"gatekeeper@{os.uname().nodename}")
+    try:
+        check_run(Path(run_dir))
+        os.umask(0o077)
+        place = GatewayPlace(Path(run_dir), name)
+        place.write(KEEPER, Kept(host=os.uname().nodename, pid=os.getpid()))
+        return keep(place, JobEnv.from_env().deadline(started))
+    except RagHpcError as error:
+        log.error("%s: %s", type(error).__name__, error)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,215 @@
+"""`rag-hpc serve gateway`: a gateway's process under a keeper on this machine, looked at, and ended."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rag_hpc.core.fs import naming_disk
+from rag_hpc.core.log import shown
+from rag_hpc.core.stage import Launch
+from rag_hpc.core.trust import private_files
+from rag_hpc.errors import ConfigError, IncompleteError, InputError, MissingDependency, RagHpcError, did_you_mean
+from rag_hpc.launchers.local import environment
+from rag_hpc.schema import from_plain, to_plain
+from rag_hpc.serve.ask import generator_of
+from rag_hpc.serve.gateway.config import GatewayConfig
+from rag_hpc.serve.gateway.places import ASKED, Asked, Doors, GatewayPlace
+
+if TYPE_CHECKING:
+    from rag_hpc.arguments import Arguments
+    from rag_hpc.core.ledger import Ledger, Request
+
+PACKAGES = {"fastapi": "fastapi", "uvicorn": "uvicorn", "jwt": "PyJWT", "structlog": "structlog"}
+PACKAGES["prometheus_client"] = "prometheus-client"
+UP_S, DOWN_S, POLL_S = 120.0, 30.0, 0.1
+
+
+def up(ledger: Ledger, place: GatewayPlace, arguments: Arguments) -> int:
+    """Start a gateway on this machine under a keeper, and wait until it answers."""
+    require_packages()
+    request = ledger.request()
+    asked = asked_of(ledger, request, place, arguments)
+    if place.folder.exists():
+        if keeper_pid(place) is not None:
+            raise ConfigError(
+                f"run={ledger.name}: gateway {place.name} is up; another is started with gateway.name=NAME, this one "
+                f"ended with: rag-hpc serve down run={ledger.handle} gateway.name={place.name}"
+            )
+        end(place)
+    with naming_disk(place.folder):
+        place.create()
+    try:
+        place.write(ASKED, asked)
+        doors = start(place, request)
+    except BaseException:
+        end(place)
+        raise
+    print(f"run={ledger.name}: gateway {place.name} is up: curl --unix-socket {doors.owner} http://localhost/readyz")
+    print(f"its page, from elsewhere: rag-hpc serve tunnel run={ledger.handle}")
+    if doors.port >= 0:
+        keys = f"rag-hpc serve grant run={ledger.handle} account.name=NAME"
+        print(f"with a token: http://127.0.0.1:{doors.port}/v1   keys: {keys}")
+    return 0
+
+
+def asked_of(ledger: Ledger, request: Request, place: GatewayPlace, arguments: Arguments) -> Asked:
+    """Return the gateway that is asked for. Raises ConfigError for one that could not answer."""
+    config = settings(arguments)
+    if config.replicas and arguments.override("generator.base_url") is None:
+        first = config.replicas[0]
+        url = first if first.startswith("http") else "http://localhost/v1"
+        arguments = dataclasses.replace(arguments, overrides=[*arguments.overrides, f"generator.base_url={url}"])
+    generator = generator_of(arguments, {"name": "extractive"})
+    if generator.name.loads_model:
+        raise ConfigError(
+            f"generator={generator.name.value}: a gateway loads no model; start the server beside it and give "
+            "generator=openai gateway.replicas=[http://127.0.0.1:8000/v1] generator.model=M"
+        )
+    return Asked(
+        run=ledger.name,
+        run_dir=str(place.run_dir),
+        name=place.name,
+        submission=request.number,
+        settings=dataclasses.asdict(config),
+        generator=to_plain(generator),
+    )
+
+
+def start(place: GatewayPlace, request: Request) -> Doors:
+    """Start a gateway, and return where it answers when it does. Raises IncompleteError."""
+    command = [sys.executable, "-P", "-m", "rag_hpc.launchers.gatekeeper", str(place.run_dir), place.name]
+    with private_files(), (place.folder / "keeper.log").open("ab") as stream:
+        keeper = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            cwd=place.folder,
+            env=environment(Launch.array, 1, request),
+            start_new_session=True,
+        )
+    limit = time.monotonic() + UP_S
+    try:
+        while (state := state_of(place))["state"] != "up":
+            if keeper.poll() is not None or time.monotonic() > limit:
+                raise IncompleteError(f"gateway {place.name} does not come up:\n{shown(said(place), block=True)}")
+            time.sleep(POLL_S)
+    except BaseException:
+        keeper.terminate()
+        keeper.wait()
+        raise
+    keeper.returncode = 0  # it outlives this process, which Popen would warn of
+    doors: Doors = state["doors"]
+    return doors
+
+
+def end(place: GatewayPlace) -> None:
+    """End one gateway, whose open requests are answered first, and remove its folder. Raises ConfigError for one that
+    another machine keeps up."""
+    with contextlib.suppress(FileNotFoundError):
+        keeper = place.keeper()
+        if keeper.host != os.uname().nodename:
+            raise ConfigError(f"gateway {place.name} was started on {keeper.host}; end it there")
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        limit = time.monotonic() + DOWN_S
+        if (pid := keeper_pid(place)) is not None:
+            os.kill(pid, number)
+        while keeper_pid(place) is not None and time.monotonic() < limit:
+            time.sleep(POLL_S)
+    place.remove()
+
+
+def state_of(place: GatewayPlace) -> dict[str, Any]:
+    """Return how a gateway is; `state` is down, with a reason, where nothing answers."""
+    import httpx
+
+    found: dict[str, Any] = {"gateway": place.name, "state": "down"}
+    try:
+        doors = place.doors()
+        if doors.host != os.uname().nodename:
+            raise InputError(f"it answers on {doors.host} only; ask there")
+        with httpx.Client(transport=httpx.HTTPTransport(uds=doors.owner), timeout=5.0) as client:
+            ready = client.get("http://localhost/readyz")
+        told = ready.json()
+        reason = "" if ready.status_code == 200 else told["error"]["message"]
+        return {**found, "state": "up", "doors": doors, "groups": told.get("coverage", ""), "reason": reason}
+    except (RagHpcError, OSError, httpx.HTTPError, ValueError, KeyError) as error:
+        alive = keeper_pid(place) is not None
+        return {**found, "state": "starting" if alive else "down", "reason": str(error)}
+
+
+def as_plain(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of a gateway for JSON."""
+    return {**state, "doors": dataclasses.asdict(state["doors"])} if "doors" in state else state
+
+
+def keeper_pid(place: GatewayPlace, proc: Path = Path("/proc")) -> int | None:
+    """Return the process that keeps the gateway up on this machine, None where it does not run."""
+    try:
+        keeper = place.keeper()
+        if keeper.host != os.uname().nodename:
+            return None
+        words = (proc / str(keeper.pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    except (OSError, RagHpcError):
+        return None
+    return keeper.pid if "rag_hpc.launchers.gatekeeper" in words and str(place.run_dir) in words else None
+
+
+def said(place: GatewayPlace, num_lines: int = 8) -> str:
+    """Return the ends of a gateway's logs."""
+    ends = []
+    for path in sorted(place.folder.glob("*.log")):
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        ends += [f"==> {path.name} <==", *lines[-num_lines:]]
+    return "\n".join(ends)
+
+
+# ---- settings
+
+
+def settings(arguments: Arguments) -> GatewayConfig:
+    """Return the settings given as gateway.KEY=VALUE. Raises ConfigError for a wrong one."""
+    values: dict[str, Any] = {**pairs_of(arguments, GatewayConfig, "gateway", "name")}
+    values.pop("name", None)
+    if "replicas" in values:
+        values["replicas"] = [one.strip() for one in values["replicas"].strip("[]").split(",") if one.strip()]
+    config = from_plain(GatewayConfig, values)
+    config.auth_dir = str(Path(config.auth_dir).expanduser().absolute()) if config.auth_dir else ""
+    return config
+
+
+def pairs_of(arguments: Arguments, kind: type, group: str, *other: str) -> dict[str, str]:
+    """Return what is given as GROUP.KEY=VALUE. Raises ConfigError for a key that is not the group's nor of `other`."""
+    prefix = f"{group}."
+    pairs = dict(o.removeprefix(prefix).split("=", 1) for o in arguments.overrides if o.startswith(prefix))
+    names = [*other, *(field.name for field in dataclasses.fields(kind))]
+    for key in pairs:
+        if key not in names:
+            raise ConfigError(f"{prefix}{key}: {did_you_mean(key, names, prefix)}known: {', '.join(names)}")
+    return pairs
+
+
+def place_of(ledger: Ledger, arguments: Arguments) -> GatewayPlace:
+    """Return the place of the gateway that is named. Raises ConfigError for what is no name."""
+    name = arguments.override("gateway.name") or "1"
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", name) or name == "auth":
+        raise ConfigError(f"gateway.name={name}: use letters, digits, '_' and '-' only, 32 at most, and not auth")
+    return GatewayPlace(ledger.run_dir, name)
+
+
+def require_packages() -> None:
+    """Raise MissingDependency for a package of the extra that is not installed."""
+    if absent := [name for module, name in PACKAGES.items() if importlib.util.find_spec(module) is None]:
+        raise MissingDependency(
+            f"serve gateway: {', '.join(absent)} not installed; run: pip install 'rag-hpc[gateway]'"
+        )

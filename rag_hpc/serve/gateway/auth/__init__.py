@@ -1,0 +1,1 @@
+"""Who may ask a gateway for what, and how often."""

@@ -1,0 +1,59 @@
+"""Settings of a gateway."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rag_hpc.core.settings import DAY_S, bounded, check_bounds, path_field
+from rag_hpc.errors import ConfigError
+
+SCOPES = ("query", "retrieve", "embeddings", "feedback", "metrics")
+
+
+@dataclass(kw_only=True)
+class AccountConfig:
+    """Settings of an account, `account.KEY=VALUE`."""
+
+    name: str = ""
+    tenant: str = "all"  # whose filter holds for what the account finds
+    scopes: str = "query,retrieve,embeddings,feedback"  # of SCOPES
+    per_minute: int = bounded(60, 1, 1_000_000)  # requests; a quarter of them may come at once
+    per_day: int = bounded(10_000, 1, 1_000_000_000)
+    days: float = bounded(90.0, 0.001, 3650.0)  # how long the key holds
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "account")
+        if not self.name:
+            raise ConfigError("account.name=: say whose it is, e.g. account.name=alice")
+        if unknown := sorted({*self.scopes.split(",")} - {*SCOPES}):
+            raise ConfigError(f"account.scopes: no {unknown[0]!r}; known: {', '.join(SCOPES)}")
+
+
+@dataclass(kw_only=True)
+class GatewayConfig:
+    """Settings of a gateway, `gateway.KEY=VALUE`."""
+
+    port: int = bounded(-1, -1, 65_535)  # of 127.0.0.1, where a token is asked for; 0 = a free one, -1 = none
+    deadline_ms: int = bounded(30_000, 100, 600_000)  # of a request that brings none, to its last token
+    search_ms: int = bounded(2000, 10, 600_000)  # of that, at the most for the search
+    max_stream_s: float = bounded(600.0, 0.1, DAY_S)  # a stream ends then, whatever its deadline and token
+    heartbeat_s: float = bounded(15.0, 0.05, 300.0)  # a stream that says nothing for so long says a comment
+    max_body_kib: int = bounded(256, 1, 65_536)
+    max_question_chars: int = bounded(4000, 1, 1_000_000)
+    max_tokens: int = bounded(1024, 1, 65_536)  # of an answer
+    max_k: int = bounded(100, 1, 1000)  # passages of a request
+    max_texts: int = bounded(64, 1, 1024)  # of an embeddings request
+    max_in_flight: int = bounded(256, 1, 65_536)  # requests at a time; one more is told to come again
+    batch_wait_ms: float = bounded(1.0, 0.0, 1000.0)  # a search waits so long for others to be searched with
+    replicas: list[str] = field(default_factory=list)  # base URLs, or paths of Unix sockets; none: generator.base_url
+    token_s: int = bounded(900, 10, int(DAY_S))  # how long a token of /v1/auth/token holds
+    auth_dir: str = path_field("")  # keys, accounts and quotas, for all gateways; "" = in the run, gone with `down`
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "gateway")
+        for replica in self.replicas:
+            if not replica.startswith(("http://", "https://", "/")) or {"@", "?", "#"} & set(replica):
+                raise ConfigError(
+                    f"gateway.replicas: {replica!r} is neither a bare address such as http://127.0.0.1:8000/v1 nor the "
+                    "path of a Unix socket; the key goes into generator.api_key_file"
+                )

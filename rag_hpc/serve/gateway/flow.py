@@ -1,0 +1,217 @@
+"""From a question to its answer: embed, search, read. Time limits and batches are all that it adds to `search.answer`.
+
+Whatever does not come in time is left out and said: shards in `coverage`, the model's answer by `fallback`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+from rag_hpc.algo.answer.prompt import Passage
+from rag_hpc.algo.types import Array
+from rag_hpc.generators.base import Answer, answer_of, not_found
+from rag_hpc.search.answer import Asker, Place, checked
+from rag_hpc.serve.ask import PageOf, plain
+from rag_hpc.serve.client import Unanswered
+from rag_hpc.serve.gateway.batches import Batches
+from rag_hpc.serve.gateway.metrics import Metrics
+from rag_hpc.serve.gateway.problems import Problem
+from rag_hpc.serve.gateway.steps import Cache, Emit, NoCache, Question, Retrieved, Said
+from rag_hpc.serve.gateway.upstream import Prompt, Upstream, UpstreamFailed
+
+T = TypeVar("T")
+SAME_CHARS = 512  # of a prompt, by which questions of the same passages go to the same replica
+RETRY_S = {"down": 5.0, "starting": 5.0, "draining": 5.0}  # when to come back, by why nothing was searched
+
+
+class Flow:
+    """Answers questions, any number at a time."""
+
+    def __init__(
+        self,
+        run: str,
+        asker: Asker,
+        batches: Batches,
+        upstream: Upstream | None,
+        *,
+        metrics: Metrics,
+        page_of: PageOf,
+        cache: Cache | None = None,
+    ) -> None:
+        """upstream: None where the run's own sentences are quoted."""
+        self.run, self._asker, self._batches, self._upstream = run, asker, batches, upstream
+        self._metrics, self._page_of = metrics, page_of
+        self._cache = cache or NoCache()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="encoder")  # one network, one core
+
+    async def embed(self, question: Question) -> Array:
+        """Return the question's vector as one row."""
+
+        async def make() -> Array:
+            return await self._worked(question, "embed", lambda: self._asker.embed(question.text))
+
+        return await self._cache.through("embed", {"question": question.text}, make)
+
+    async def vectors(self, texts: list[str], *, of_questions: bool) -> list[list[float]]:
+        """Return a vector a text, of questions or of passages."""
+        made: list[list[float]] = []
+        for text in texts:  # one at a time: others' questions are not kept waiting for all
+            work = partial(self._asker.embed, text) if of_questions else partial(self._asker.vectors, [text])
+            made.append((await self._in_thread(work))[0].astype(float).tolist())
+        return made
+
+    async def retrieve(self, question: Question) -> Retrieved:
+        """Return what is found. Raises Problem where nothing could be searched."""
+
+        async def make() -> Retrieved:
+            vector_1D = await self.embed(question)
+            begun = time.monotonic()
+            try:
+                reply = await self._batches.search(question.text, vector_1D, question.only, question.reserved())
+            except Unanswered as error:
+                raise _problem(error) from error
+            finally:
+                self._took(question, "search", time.monotonic() - begun)
+            ordinals, ranks = self._asker.ranked(reply.found.hits, k=question.k)
+            return Retrieved(ordinals=ordinals, ranks=ranks, answered=reply.answered, shards=reply.shards)
+
+        key = {"question": question.text, "k": question.k, "tenant": question.tenant, "only": question.only}
+        found = await self._cache.through("retrieve", key, make)
+        if found.partial:
+            self._metrics.partial.inc()
+        return found
+
+    async def passages(self, question: Question, found: Retrieved) -> tuple[list[Passage], list[dict[str, Place]]]:
+        """Return the passages that were found, as the generator reads them, and their places in each ranking."""
+        return await self._worked(
+            question, "read", lambda: self._asker.passages(question.text, found.ordinals, found.ranks)
+        )
+
+    async def whole(self, question: Question, found: Retrieved) -> list[Passage]:
+        """Return all passages that were found."""
+        return await self._worked(question, "read", lambda: self._asker.whole(found.ordinals))
+
+    async def answer(self, question: Question, emit: Emit = lambda piece: None) -> Said:
+        """Return the answer, whose text `emit` gets piece by piece as it comes. Raises Problem."""
+        emitted = False
+
+        def tell(piece: str) -> None:
+            nonlocal emitted
+            emitted = True
+            emit(piece)
+
+        async def make() -> Said:
+            found = await self.retrieve(question)
+            passages, ranks = await self.passages(question, found)
+            begun = time.monotonic()
+            answer, finish_reason, fallback = await self._generate(question, passages, tell)
+            self._took(question, "generate", time.monotonic() - begun)
+            return Said(
+                answered=replace(checked(answer, passages), ranks=ranks),
+                coverage=found.coverage,
+                partial=found.partial or bool(fallback),
+                finish_reason=finish_reason,
+                fallback=fallback,
+            )
+
+        key = {
+            "question": question.text,
+            "k": question.k,
+            "tenant": question.tenant,
+            "only": question.only,
+            "max_tokens": question.max_tokens,
+            "temperature": question.temperature,
+        }
+        outcome = await self._cache.through("answer", key, make)
+        if not emitted:
+            emit(outcome.answered.answer.text)
+        return outcome
+
+    def as_plain(self, question: Question, said: Said) -> dict[str, Any]:
+        """Return an answer as `ask --json` has it, with coverage, what is missing, and the milliseconds of each step.
+
+        For a thread: the page of a PDF is looked up in a file.
+        """
+        return {
+            **plain(self.run, question.text, said.answered, self._page_of),
+            "coverage": said.coverage,
+            "partial": said.partial,
+            "fallback": said.fallback,
+            "timings_ms": question.timings_ms(),
+        }
+
+    async def _generate(self, question: Question, passages: list[Passage], emit: Emit) -> tuple[Answer, str, str]:
+        """Return the answer, why it ended, and why it is not the model's or cut, where it is so."""
+        if self._upstream is None or not passages:
+            answer, late = await self._quoted(question, passages, emit)
+            return answer, "stop", late
+        messages = self._asker.messages(question.text, passages)
+        prompt = Prompt(
+            messages,
+            max_tokens=question.max_tokens,
+            until=question.reserved(),
+            session=question.session or messages[-1]["content"][:SAME_CHARS],
+            temperature=question.temperature,
+        )
+        pieces: list[str] = []
+        try:
+            async for piece in self._upstream.stream(prompt):
+                pieces.append(piece)
+                emit(piece)
+        except UpstreamFailed as error:
+            self._metrics.fallbacks.inc()
+            if not pieces:
+                answer, late = await self._quoted(question, passages, emit)
+                return answer, "stop", f"quoted without a model: {error}{'; ' * bool(late)}{late}"
+            prompt.finish_reason, fallback = "length", f"the answer is cut: {error}"
+        else:
+            fallback = ""
+        return answer_of("".join(pieces).strip(), len(passages), prompt.counts), prompt.finish_reason, fallback
+
+    async def _quoted(self, question: Question, passages: list[Passage], emit: Emit) -> tuple[Answer, str]:
+        """Return what the passages say, and why that is nothing where there was no time to read them."""
+        try:
+            work = self._in_thread(lambda: self._asker.quoted(question.text, passages))
+            answer, late = await asyncio.wait_for(work, question.until - time.monotonic()), ""
+        except TimeoutError:
+            answer, late = not_found(), "there was no time to read the passages that were found"
+            self._metrics.fallbacks.inc()
+        emit(answer.text)
+        return answer, late
+
+    async def _worked(self, question: Question, step: str, work: Callable[[], T]) -> T:
+        begun = time.monotonic()
+        try:
+            return await asyncio.wait_for(self._in_thread(work), question.until - begun)
+        except TimeoutError as error:
+            said = f"{step}: not done within the deadline; others' questions go before"
+            raise Problem(503, "deadline_exceeded", said, 1.0) from error
+        finally:
+            self._took(question, step, time.monotonic() - begun)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    def _took(self, question: Question, step: str, seconds: float) -> None:
+        question.seconds[step] = question.seconds.get(step, 0.0) + seconds
+        self._metrics.steps.labels(step).observe(seconds)
+
+    async def close(self) -> None:
+        """Free what is held."""
+        await self._batches.close()
+        if self._upstream is not None:
+            await self._upstream.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _problem(error: Unanswered) -> Problem:
+    """Return what a client is told when nothing could be searched."""
+    if error.kind in ("wrong", "failed"):
+        return Problem(500, "search_failed", f"the search failed: {error}")
+    return Problem(503, f"search_{error.kind}", f"nothing could be searched: {error}", RETRY_S.get(error.kind, 1.0))

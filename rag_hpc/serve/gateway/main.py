@@ -1,0 +1,215 @@
+"""`python -m rag_hpc.serve.gateway.main RUN_DIR NAME`: a gateway, until it is told to stop.
+
+Exit codes: 0 told to stop, 1 an error, 2 it cannot run as configured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+import uvicorn
+
+from rag_hpc.core.ledger import Ledger
+from rag_hpc.core.log import configure
+from rag_hpc.core.scratch import scratch_folder
+from rag_hpc.core.trust import check_run, private_files
+from rag_hpc.errors import ConfigError, RagHpcError
+from rag_hpc.generators.config import GeneratorConfig, GeneratorName
+from rag_hpc.schema import from_plain
+from rag_hpc.search.answer import Asker
+from rag_hpc.serve.ask import manifests, pages_of
+from rag_hpc.serve.client import search_groups
+from rag_hpc.serve.gateway.app import make_app
+from rag_hpc.serve.gateway.auth.accounts import Accounts
+from rag_hpc.serve.gateway.auth.keys import KeyRing
+from rag_hpc.serve.gateway.auth.limits import Limits
+from rag_hpc.serve.gateway.auth.tokens import Tokens
+from rag_hpc.serve.gateway.batches import Batches
+from rag_hpc.serve.gateway.callers import Callers
+from rag_hpc.serve.gateway.config import GatewayConfig
+from rag_hpc.serve.gateway.flow import Flow
+from rag_hpc.serve.gateway.groups import Groups
+from rag_hpc.serve.gateway.metrics import Metrics
+from rag_hpc.serve.gateway.places import DOORS, FEEDBACK, Asked, Doors, GatewayPlace, auth_folder, own_folder
+from rag_hpc.serve.gateway.router import Router
+from rag_hpc.serve.gateway.service import Service
+from rag_hpc.serve.gateway.upstream import Upstream
+from rag_hpc.serve.rank import fingerprint
+from rag_hpc.stores.vectors import VectorStore
+
+log = logging.getLogger(__name__)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+DRAIN_S = 12  # for open requests when the gateway is told to stop
+LOOK_S = 0.5  # how often it looks whether who started it is still there
+LONGEST = 100  # of a socket's path: the kernel takes 107 bytes
+WARM_CHUNKS = 10
+WARM = "Which function copies a file?"
+
+
+class Server(uvicorn.Server):
+    """Ends when it is told to, or when who started it has ended."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take the signals; what is open is answered yet, and the process then ends as it should."""
+        for number in SIGNALS:
+            signal.signal(number, lambda number, frame: self.end())
+        yield
+
+    def end(self) -> None:
+        """Take no more requests."""
+        self.should_exit = True
+
+    async def look(self) -> None:
+        """Return when who started this process has ended."""
+        parent = os.getppid()
+        while os.getppid() == parent:
+            await asyncio.sleep(LOOK_S)
+        self.end()
+
+
+async def serve(place: GatewayPlace, asked: Asked, scratch: Path) -> None:
+    """Answer at all doors until told to stop."""
+    config = GatewayConfig(**asked.settings)
+    sockets, doors = listen(config, scratch)
+    async with service_of(place, asked, config) as service:
+        with (place.folder / "requests.jsonl").open("a", encoding="utf-8") as lines:
+            app = make_app(service, log=logger(lines), owner=doors.owner)
+            server = Server(
+                uvicorn.Config(
+                    app,
+                    log_config=None,
+                    access_log=False,
+                    server_header=False,
+                    proxy_headers=False,
+                    lifespan="off",
+                    timeout_graceful_shutdown=DRAIN_S,
+                )
+            )
+            place.write(DOORS, doors)
+            log.info("gateway %s of %s answers at %s", place.name, asked.run, doors.owner)
+            looking = asyncio.create_task(server.look())
+            await server.serve(sockets=sockets)
+            looking.cancel()
+
+
+def listen(config: GatewayConfig, scratch: Path) -> tuple[list[socket.socket], Doors]:
+    """Return listening sockets, and where they are. Raises ConfigError for a port that is taken."""
+    folder, sockets = own_folder(scratch / "doors"), []
+    if len(str(folder / "owner")) > LONGEST:
+        raise ConfigError(f"{folder}: too long a path for a socket; set TMPDIR to a short one on this node")
+    with private_files():
+        for name in ("owner", "edge"):
+            sockets.append(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            sockets[-1].bind(str(folder / name))
+    port = -1
+    if config.port >= 0:
+        try:
+            sockets.append(socket.create_server(("127.0.0.1", config.port)))
+        except OSError as error:
+            raise ConfigError(f"gateway.port={config.port}: {error.strerror}; take another, or 0 for any") from error
+        port = sockets[-1].getsockname()[1]
+    for sock in sockets:
+        sock.listen(1024)
+    owner, edge = (str(folder / name) for name in ("owner", "edge"))
+    return sockets, Doors(host=os.uname().nodename, pid=os.getpid(), owner=owner, edge=edge, port=port)
+
+
+@contextlib.asynccontextmanager
+async def service_of(place: GatewayPlace, asked: Asked, config: GatewayConfig) -> AsyncIterator[Service]:
+    """Yield what the routes need, loaded and warm."""
+    ledger = Ledger(place.run_dir)
+    request = ledger.request(asked.submission)
+    inputs = manifests(place.run_dir, request)
+    groups = Groups(place.run_dir, fingerprint(inputs, request))
+    generator = from_plain(GeneratorConfig, asked.generator)
+    auth, metrics = auth_folder(place.run_dir, config), Metrics()
+    accounts, limits = Accounts(auth), Limits(auth)
+    tokens = Tokens(KeyRing(auth), accounts, asked.run, config.token_s)
+    asker = Asker(inputs, request.settings, generator, place.folder, lambda own: _Nowhere())
+    asker.embed(WARM)
+    asker.quoted(WARM, asker.whole(range(min(WARM_CHUNKS, len(VectorStore(inputs["encode"]))))))
+    upstream = None
+    if generator.name is GeneratorName.openai:
+        upstream = Upstream(generator, Router(config.replicas or [generator.base_url]))
+    batches = Batches(
+        groups.places,
+        search_groups,
+        most=lambda: groups.max_batch,
+        wait_s=config.batch_wait_ms / 1000,
+        limit_s=config.search_ms / 1000,
+    )
+    flow = Flow(
+        asked.run,
+        asker,
+        batches,
+        upstream,
+        metrics=metrics,
+        page_of=pages_of(ledger),
+    )
+    with private_files(), contextlib.closing(limits), contextlib.closing(asker):
+        try:
+            yield Service(
+                run=asked.run,
+                config=config,
+                flow=flow,
+                callers=Callers(accounts, tokens, limits),
+                metrics=metrics,
+                ready=lambda: asyncio.to_thread(groups.state),
+                max_tokens=generator.max_tokens,
+                feedback=own_folder(place.run_dir / FEEDBACK) / f"{place.name}.jsonl",
+            )
+        finally:
+            await flow.close()
+
+
+class _Nowhere:
+    """In the place of a searcher of this process: the groups are asked, in batches."""
+
+    def search(self, *given: Any) -> Any:
+        """Never called."""
+        raise NotImplementedError("a gateway asks the groups")
+
+
+def logger(lines: Any) -> Any:
+    """Return a logger of JSON lines."""
+    return structlog.wrap_logger(
+        structlog.WriteLogger(lines),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(sort_keys=True),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one gateway; return the process's exit code."""
+    run_dir, name = sys.argv[1:] if argv is None else argv
+    configure(prefix=f"gateway@{os.uname().nodename}")
+    try:
+        check_run(Path(run_dir))
+        os.umask(0o077)
+        place = GatewayPlace(Path(run_dir), name)
+        with scratch_folder() as scratch:
+            asyncio.run(serve(place, place.asked(), scratch))
+    except Exception as error:
+        known = isinstance(error, RagHpcError)
+        log.error("%s: %s", type(error).__name__, error, exc_info=None if known else error)
+        return error.exit_code if isinstance(error, RagHpcError) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""Which of the generator's replicas answers: one that has seen the prompt's beginning, unless others have less to do.
+
+A replica that fails again and again is not asked for a while (its circuit is open), then by one request, to try it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+SLACK = 1.25  # of the mean work: beyond it a replica is passed over, whatever it has seen
+FAILURES = 3  # in a row, before the circuit opens
+OPEN_S = (1.0, 2.0, 5.0, 15.0, 30.0)  # and for how long, each time
+
+
+@dataclass(eq=False)
+class Replica:
+    """An endpoint that speaks the OpenAI protocol, as this gateway sees it."""
+
+    address: str  # a base URL, or the path of a Unix socket
+    work: float = 0.0  # tokens of prompts and answers that it was asked for and has not ended
+    requests: int = 0  # that are open
+    failures: int = 0  # in a row
+    opened: int = 0  # how often its circuit was, in a row
+    closed_until: float = 0.0  # on time.monotonic(): not to be asked before
+    tried: bool = False  # by a request, after its circuit was open
+
+    @property
+    def open(self) -> bool:
+        """Whether its circuit is open, or being tried."""
+        return self.opened > 0
+
+
+class Router:
+    """The replicas of a gateway."""
+
+    def __init__(self, addresses: Sequence[str], clock: Callable[[], float] = time.monotonic) -> None:
+        self.replicas = [Replica(address) for address in addresses]
+        self._clock = clock
+
+    def pick(self, session: str, tokens: float, without: Collection[Replica] = ()) -> Replica | None:
+        """Return the replica to ask, None where none can be: those that failed this request are not asked again.
+
+        session: what begins alike and should go to the same replica. tokens: about how much is asked for.
+        """
+        able = [one for one in self.replicas if one not in without and self._able(one)]
+        if not able:
+            return None
+        mean = (sum(one.work for one in able) + tokens) / len(able)
+        light = [one for one in able if one.work + tokens <= SLACK * mean] or able
+        least = min(one.work for one in light)
+        if not session:
+            return next(one for one in light if one.work == least)
+        return max(light, key=lambda one: _rank(session, one.address))
+
+    def waits_s(self) -> float:
+        """Return after how many seconds a replica may be asked that cannot be now."""
+        return max(0.0, min((one.closed_until for one in self.replicas), default=0.0) - self._clock())
+
+    @contextmanager
+    def asking(self, replica: Replica, tokens: float) -> Iterator[None]:
+        """Count a request as the replica's work."""
+        replica.work += tokens
+        replica.requests += 1
+        replica.tried = replica.open
+        try:
+            yield
+        finally:
+            replica.work = max(0.0, replica.work - tokens)
+            replica.requests -= 1
+            replica.tried = False
+
+    def succeeded(self, replica: Replica) -> None:
+        """Close the replica's circuit."""
+        replica.failures = replica.opened = 0
+
+    def failed(self, replica: Replica, retry_after_s: float | None = None) -> None:
+        """Count a failure; retry_after_s: the replica said when to come back."""
+        replica.failures += 1
+        if retry_after_s is not None:
+            replica.closed_until = self._clock() + min(retry_after_s, OPEN_S[-1])
+        if replica.failures >= FAILURES or replica.open:
+            pause_s = OPEN_S[min(replica.opened, len(OPEN_S) - 1)]
+            replica.opened += 1
+            replica.closed_until = max(replica.closed_until, self._clock() + pause_s)
+
+    def _able(self, replica: Replica) -> bool:
+        return self._clock() >= replica.closed_until and not replica.tried
+
+
+def _rank(session: str, address: str) -> bytes:
+    return hashlib.sha256(f"{session}\0{address}".encode()).digest()

@@ -1,0 +1,92 @@
+"""What the routes of a gateway share."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+
+from rag_hpc.serve.gateway.callers import Caller, Callers, until_of
+from rag_hpc.serve.gateway.config import GatewayConfig
+from rag_hpc.serve.gateway.flow import Flow
+from rag_hpc.serve.gateway.metrics import Metrics
+from rag_hpc.serve.gateway.problems import Problem
+from rag_hpc.serve.gateway.questions import prepared
+from rag_hpc.serve.gateway.steps import Question, Said
+
+REMEMBERED = 2000  # answers that a verdict may come for
+
+
+@dataclass(kw_only=True)
+class Service:
+    """One gateway."""
+
+    run: str
+    config: GatewayConfig
+    flow: Flow
+    callers: Callers
+    metrics: Metrics
+    ready: Callable[[], Awaitable[dict[str, Any]]]  # how the groups are
+    max_tokens: int  # of an answer whose request does not say
+    feedback: Path  # a file of JSON lines
+    answers: OrderedDict[str, dict[str, Any]] = field(default_factory=OrderedDict)  # by request id
+
+    def question(self, request: Request, caller: Caller, text: str, **asked: Any) -> Question:
+        """Return a question as it is served. Raises Problem for what is beyond the gateway's limits."""
+        only, deadline_ms = caller.only(asked.pop("filter", "")), asked.pop("deadline_ms", None)
+        if asked.get("k", 0) > self.config.max_k:
+            raise Problem(400, "too_many_passages", f"k={asked['k']}: at most {self.config.max_k}")
+        max_tokens = asked.pop("max_tokens", None) or min(self.max_tokens, self.config.max_tokens)
+        if max_tokens > self.config.max_tokens:
+            raise Problem(400, "too_many_tokens", f"max_tokens={max_tokens}: at most {self.config.max_tokens}")
+        return Question(
+            text=prepared(text, self.config.max_question_chars),
+            until=until_of(request, deadline_ms, self.config.deadline_ms),
+            only=only,
+            tenant=caller.tenant,
+            max_tokens=max_tokens,
+            **asked,
+        )
+
+    async def told(self, request: Request, question: Question, said: Said) -> dict[str, Any]:
+        """Return an answer as plain values under the request's id, by which a verdict may come."""
+        found = await asyncio.to_thread(self.flow.as_plain, question, said)
+        self.remember(request.state.request_id, found)
+        request.state.noted = {"coverage": said.coverage, "partial": said.partial, "timings_ms": found["timings_ms"]}
+        return {"request_id": request.state.request_id, **found}
+
+    def remember(self, request_id: str, found: dict[str, Any]) -> None:
+        """Keep what a verdict may come for."""
+        cited = [passage["doc_id"] for passage in found["passages"] if passage["cited"]]
+        self.answers[request_id] = {"question": found["question"], "answer": found["answer"], "cited": cited}
+        if len(self.answers) > REMEMBERED:
+            self.answers.popitem(last=False)
+
+    def judged(self, request_id: str, rating: int, comment: str, caller: Caller) -> bool:
+        """Write a verdict down; return whether this gateway still knows the answer that it is of."""
+        answer = self.answers.get(request_id, {})
+        line = {
+            "unix": round(time.time(), 3),
+            "request_id": request_id,
+            "rating": rating,
+            "comment": comment,
+            "account": caller.account.name if caller.account else "",
+            "tenant": caller.tenant,
+            **answer,
+        }
+        text = (json.dumps(line, sort_keys=True) + "\n").encode()
+        descriptor = os.open(self.feedback, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+        try:
+            os.write(descriptor, text)  # one write: lines of several gateways do not mix
+        finally:
+            os.close(descriptor)
+        self.metrics.feedback.labels(str(rating)).inc()
+        return bool(answer)

@@ -1,0 +1,177 @@
+"""Answers of a language model as they come, from one of the generator's replicas.
+
+A replica that fails before its first token is passed over for another; after it nothing is said twice. What a replica
+says is bounded in time and size, and freed of the key before it is logged or told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from rag_hpc.algo.text.headers import retry_after_s
+from rag_hpc.errors import RagHpcError
+from rag_hpc.generators.config import GeneratorConfig
+from rag_hpc.models.endpoint import read_key
+from rag_hpc.serve.gateway.router import Replica, Router
+
+log = logging.getLogger(__name__)
+MAX_REPLY_BYTES = 4 << 20  # of one answer's events
+CHARS_PER_TOKEN = 4  # for the work that is waited for; what is billed is what replicas say
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class UpstreamFailed(RagHpcError):
+    """No replica answered, or one broke off; `retry_after_s` is when to ask again, where that would help."""
+
+    def __init__(self, said: str, retry_after_s: float | None = None, refused: bool = False) -> None:
+        super().__init__(said)
+        self.retry_after_s, self.refused = retry_after_s, refused
+
+
+@dataclass
+class Prompt:
+    """What a model is asked, and what was counted of its answer when it has ended."""
+
+    messages: list[dict[str, str]]
+    max_tokens: int
+    until: float  # on time.monotonic()
+    session: str = ""
+    temperature: float = 0.0
+    counts: dict[str, int] = field(default_factory=dict)
+    finish_reason: str = "stop"
+    replica: str = ""
+
+    @property
+    def tokens(self) -> float:
+        """About how much is asked for."""
+        return sum(len(message["content"]) for message in self.messages) / CHARS_PER_TOKEN + self.max_tokens
+
+
+class Upstream:
+    """The replicas, and a pool of connections to each."""
+
+    def __init__(self, config: GeneratorConfig, router: Router) -> None:
+        """Raises InputError when the key cannot be read."""
+        self._config, self.router, self._key = config, router, read_key(config, "generator")
+        self._clients: dict[str, Any] = {}
+
+    async def stream(self, prompt: Prompt) -> AsyncIterator[str]:
+        """Yield the answer piece by piece. Raises UpstreamFailed."""
+        failed: list[Replica] = []
+        said, waits_s = "all replicas are resting after failures", None
+        while True:
+            replica = self.router.pick(prompt.session, prompt.tokens, without=failed)
+            if replica is None:
+                raise UpstreamFailed(f"no replica answers: {said}", waits_s or self.router.waits_s() or 1.0)
+            begun = False
+            try:
+                with self.router.asking(replica, prompt.tokens):
+                    async for piece in self._ask(replica, prompt):
+                        begun = True
+                        yield piece
+            except UpstreamFailed as error:
+                if error.refused:  # the request is wrong, not the replica
+                    raise
+                self.router.failed(replica, error.retry_after_s)
+                log.warning("replica %s: %s", replica.address, error)
+                if begun:
+                    raise UpstreamFailed(f"the replica broke off: {error}") from error
+                failed.append(replica)
+                said, waits_s = str(error), error.retry_after_s
+            else:
+                self.router.succeeded(replica)
+                prompt.replica = replica.address
+                return
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for client in self._clients.values():
+            await client.aclose()
+        self._clients.clear()
+
+    async def _ask(self, replica: Replica, prompt: Prompt) -> AsyncIterator[str]:
+        import httpx
+
+        body = {
+            "model": self._config.model,
+            "messages": prompt.messages,
+            "max_tokens": prompt.max_tokens,
+            "temperature": prompt.temperature,
+            "seed": self._config.seed,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        size, ended = 0, False
+        try:
+            async with AsyncExitStack() as stack:
+                asked = self._client(replica).stream("POST", "chat/completions", json=body)
+                async with asyncio.timeout_at(prompt.until):
+                    reply = await stack.enter_async_context(asked)
+                    if reply.status_code != 200:
+                        raise await self._refusal(reply)
+                lines = reply.aiter_lines()
+                while not ended:
+                    async with asyncio.timeout_at(prompt.until):  # around no yield: its time is the reader's
+                        line = await anext(lines, None)
+                    if line is None:
+                        raise UpstreamFailed("the stream ended without its end mark")
+                    size += len(line)
+                    if size > MAX_REPLY_BYTES:
+                        raise UpstreamFailed(f"the reply is longer than {MAX_REPLY_BYTES >> 20} MiB")
+                    data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
+                    ended = data == "[DONE]"
+                    if data and not ended and (piece := self._piece(data, prompt)):
+                        yield piece
+        except TimeoutError as error:
+            raise UpstreamFailed("no whole answer in time") from error
+        except httpx.TransportError as error:
+            raise UpstreamFailed(self._masked(f"{type(error).__name__}: {error}")) from error
+
+    async def _refusal(self, reply: Any) -> UpstreamFailed:
+        said = self._masked((await reply.aread())[:300].decode("utf-8", "replace"))
+        wait_s = retry_after_s(reply.headers.get("retry-after", ""), time.time())
+        refused = reply.status_code in (400, 404, 413, 422)
+        return UpstreamFailed(f"HTTP {reply.status_code}: {said}", wait_s, refused)
+
+    def _piece(self, data: str, prompt: Prompt) -> str:
+        """Return the text of one event, and note what it counts."""
+        try:
+            event = json.loads(data)
+            if usage := event.get("usage"):
+                prompt.counts = {name: int(usage[name]) for name in ("prompt_tokens", "completion_tokens")}
+            choice = event["choices"][0] if event["choices"] else {}
+            prompt.finish_reason = choice.get("finish_reason") or prompt.finish_reason
+            text = choice.get("delta", {}).get("content") or ""
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+            raise UpstreamFailed(f"what came is no event of a chat: {self._masked(data)[:200]!r}") from None
+        if prompt.finish_reason == "abort" or not isinstance(text, str):
+            raise UpstreamFailed("the replica was told to end")
+        return text.encode("utf-8", "replace").decode()
+
+    def _client(self, replica: Replica) -> Any:
+        import httpx
+
+        if replica.address not in self._clients:
+            uds = replica.address if replica.address.startswith("/") else None
+            base = "http://localhost/v1/" if uds else replica.address.rstrip("/") + "/"
+            self._clients[replica.address] = httpx.AsyncClient(
+                base_url=base,
+                headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
+                timeout=self._config.timeout_s,
+                transport=httpx.AsyncHTTPTransport(uds=uds) if uds else None,
+                trust_env=urlsplit(base).hostname not in _LOOPBACK,  # no proxy sees what goes to this machine
+                follow_redirects=False,
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+            )
+        return self._clients[replica.address]
+
+    def _masked(self, text: str) -> str:
+        return text.replace(self._key, "***") if self._key else text
