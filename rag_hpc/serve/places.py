@@ -124,6 +124,10 @@ class Place:
         """Return who keeps the ranks up on this machine. Raises as `door` does."""
         return self._read(KEEPER, lambda value: typed(Door, value))
 
+    def read(self, name: str, kind: type[T]) -> T:
+        """Return what another of the JSON files holds. Raises as `door` does."""
+        return self._read(name, lambda value: typed(kind, value))
+
     def _read(self, name: str, make: Callable[[dict[str, Any]], T]) -> T:
         self._check(name)
         return read_object(self.folder / name, "run: rag-hpc serve down, then serve up", make)
