@@ -11,9 +11,13 @@ from rag_hpc.core.fs import naming_disk
 from rag_hpc.core.ledger import find_run
 from rag_hpc.core.log import shown
 from rag_hpc.errors import ConfigError, did_you_mean
+from rag_hpc.launchers import fleet
 from rag_hpc.launchers.group import end, queue, start, state_of
+from rag_hpc.launchers.replicas import end as end_replicas
+from rag_hpc.launchers.replicas import state_of as state_of_replicas
 from rag_hpc.schema import from_plain
 from rag_hpc.serve.places import GROUP, Group, Place, ServeConfig, groups_of
+from rag_hpc.serve.replicas import places_of
 
 if TYPE_CHECKING:
     from rag_hpc.arguments import Arguments
@@ -31,11 +35,14 @@ def serve(arguments: Arguments) -> int:
     if name is not None and not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", name):
         raise ConfigError(f"group={name}: use letters, digits, '_' and '-' only, 32 at most")
     places = [place for place in groups_of(ledger.run_dir) if name in (None, place.name)]
+    if word == "replicas":
+        return fleet.up(ledger, name or "1", arguments, site(ledger.request(), arguments))
     if word == "up":
         return up(ledger, Place(ledger.run_dir, name or "1"), arguments)
+    fleets = [place for place in places_of(ledger.run_dir) if name in (None, place.name)]
     if word == "down":
-        return down(ledger, places)
-    return status(ledger, places, as_text="--json" not in arguments.flags)
+        return down(ledger, places, fleets)
+    return status(ledger, places, fleets, as_text="--json" not in arguments.flags)
 
 
 # ---- up
@@ -119,12 +126,12 @@ def site(request: Request, arguments: Arguments) -> ClusterConfig:
 # ---- status
 
 
-def status(ledger: Ledger, places: list[Place], *, as_text: bool) -> int:
-    """Print how the groups are; exit 0 when all are up with all ranks, else 3."""
-    found = [state_of(place) for place in places]
+def status(ledger: Ledger, places: list[Place], fleets: list[Place], *, as_text: bool) -> int:
+    """Print how the groups and replicas are; exit 0 when all are up, else 3."""
+    found, replicas = [state_of(place) for place in places], [state_of_replicas(place) for place in fleets]
     if not as_text:
-        print(as_json(found))
-    elif not found:
+        print(as_json([*found, *replicas]))
+    elif not found and not replicas:
         print(f"run={ledger.name}: no group; start one: rag-hpc serve up run={ledger.handle}")
     for one in found if as_text else ():
         print(f"group {one['group']}: {one['state']}{of_a_job(one)}  {shown(one.get('reason', ''))}".rstrip())
@@ -137,7 +144,10 @@ def status(ledger: Ledger, places: list[Place], *, as_text: bool) -> int:
         for row in one.get("ranks", ()):
             memory = f"{row['rss_bytes'] / 2**20:.0f} MiB" if row["rss_bytes"] else ""
             print(f"  rank {row['rank']}: {row['state']:<8} {row['shards']} shards  {shown(row['host'])}  {memory}")
-    return 0 if found and all(one["state"] == "up" for one in found) else 3
+    for one in replicas if as_text else ():
+        fleet.tell(one)
+    states = [one["state"] for one in (*found, *replicas)]
+    return 0 if states and set(states) == {"up"} else 3
 
 
 def of_a_job(found: dict[str, Any]) -> str:
@@ -153,11 +163,14 @@ def ms(number: float | None) -> str:
 # ---- down
 
 
-def down(ledger: Ledger, places: list[Place]) -> int:
-    """End groups, whose open requests are answered first, and remove all that they made."""
+def down(ledger: Ledger, places: list[Place], fleets: list[Place]) -> int:
+    """End replicas and groups, whose open requests are answered first, and remove all that they made."""
+    for place in fleets:
+        end_replicas(place)
+        print(f"run={ledger.name}: replicas {place.name} are down")
     for place in places:
         end(place)
         print(f"run={ledger.name}: group {place.name} is down")
-    if not places:
+    if not places and not fleets:
         print(f"run={ledger.name}: no group is up")
     return 0

@@ -75,10 +75,10 @@ class Door:
 
 
 class Place:
-    """The folder of one group."""
+    """The folder of one group, or of one fleet's replicas."""
 
-    def __init__(self, run_dir: Path, name: str) -> None:
-        self.run_dir, self.name, self.folder = run_dir, name, run_dir / FOLDER / name
+    def __init__(self, run_dir: Path, name: str, root: str = FOLDER) -> None:
+        self.run_dir, self.name, self.folder = run_dir, name, run_dir / root / name
 
     def create(self) -> None:
         """Make the folder, with a new key. Raises FileExistsError where it is there."""

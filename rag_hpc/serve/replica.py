@@ -1,4 +1,4 @@
-"""`python -m rag_hpc.serve.replica RUN_DIR GROUP NAME`: one replica: an engine, the relay to it, and its notice.
+"""`python -m rag_hpc.serve.replica RUN_DIR FLEET NAME`: one replica: an engine, the relay to it, and its notice.
 
 It is ready once its engine gave one token, and asks for one again every few seconds: an engine that hangs, or whose
 tensor-parallel worker died while its process lives on, is ended and started again. SIGTERM drains it. Exit codes: 0
@@ -182,12 +182,12 @@ class Replica:
 def main(argv: Sequence[str] | None = None) -> int:
     """Be a replica; return the process's exit code."""
     begun = time.monotonic()
-    run_dir, group, name = sys.argv[1:] if argv is None else argv
+    run_dir, fleet, name = sys.argv[1:] if argv is None else argv
     configure(prefix=f"replica-{name}@{os.uname().nodename}")
     try:
         check_run(Path(run_dir))
         os.umask(0o077)
-        asyncio.run(Replica(Place(Path(run_dir), group), name, begun).live())
+        asyncio.run(Replica(replicas.replicas_place(Path(run_dir), fleet), name, begun).live())
     except Interrupted:
         return 0
     except RagHpcError as error:

@@ -1,13 +1,16 @@
-"""What a fleet's replicas are asked to be, and where each is found: owner-only files in the group's folder.
+"""What a fleet's replicas are asked to be, and where each is found: owner-only files in a folder of the run.
 
-RUN/.serve/NAME/replicas.json    what was asked for (Replicas)
-RUN/.serve/NAME/replica-ID.json  how one is (Notice): anew at each change, and every few seconds while it lives
-RUN/.serve/NAME/starts.jsonl     how long each waited in the queue and took to its first token
+RUN/.replicas/NAME/key              32 random bytes in hex: whoever can read it may ask
+RUN/.replicas/NAME/replicas.json    what was asked for (Replicas)
+RUN/.replicas/NAME/replica-ID.json  how one is (Notice): anew at each change, and every few seconds while it lives
+RUN/.replicas/NAME/jobs.jsonl       the jobs of Slurm that were submitted for it (Job), successors too
+RUN/.replicas/NAME/starts.jsonl     how long each waited in the queue and took to its first token
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import enum
 import hmac
 import json
@@ -16,13 +19,15 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rag_hpc.core.settings import DAY_S, bounded, check_bounds
+from rag_hpc.core.stored import typed
 from rag_hpc.errors import ConfigError, CorruptOutput, InputError
-from rag_hpc.serve.places import Place
+from rag_hpc.serve.places import Place, check_own
 
-REPLICAS, STARTS = "replicas.json", "starts.jsonl"
+FOLDER, REPLICAS, JOBS, STARTS = ".replicas", "replicas.json", "jobs.jsonl", "starts.jsonl"
 BEAT_S = 2.0  # between two notices of one that lives
 STALE_S = 5 * BEAT_S  # without a new notice, the process or its node is gone
 GUESSED_S = 120.0  # from submission to the first token, before any was measured
@@ -61,8 +66,7 @@ class Replicas:
     settings: dict[str, Any] = field(default_factory=dict)  # of ReplicaConfig
     interface: str | None = None  # of the network that other nodes reach them by
     listens: str = "unix"  # or tcp, where they are on several nodes
-    cluster: str = "local"
-    slurm_conf: str | None = None
+    site: dict[str, Any] = field(default_factory=dict)  # settings of ClusterConfig, where they are jobs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +83,40 @@ class Notice:
     begun_unix: float = 0.0
     ends_unix: float = 0.0  # when its walltime is over; 0 = never
     beat: int = 0  # goes up with each notice
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A job of Slurm that holds, held or will hold one replica."""
+
+    id: str
+    slot: int
+    generation: int  # 0 at first; that of a successor is one more
+
+
+def replicas_place(run_dir: Path, name: str) -> Place:
+    """Return the folder of a fleet's replicas."""
+    return Place(run_dir, name, FOLDER)
+
+
+def places_of(run_dir: Path) -> list[Place]:
+    """Return the folders of the replicas of the run's fleets, by name. Raises ConfigError for those open to others."""
+    root = run_dir / FOLDER
+    if not root.is_dir():
+        return []
+    check_own(root)
+    return [replicas_place(run_dir, path.name) for path in sorted(root.iterdir())]
+
+
+def name_of(slot: int, generation: int) -> str:
+    """Return the name of a replica."""
+    return f"{slot}-{generation}" if generation else f"{slot}"
+
+
+def slot_of(name: str) -> tuple[int, int]:
+    """Return the slot and the generation that a name tells."""
+    slot, _, generation = name.partition("-")
+    return int(slot), int(generation or 0)
 
 
 def write_notice(place: Place, notice: Notice) -> None:
@@ -127,13 +165,39 @@ class Roll:
 
 
 def note_start(place: Place, queue_s: float, start_s: float) -> None:
-    """Add one measured start. One short write, so that those of several nodes do not mix."""
-    row = json.dumps({"queue_s": round(queue_s, 1), "start_s": round(start_s, 1)}) + "\n"
-    file = os.open(place.folder / STARTS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    """Add one measured start."""
+    _append(place, STARTS, {"queue_s": round(queue_s, 1), "start_s": round(start_s, 1)})
+
+
+def note_job(place: Place, job: Job) -> None:
+    """Write down a job before it may start, so that `down` finds it."""
+    _append(place, JOBS, dataclasses.asdict(job))
+
+
+def jobs_of(place: Place) -> list[Job]:
+    """Return the jobs that were submitted, in their order."""
+    with contextlib.suppress(FileNotFoundError):
+        check_own(place.folder / JOBS)
+    return [typed(Job, row) for row in _rows(place, JOBS)]
+
+
+def _append(place: Place, name: str, row: dict[str, Any]) -> None:
+    """Add a line. One short write, so that those of several nodes do not mix."""
+    file = os.open(place.folder / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
-        os.write(file, row.encode())
+        os.write(file, (json.dumps(row) + "\n").encode())
     finally:
         os.close(file)
+
+
+def _rows(place: Place, name: str) -> list[dict[str, Any]]:
+    """Return the lines of a file; one that a crash cut short is left out."""
+    rows = []
+    with contextlib.suppress(FileNotFoundError):
+        for line in (place.folder / name).read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                rows.append(json.loads(line))
+    return rows
 
 
 def lead_s(place: Place) -> tuple[float, float]:
@@ -141,12 +205,7 @@ def lead_s(place: Place) -> tuple[float, float]:
 
     A successor has to be submitted so long before it is needed.
     """
-    rows = []
-    with contextlib.suppress(FileNotFoundError):
-        for line in (place.folder / STARTS).read_text(encoding="utf-8").splitlines()[-KEPT:]:
-            with contextlib.suppress(ValueError, KeyError, TypeError):  # a line that a crash cut short
-                row = json.loads(line)
-                rows.append((float(row["queue_s"]), float(row["start_s"])))
+    rows = [(float(row["queue_s"]), float(row["start_s"])) for row in _rows(place, STARTS)[-KEPT:]]
     if not rows:
         return 0.0, GUESSED_S
     rank = math.ceil(0.95 * len(rows)) - 1

@@ -38,7 +38,7 @@ def place() -> Iterator[Place]:
     with tempfile.TemporaryDirectory(prefix="r-") as folder:
         ledger = Ledger(Path(folder) / "run")
         ledger.create({})
-        found = Place(ledger.run_dir, "1")
+        found = replicas.replicas_place(ledger.run_dir, "1")
         found.create()
         yield found
 
