@@ -35,13 +35,15 @@ AGAIN_S = 30.0  # between two tries to submit a successor
 class Attendant:
     """The replicas that this process keeps up."""
 
-    def __init__(self, place: Place, names: Sequence[str], deadline: float | None, *, in_job: bool) -> None:
-        """deadline: on time.monotonic()."""
+    def __init__(
+        self, place: Place, names: Sequence[str], deadline: float | None, *, begun: float = 0.0, in_job: bool
+    ) -> None:
+        """begun, deadline: on time.monotonic()."""
         self.place, self._deadline, self._in_job = place, deadline, in_job
         entry = [sys.executable, "-P", "-m", "rag_hpc.serve.replica", str(place.run_dir), place.name]
         self.children = {name: Rank([*entry, name], place.folder / f"replica-{name}.log") for name in names}
         self._config = ReplicaConfig(**replicas.asked(place).settings)
-        self._roll, self._stopped, self._due = Roll(place), False, 0.0
+        self._roll, self._stopped, self._due, self._begun = Roll(place), False, 0.0, begun
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, self._on_signal)
 
@@ -81,9 +83,13 @@ class Attendant:
         """Submit the next job of this slot when it is time to."""
         if self._deadline is None or not self._in_job or now < self._due or self._successor_is_asked():
             return
-        if now < self._deadline - self._drain_s - sum(replicas.lead_s(self.place)):
+        lead_s = self._drain_s + sum(replicas.lead_s(self.place))
+        # never in the first half: else one whose start takes longer than it lives would be followed by a crowd
+        if now < max(self._deadline - lead_s, (self._begun + self._deadline) / 2):
             return
-        ((slot, generation),) = [slot_of(name) for name in self.children]
+        ((name,), ((slot, generation),)) = list(self.children), [slot_of(name) for name in self.children]
+        if name not in [one.name for one in self._roll.live() if one.state == State.ready.value]:
+            return
         try:
             submit(self.place, slot, generation + 1)
         except ClusterError as error:
@@ -115,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.umask(0o077)
         place = replicas.replicas_place(Path(run_dir), fleet)
         in_job = "SLURM_JOB_ID" in os.environ
-        attendant = Attendant(place, names, JobEnv.from_env().deadline(started), in_job=in_job)
+        attendant = Attendant(place, names, JobEnv.from_env().deadline(started), begun=started, in_job=in_job)
         if not in_job:
             place.write(KEEPER, Door(address="", host=os.uname().nodename, pid=os.getpid()))
         return attendant.keep()

@@ -108,23 +108,42 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
         signal.signal(number, handler)
 
 
+READY = {"state": "ready", "address": "", "host": "n", "pid": 1}
+
+
+class Clock:
+    """A second later at each look; replicas of these names are ready from then on."""
+
+    def __init__(self, place: Place, now: float, ready: dict[str, float]) -> None:
+        self.place, self.now, self.ready = place, now, ready
+
+    def __call__(self) -> float:
+        self.now += 1.0
+        for name, since in self.ready.items():
+            if self.now >= since:
+                write_notice(self.place, Notice(name=name, beat=int(self.now), **READY))
+        return self.now
+
+
 def test_a_job_hands_over_before_its_walltime(place: Place, quiet: list[tuple[int, int]]) -> None:
-    now = [0.0]
-    ready = {"state": "ready", "address": "", "host": "n", "pid": 1}
+    clock = Clock(place, 0.0, {"3": 1.0, "3-1": 950.0})
+    assert Attendant(place, ["3"], 1000.0, in_job=True).keep(clock) == 0
+    assert quiet == [(3, 1)] and 950 <= clock.now < 955
+    late = Clock(place, 860.0, {"4": 1.0})
+    assert Attendant(place, ["4"], 1000.0, in_job=True).keep(late) == 0
+    assert quiet == [(3, 1), (4, 1)] and late.now >= 1000 - 15  # the drain
 
-    def clock() -> float:
-        now[0] += 1.0
-        if now[0] == 950.0:
-            write_notice(place, Notice(name="3-1", beat=1, **ready))
-        return now[0]
 
-    deadline = 1000.0
-    found = Attendant(place, ["3"], deadline, in_job=True)
-    assert found.keep(clock) == 0 and quiet == [(3, 1)] and 950 <= now[0] < 955
-    # the drain, and what a start is guessed to take, before the deadline
-    late = Attendant(place, ["4"], deadline, in_job=True)
-    now[0] = 860.0
-    assert late.keep(clock) == 0 and quiet == [(3, 1), (4, 1)] and now[0] >= deadline - 15
+def test_a_successor_is_asked_for_late_enough_and_by_one_that_is_ready(
+    place: Place, quiet: list[tuple[int, int]]
+) -> None:
+    found = Attendant(place, ["0"], 100.0, in_job=True)  # shorter than what a start is guessed to take
+    for now, ready, asked in ((10.0, {"0": 1.0}, []), (60.0, {}, []), (61.0, {"0": 1.0}, [(0, 1)])):
+        assert quiet == []
+        Clock(place, now, ready)()
+        found._ask_successor(now)
+        assert quiet == asked
+        (place.folder / "replica-0.json").unlink(missing_ok=True)
 
 
 def test_without_a_successor_it_is_put_back_into_the_queue(
@@ -134,10 +153,5 @@ def test_without_a_successor_it_is_put_back_into_the_queue(
         raise attendant.ClusterError("the site's limit is reached")
 
     monkeypatch.setattr(attendant, "submit", refused)
-    now = [800.0]
-
-    def clock() -> float:
-        now[0] += 1.0
-        return now[0]
-
+    clock = Clock(place, 800.0, {"0": 1.0})
     assert Attendant(place, ["0"], 1000.0, in_job=True).keep(clock) == 3 and not quiet
