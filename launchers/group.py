@@ -30,11 +30,12 @@ if TYPE_CHECKING:
 
 UP_S, DOWN_S = 600.0, 40.0  # how long the ranks may take to open their shards, and to end
 POLL_S = 0.1
+KEEPER_MODULE = "rag_hpc.launchers.keeper"
 
 
 def start(place: Place, request: Request, group: Group) -> None:
     """Start the ranks on this machine under a keeper, and return when they answer. Raises IncompleteError."""
-    command = [sys.executable, "-P", "-m", "rag_hpc.launchers.keeper", str(place.run_dir), place.name]
+    command = [sys.executable, "-P", "-m", KEEPER_MODULE, str(place.run_dir), place.name]
     with private_files(), (place.folder / "keeper.log").open("ab") as stream:
         keeper = subprocess.Popen(
             command,
@@ -151,24 +152,24 @@ def cancel(group: Group, place: Place, sleep: Callable[[float], None] = time.sle
         left_s -= 1.0
 
 
-def stop_keeper(place: Place) -> None:
-    """End the keeper on this machine with its ranks."""
+def stop_keeper(place: Place, module: str = KEEPER_MODULE, within_s: float = DOWN_S) -> None:
+    """End the keeper on this machine, a process of that module, with its children."""
     with contextlib.suppress(FileNotFoundError):
         keeper = place.keeper()
         if keeper.host != os.uname().nodename:
-            raise ConfigError(f"group {place.name} was started on {keeper.host}; end it there")
+            raise ConfigError(f"{place.folder} was started on {keeper.host}; end it there")
     for number in (signal.SIGTERM, signal.SIGKILL):
-        limit = time.monotonic() + DOWN_S
-        pid = keeper_pid(place)
+        limit = time.monotonic() + within_s
+        pid = keeper_pid(place, module)
         if pid is not None:
             os.kill(pid, number)
             os.kill(pid, signal.SIGCONT)
-        while keeper_pid(place) is not None and time.monotonic() < limit:
+        while keeper_pid(place, module) is not None and time.monotonic() < limit:
             time.sleep(POLL_S)
 
 
-def keeper_pid(place: Place, proc: Path = Path("/proc")) -> int | None:
-    """Return the process that keeps the group up on this machine, None where it does not run."""
+def keeper_pid(place: Place, module: str = KEEPER_MODULE, proc: Path = Path("/proc")) -> int | None:
+    """Return the process that keeps up what is at `place` on this machine, None where it does not run."""
     try:
         keeper = place.keeper()
         if keeper.host != os.uname().nodename:
@@ -176,11 +177,11 @@ def keeper_pid(place: Place, proc: Path = Path("/proc")) -> int | None:
         words = (proc / str(keeper.pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
     except (OSError, RagHpcError):
         return None
-    return keeper.pid if "rag_hpc.launchers.keeper" in words and str(place.run_dir) in words else None
+    return keeper.pid if module in words and str(place.run_dir) in words else None
 
 
 def said(place: Place, num_lines: int = 8) -> str:
-    """Return the ends of a group's logs."""
+    """Return the ends of the logs at a place."""
     ends = []
     for path in sorted(place.folder.glob("*.log")):
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()

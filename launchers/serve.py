@@ -12,12 +12,15 @@ from rag_hpc.core.fs import naming_disk
 from rag_hpc.core.ledger import find_run
 from rag_hpc.core.log import shown
 from rag_hpc.errors import ConfigError, did_you_mean
-from rag_hpc.launchers import access, gateway
+from rag_hpc.launchers import access, fleet, gateway
 from rag_hpc.launchers.group import end, queue, start, state_of
+from rag_hpc.launchers.replicas import end as end_replicas
+from rag_hpc.launchers.replicas import state_of as state_of_replicas
 from rag_hpc.schema import from_plain
 from rag_hpc.serve.cache.warm import warm
 from rag_hpc.serve.gateway.places import GatewayPlace, gateways_of
 from rag_hpc.serve.places import GROUP, Group, Place, ServeConfig, groups_of
+from rag_hpc.serve.replicas import places_of
 
 if TYPE_CHECKING:
     from rag_hpc.arguments import Arguments
@@ -42,14 +45,17 @@ def serve(arguments: Arguments) -> int:
     name = arguments.override("group")
     if name is not None and not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", name):
         raise ConfigError(f"group={name}: use letters, digits, '_' and '-' only, 32 at most")
+    if word == "replicas":
+        return fleet.up(ledger, name or "1", arguments, site(ledger.request(), arguments))
     door = arguments.override("gateway.name")
     places = [place for place in groups_of(ledger.run_dir) if (name or (door and "")) in (None, place.name)]
     doors = [place for place in gateways_of(ledger.run_dir) if (door or (name and "")) in (None, place.name)]
     if word == "up":
         return up(ledger, Place(ledger.run_dir, name or "1"), arguments)
+    fleets = [place for place in places_of(ledger.run_dir) if name in (None, place.name)]
     if word == "down":
-        return down(ledger, places, doors)
-    return status(ledger, places, doors, as_text="--json" not in arguments.flags)
+        return down(ledger, places, doors, fleets)
+    return status(ledger, places, doors, fleets, as_text="--json" not in arguments.flags)
 
 
 # ---- up
@@ -133,12 +139,15 @@ def site(request: Request, arguments: Arguments) -> ClusterConfig:
 # ---- status
 
 
-def status(ledger: Ledger, places: list[Place], doors: list[GatewayPlace], *, as_text: bool) -> int:
-    """Print how the groups and gateways are; exit 0 when all are up with all ranks, else 3."""
+def status(
+    ledger: Ledger, places: list[Place], doors: list[GatewayPlace], fleets: list[Place], *, as_text: bool
+) -> int:
+    """Print how the groups, replicas and gateways are; exit 0 when all are up, else 3."""
     found, gates = [state_of(place) for place in places], [gateway.state_of(place) for place in doors]
+    replicas = [state_of_replicas(place) for place in fleets]
     if not as_text:
-        print(as_json([*found, *(gateway.as_plain(gate) for gate in gates)]))
-    elif not found:
+        print(as_json([*found, *replicas, *(gateway.as_plain(gate) for gate in gates)]))
+    elif not found and not replicas:
         print(f"run={ledger.name}: no group; start one: rag-hpc serve up run={ledger.handle}")
     for one in found if as_text else ():
         print(f"group {one['group']}: {one['state']}{of_a_job(one)}  {shown(one.get('reason', ''))}".rstrip())
@@ -151,9 +160,12 @@ def status(ledger: Ledger, places: list[Place], doors: list[GatewayPlace], *, as
         for row in one.get("ranks", ()):
             memory = f"{row['rss_bytes'] / 2**20:.0f} MiB" if row["rss_bytes"] else ""
             print(f"  rank {row['rank']}: {row['state']:<8} {row['shards']} shards  {shown(row['host'])}  {memory}")
+    for one in replicas if as_text else ():
+        fleet.tell(one)
     for gate in gates if as_text else ():
         print(f"gateway {gate['gateway']}: {gate['state']}  {shown(gate.get('reason', ''))}".rstrip())
-    return 0 if found and all(one["state"] == "up" for one in [*found, *gates]) else 3
+    states = [one["state"] for one in (*found, *replicas, *gates)]
+    return 0 if states and set(states) == {"up"} else 3
 
 
 def of_a_job(found: dict[str, Any]) -> str:
@@ -169,14 +181,17 @@ def ms(number: float | None) -> str:
 # ---- down
 
 
-def down(ledger: Ledger, places: list[Place], doors: list[GatewayPlace]) -> int:
-    """End gateways and groups, whose open requests are answered first, and remove all that they made."""
+def down(ledger: Ledger, places: list[Place], doors: list[GatewayPlace], fleets: list[Place]) -> int:
+    """End gateways, replicas and groups, whose open requests are answered first, and remove all that they made."""
     for door in doors:
         gateway.end(door)
         print(f"run={ledger.name}: gateway {door.name} is down")
+    for place in fleets:
+        end_replicas(place)
+        print(f"run={ledger.name}: replicas {place.name} are down")
     for place in places:
         end(place)
         print(f"run={ledger.name}: group {place.name} is down")
-    if not places and not doors:
+    if not places and not doors and not fleets:
         print(f"run={ledger.name}: no group is up")
     return 0

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 GATE_TIME_MIN = 60  # a gate reads every byte of its stage once, to verify it
 GATE_MEM_GIB = 4.0
+WALLTIME_SLACK_S = 10  # of a replica, whose drain is counted apart
 # a job behind a gate that died goes, too, and its own gate then says so; sites may keep such jobs for ever
 AFTER_A_GATE = {"kill-on-invalid-dep": "yes"}
 _RUN_TIME_PATH = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?((?:/[\w.-]+)*)/?")
@@ -169,6 +170,57 @@ def group_script(job: GroupJob, cluster: ClusterConfig) -> str:
         f'{quote(job.python)} -P -m rag_hpc.launchers.keeper {words} "$SLURM_ARRAY_TASK_ID"',
         "code=$?",
         '[ "$code" -lt 3 ] || scontrol requeue "$SLURM_JOB_ID"',  # the walltime is near, or it was killed
+        'exit "$code"',
+    ]
+    return script(flags, lines)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicaJob:
+    """One replica of a fleet, a job of its own: each has its own walltime, and its own successor."""
+
+    run_dir: Path
+    fleet: str
+    folder: Path  # with its files and logs
+    name: str
+    python: str
+    submitted_unix: float
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def replica_script(job: ReplicaJob, cluster: ClusterConfig) -> str:
+    """Return the script of a replica's job. It is put back into the queue when it is killed or its node dies, and when
+    its walltime is near and no successor was submitted."""
+    flags: dict[str, object] = {
+        **site_flags(cluster),
+        "job-name": job_name(job.run_dir.name, f"replica.{job.fleet}.{job.name}", folder_mark(job.run_dir)),
+        "nodes": 1,
+        "ntasks": 1,
+        "open-mode": "append",
+        "output": pattern(job.folder / f"replica-{job.name}") + ".job.log",
+        "requeue": True,
+        "gres": cluster.gres,
+        "time": cluster.time_min,
+        "mem": _mem(cluster.mem_gib),
+        "cpus-per-task": cluster.cpus_per_task,
+    }
+    told = JobEnv(
+        walltime_s=60 * cluster.time_min if cluster.time_min else None,
+        walltime_margin_s=min(cluster.walltime_margin_s, WALLTIME_SLACK_S) if cluster.time_min else None,
+        submitted_unix=job.submitted_unix,
+    )
+    values = {"PYTHONUNBUFFERED": "1", **settable(job.environment), **SAFE_PATH, **told.to_env()}
+    words = f"{quote(job.run_dir)} {quote(job.fleet)} {quote(job.name)}"
+    lines = [
+        "umask 077",
+        *prologue(cluster),
+        *into(job.run_dir),
+        *exports(values),
+        *_scratch(cluster.scratch),
+        *([f"set -a; . {quote(cluster.secrets_file)}; set +a"] if cluster.secrets_file else []),
+        f"{quote(job.python)} -P -m rag_hpc.launchers.attendant {words}",
+        "code=$?",
+        '[ "$code" -lt 3 ] || scontrol requeue "$SLURM_JOB_ID"',
         'exit "$code"',
     ]
     return script(flags, lines)

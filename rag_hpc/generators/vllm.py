@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rag_hpc.algo.answer.prompt import Passage
@@ -36,6 +36,15 @@ log = logging.getLogger(__name__)
 NAME = "model"  # what it is called at the endpoint
 LONGEST_PATH = 56  # of the folder above our own: vLLM's names for sockets and the system's limit leave no more
 _FOUND = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a server answers its owner."""
+
+    uds: Path | None  # the Unix socket that it listens on; None = the port in `base_url`
+    base_url: str  # with /v1
+    key: str
 
 
 class VllmGenerator:
@@ -72,6 +81,23 @@ class VllmGenerator:
                 raise
             raise ClusterError(f"generator: vLLM ended while it was asked ({error}); {server.tail()}") from error
 
+    def endpoint(self) -> Endpoint:
+        """Return where the server answers, which is started again if it is gone. Raises as the start does."""
+        with self._starting:
+            self._alive()
+            return self._endpoint
+
+    def is_alive(self) -> bool:
+        """Return whether the server's process runs; whether it answers is another thing."""
+        return self._server is not None and self._server.is_alive()
+
+    def restart(self) -> Endpoint:
+        """End the server, whatever it does, and start it again."""
+        with self._starting:
+            if self._server is not None:
+                self._server.close()
+        return self.endpoint()
+
     def close(self) -> None:
         """End the server and all its processes."""
         if self._server is not None:
@@ -106,11 +132,12 @@ class VllmGenerator:
             environment(config, tensor_parallel, key, self._ports.first, self._folder),
             self._folder,
         )
+        self._endpoint = Endpoint(uds, f"http://127.0.0.1:{port}/v1" if port else "http://localhost/v1", key)
         self._client = OpenAIGenerator(
             replace(
                 config,
                 name=GeneratorName.openai,
-                base_url=f"http://127.0.0.1:{port}/v1" if port else "http://localhost/v1",
+                base_url=self._endpoint.base_url,
                 model=NAME,
                 api_key_env="",
                 api_key_file=str(self._folder / "key"),

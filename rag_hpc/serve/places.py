@@ -75,10 +75,10 @@ class Door:
 
 
 class Place:
-    """The folder of one group."""
+    """The folder of one group, or of one fleet's replicas."""
 
-    def __init__(self, run_dir: Path, name: str) -> None:
-        self.run_dir, self.name, self.folder = run_dir, name, run_dir / FOLDER / name
+    def __init__(self, run_dir: Path, name: str, root: str = FOLDER) -> None:
+        self.run_dir, self.name, self.folder = run_dir, name, run_dir / root / name
 
     def create(self) -> None:
         """Make the folder, with a new key. Raises FileExistsError where it is there."""
@@ -123,6 +123,10 @@ class Place:
     def keeper(self) -> Door:
         """Return who keeps the ranks up on this machine. Raises as `door` does."""
         return self._read(KEEPER, lambda value: typed(Door, value))
+
+    def read(self, name: str, kind: type[T]) -> T:
+        """Return what another of the JSON files holds. Raises as `door` does."""
+        return self._read(name, lambda value: typed(kind, value))
 
     def _read(self, name: str, make: Callable[[dict[str, Any]], T]) -> T:
         self._check(name)

@@ -140,11 +140,14 @@ def model_like(folder: Path, chat: bool = True) -> Path:
     return folder
 
 
-def fake_vllm(folder: Path, **told: float) -> str:
-    """Return the path of an interpreter that has a vLLM, which is this file. told: FAKE_* values, e.g. start_s."""
+def fake_vllm(folder: Path, program: Path | None = None, **told: float) -> str:
+    """Return the path of an interpreter that has a vLLM, which is this file, or its copy that other nodes see.
+
+    told: FAKE_* values, e.g. start_s.
+    """
     python = folder / "python"
     values = " ".join(f"FAKE_{name.upper()}={value}" for name, value in told.items())
-    python.write_text(f'#!/bin/sh\nexec env {values} {sys.executable} {Path(__file__).resolve()} "$@"\n')
+    python.write_text(f'#!/bin/sh\nexec env {values} {sys.executable} {program or Path(__file__).resolve()} "$@"\n')
     python.chmod(0o755)
     return str(python)
 

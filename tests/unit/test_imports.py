@@ -69,6 +69,8 @@ MAY_IMPORT = {  # package -> what of ours it may import, besides itself; stages 
         "rag_hpc.serve.gateway",
         "rag_hpc.serve.places",
         "rag_hpc.serve.rank",
+        "rag_hpc.serve.replicas",
+        "rag_hpc.generators.config",
         "rag_hpc.slurm",
         "rag_hpc.stages.registry",
         "rag_hpc.stores",

@@ -1,0 +1,134 @@
+"""`python -m rag_hpc.launchers.attendant RUN_DIR FLEET NAME...`: keep replicas of a fleet up, as its children.
+
+On this machine one attendant has all replicas; on Slurm each job is one with its own, and hands over before its
+walltime ends: it submits a successor as early as starts are known to take, drains its replica once the successor gives
+tokens, and is gone. A successor that is late does not keep it: its requests are told to come again. Exit codes: 0 told
+to stop or handed over, 1 the replica never lived long, 2 it cannot run as configured, 3 the walltime is near.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rag_hpc.core.job import JobEnv
+from rag_hpc.core.log import configure
+from rag_hpc.core.trust import check_run
+from rag_hpc.errors import ClusterError, RagHpcError
+from rag_hpc.launchers.keeper import Rank
+from rag_hpc.launchers.replicas import submit
+from rag_hpc.serve import replicas
+from rag_hpc.serve.places import KEEPER, Door, Place
+from rag_hpc.serve.replicas import ReplicaConfig, Roll, State, slot_of
+
+log = logging.getLogger(__name__)
+POLL_S = 0.2
+SLACK_S = 5.0  # for a drain, beyond what it may take
+AGAIN_S = 30.0  # between two tries to submit a successor
+
+
+class Attendant:
+    """The replicas that this process keeps up."""
+
+    def __init__(
+        self, place: Place, names: Sequence[str], deadline: float | None, *, begun: float = 0.0, in_job: bool
+    ) -> None:
+        """begun, deadline: on time.monotonic()."""
+        self.place, self._deadline, self._in_job = place, deadline, in_job
+        entry = [sys.executable, "-P", "-m", "rag_hpc.serve.replica", str(place.run_dir), place.name]
+        self.children = {name: Rank([*entry, name], place.folder / f"replica-{name}.log") for name in names}
+        self._config = ReplicaConfig(**replicas.asked(place).settings)
+        self._roll, self._stopped, self._due, self._begun = Roll(place), False, 0.0, begun
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self._stopped = True
+
+    def keep(self, clock: Callable[[], float] = time.monotonic) -> int:
+        """Keep the replicas up until a signal, a successor or the deadline; return the exit code."""
+        try:
+            while not self._stopped and not self._succeeded():
+                if self._deadline is not None and clock() > self._deadline - self._drain_s:
+                    return 0 if self._successor_is_asked() else 3
+                self._ask_successor(clock())
+                for child in self.children.values():
+                    child.tend()
+                time.sleep(POLL_S)
+            return 0
+        finally:
+            self.stop()
+
+    def stop(self) -> None:
+        """Drain the replicas and end them."""
+        for number, wait_s in ((signal.SIGTERM, self._drain_s), (signal.SIGKILL, 5.0)):
+            for child in self.children.values():
+                child.tell(number)
+            until = time.monotonic() + wait_s
+            for child in self.children.values():
+                child.wait(until)
+
+    @property
+    def _drain_s(self) -> float:
+        return self._config.drain_s + SLACK_S
+
+    # ---- the successor of a job
+
+    def _ask_successor(self, now: float) -> None:
+        """Submit the next job of this slot when it is time to."""
+        if self._deadline is None or not self._in_job or now < self._due or self._successor_is_asked():
+            return
+        lead_s = self._drain_s + sum(replicas.lead_s(self.place))
+        # never in the first half: else one whose start takes longer than it lives would be followed by a crowd
+        if now < max(self._deadline - lead_s, (self._begun + self._deadline) / 2):
+            return
+        ((name,), ((slot, generation),)) = list(self.children), [slot_of(name) for name in self.children]
+        if name not in [one.name for one in self._roll.live() if one.state == State.ready.value]:
+            return
+        try:
+            submit(self.place, slot, generation + 1)
+        except ClusterError as error:
+            log.warning("no successor could be submitted, again in %.0f s: %s", AGAIN_S, error)
+            self._due = now + AGAIN_S
+
+    def _successor_is_asked(self) -> bool:
+        later = [(job.slot, job.generation) for job in replicas.jobs_of(self.place)] if self._in_job else []
+        return any(self._follows(found) for found in later)
+
+    def _succeeded(self) -> bool:
+        """Return whether a successor answers."""
+        if not self._in_job or self._deadline is None:
+            return False
+        ready = [one for one in self._roll.live() if one.state == State.ready.value]
+        return any(self._follows(slot_of(one.name)) for one in ready)
+
+    def _follows(self, found: tuple[int, int]) -> bool:
+        return any(found[0] == slot and found[1] > generation for slot, generation in map(slot_of, self.children))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Keep replicas up; return the process's exit code."""
+    started = time.monotonic()
+    run_dir, fleet, *names = sys.argv[1:] if argv is None else argv
+    configure(prefix=f"attendant@{os.uname().nodename}")
+    try:
+        check_run(Path(run_dir))
+        os.umask(0o077)
+        place = replicas.replicas_place(Path(run_dir), fleet)
+        in_job = "SLURM_JOB_ID" in os.environ
+        attendant = Attendant(place, names, JobEnv.from_env().deadline(started), begun=started, in_job=in_job)
+        if not in_job:
+            place.write(KEEPER, Door(address="", host=os.uname().nodename, pid=os.getpid()))
+        return attendant.keep()
+    except RagHpcError as error:
+        log.error("%s: %s", type(error).__name__, error)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

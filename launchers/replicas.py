@@ -1,0 +1,156 @@
+"""A fleet's replicas: started under an attendant on this machine, or a job of Slurm each; looked at, and ended."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rag_hpc.core.fs import naming_disk
+from rag_hpc.core.log import shown
+from rag_hpc.core.stage import Launch
+from rag_hpc.core.trust import private_files
+from rag_hpc.errors import ClusterError, IncompleteError
+from rag_hpc.launchers.group import keeper_pid, said, stop_keeper
+from rag_hpc.launchers.local import environment
+from rag_hpc.schema import from_plain, to_plain
+from rag_hpc.serve import replicas
+from rag_hpc.serve.places import Place
+from rag_hpc.serve.replicas import GUESSED_S, Job, Replicas, Roll, State
+from rag_hpc.slurm.client import connect
+from rag_hpc.slurm.cluster import ClusterConfig
+from rag_hpc.slurm.scripts import ReplicaJob, replica_script
+
+if TYPE_CHECKING:
+    from rag_hpc.core.ledger import Ledger, Request
+    from rag_hpc.slurm.client import Slurm
+
+STAGE = "generate"  # whose resources a replica asks for
+POLL_S, DOWN_S = 0.2, 60.0
+ATTENDANT = "rag_hpc.launchers.attendant"
+
+
+def start(place: Place, request: Request, asked: Replicas) -> None:
+    """Start all replicas on this machine under an attendant, and return when they are ready. Raises IncompleteError."""
+    names = [replicas.name_of(slot, 0) for slot in range(asked.num)]
+    place.write(replicas.REPLICAS, asked)
+    with private_files(), (place.folder / "attendant.log").open("ab") as stream:
+        attendant = subprocess.Popen(
+            [sys.executable, "-P", "-m", ATTENDANT, str(place.run_dir), place.name, *names],
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            cwd=place.folder,
+            env=environment(Launch.array, asked.num, request),
+            start_new_session=True,
+        )
+    limit = time.monotonic() + asked.generator.get("vllm", {}).get("start_timeout_s", 10 * GUESSED_S)
+    roll = Roll(place)
+    try:
+        while sum(one.state == State.ready.value for one in roll.live()) < asked.num:
+            if attendant.poll() is not None or time.monotonic() > limit:
+                raise IncompleteError(f"replicas {place.name} do not come up:\n{shown(said(place), block=True)}")
+            time.sleep(POLL_S)
+    except BaseException:
+        attendant.terminate()
+        attendant.wait()
+        raise
+    attendant.returncode = 0  # it outlives this process, which Popen would warn of
+
+
+def queue(ledger: Ledger, place: Place, asked: Replicas, cluster: ClusterConfig) -> list[str]:
+    """Submit each replica as a job of its own; return their ids. Raises ClusterError, and nothing stays queued."""
+    from rag_hpc.launchers.chain import check_places, check_sites
+
+    check_places(ledger, cluster)
+    slurm = connect(cluster.name, cluster.slurm_conf)
+    check_sites([STAGE], cluster, slurm)
+    told = dataclasses.replace(asked, listens="tcp", interface=cluster.interface, site=to_plain(cluster))
+    place.write(replicas.REPLICAS, told)
+    try:
+        return [submit(place, slot, 0, slurm) for slot in range(asked.num)]
+    except BaseException:
+        slurm.cancel([job.id for job in replicas.jobs_of(place)])
+        raise
+
+
+def submit(place: Place, slot: int, generation: int, slurm: Slurm | None = None) -> str:
+    """Submit the job of one replica and return its id; it is written down before it may start."""
+    asked = replicas.asked(place)
+    cluster: ClusterConfig = from_plain(ClusterConfig, asked.site)
+    slurm = slurm or connect(cluster.name, cluster.slurm_conf)
+    job = ReplicaJob(
+        run_dir=place.run_dir,
+        fleet=place.name,
+        folder=place.folder,
+        name=replicas.name_of(slot, generation),
+        python=sys.executable,
+        submitted_unix=time.time(),
+        environment={name: str(value) for name, value in cluster.env.items()},
+    )
+    number = slurm.submit(replica_script(job, cluster.of(STAGE)), args=["--hold"])
+    try:
+        replicas.note_job(place, Job(id=number, slot=slot, generation=generation))
+        slurm.release([number])
+    except BaseException:
+        slurm.cancel([number])
+        raise
+    return number
+
+
+def state_of(place: Place) -> dict[str, Any]:
+    """Return how the replicas are: by slot, as their notices say, and what Slurm says of the jobs, once in 30 s."""
+    asked = replicas.asked(place)
+    live = Roll(place).live()
+    rows = [
+        {"name": one.name, "state": one.state, "host": one.host, "pid": one.pid, "job": one.job, "ends": one.ends_unix}
+        for one in live
+    ]
+    found: dict[str, Any] = {"replicas": place.name, "asked": asked.num, "live": rows}
+    ready = len({replicas.slot_of(one.name)[0] for one in live if one.state == State.ready.value})
+    if jobs := replicas.jobs_of(place):
+        found["jobs"] = waiting(place, asked, [job.id for job in jobs])
+    alive = keeper_pid(place, ATTENDANT) is not None or any(not ended for ended in found.get("jobs", {}).values())
+    state = "up" if ready == asked.num else "partial" if ready else "starting" if alive else "down"
+    return {**found, "ready": ready, "state": state}
+
+
+def waiting(place: Place, asked: Replicas, ids: list[str]) -> Mapping[str, str]:
+    """Return what Slurm says of the jobs that have not ended."""
+    cluster: ClusterConfig = from_plain(ClusterConfig, asked.site)
+    slurm = connect(cluster.name, cluster.slurm_conf)
+    with private_files():
+        states = slurm.states(ids, cache=place.folder / "squeue.json")
+    return {name: f"{one.state} {one.reason}".strip() for name, one in states.items() if not one.ended}
+
+
+def end(place: Place, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Drain and end all replicas, and remove their folder. Raises ClusterError for jobs that stay in the queue."""
+    if jobs := [job.id for job in replicas.jobs_of(place)]:
+        cluster: ClusterConfig = from_plain(ClusterConfig, replicas.asked(place).site)
+        cancel(place, jobs, connect(cluster.name, cluster.slurm_conf), sleep)
+    else:
+        stop_keeper(place, ATTENDANT, DOWN_S)
+    with naming_disk(place.folder):
+        shutil.rmtree(place.folder)
+        with contextlib.suppress(OSError):  # another fleet's are there
+            place.folder.parent.rmdir()
+
+
+def cancel(place: Place, jobs: list[str], slurm: Slurm, sleep: Callable[[float], None]) -> None:
+    """Cancel jobs, successors that are submitted meanwhile too, and return when they have left the queue."""
+    left_s = DOWN_S
+    while True:
+        jobs = sorted({*jobs, *(job.id for job in replicas.jobs_of(place))})
+        slurm.cancel(jobs)
+        if not set(jobs) & set(slurm.queued()):
+            return
+        if left_s <= 0:
+            raise ClusterError(f"jobs {', '.join(jobs)} are cancelled but still queued; again: rag-hpc serve down")
+        sleep(1.0)
+        left_s -= 1.0
