@@ -25,6 +25,7 @@ from rag_hpc.search.ann import Ann, merged, slice_of
 from rag_hpc.search.exact import UP_TO, Exact, resolved
 from rag_hpc.search.feedback import Feedback
 from rag_hpc.search.filters import check_filter
+from rag_hpc.search.languages import indexed
 from rag_hpc.search.lexical import Lexical
 from rag_hpc.search.questions import FieldWeights, Questions, check_feedback, weights_of
 from rag_hpc.stores.questions import FOUND_AGAIN
@@ -90,7 +91,8 @@ class Searcher:
         weights = weights_of(fields, settings.fields)
         self._lexical = Lexical(lexical, store, comm, scratch, fields)
         shards = self._lexical.shards
-        questions = Questions(shards, comm, lexical.config, settings.k1, settings.b, weights)
+        known = indexed(lexical)
+        questions = Questions(shards, comm, lexical.config, settings.k1, settings.b, weights, known)
         check_feedback(settings.rm3, lexical.config.get("term_vectors", False))
         self._queries = questions.queries
         if settings.rm3.fb_docs:

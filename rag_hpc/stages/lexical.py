@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +16,7 @@ from rag_hpc.core.settings import path_field
 from rag_hpc.core.stage import Context, Inputs, Stage
 from rag_hpc.core.unit import Counts, Unit
 from rag_hpc.errors import ConfigError, InputError
-from rag_hpc.search import prebuilt
+from rag_hpc.search import languages, prebuilt
 from rag_hpc.search.jvm import Analyzer
 from rag_hpc.stores.chunks import ChunkStore, split_evenly
 from rag_hpc.stores.documents import DOCUMENTS, document_batches
@@ -25,7 +26,7 @@ from rag_hpc.stores.tables import read_column
 if TYPE_CHECKING:
     from rag_hpc.search import lucene
 
-TEXTS = ("doc_id", "title", "text")
+TEXTS = ("doc_id", "title", "text", "lang")
 
 
 class Extra(enum.Enum):
@@ -40,7 +41,7 @@ class LexicalConfig:
     """Settings of the Lucene shards."""
 
     num_shards: int = 4
-    analyzer: Analyzer = Analyzer.en  # the language of passages and questions
+    analyzer: Analyzer = Analyzer.auto  # a language, of passages and questions; auto = of each its own
     whole_documents: bool = False  # are scored, and named by their best passages; else passages are
     fields: list[Extra] = field(
         default_factory=list
@@ -93,14 +94,16 @@ class Lexical(Stage):
             return self._take_in(unit, out, ctx)
         start, stop = unit.inputs["start"], unit.inputs["stop"]
         folder = ctx.scratch / f"lucene-{unit.index}"
-        fields = [extra.value for extra in self.config.fields]
-        if self.config.whole_documents:
-            documents = whole_documents(ctx.inputs, start, stop, fields)
-        else:
-            documents = passages(ctx.inputs, start, stop, fields)
+        by_language = self.config.analyzer is Analyzer.auto
+        fields = [extra.value for extra in self.config.fields] + ["lang"] * by_language
+        read = whole_documents if self.config.whole_documents else passages
+        documents, found = read(ctx.inputs, start, stop, fields), Counter[str]()
+        if by_language:
+            documents = in_languages(documents, found)
         stats = lucene.build_index(documents, folder, self._how(), heap_mib=self.config.heap_mib)
         lucene.pack(folder, out / LEXICAL)
-        return Counts(items_in=stop - start, items_out=stop - start, extra={"terms": stats["terms"]})
+        extra = {"terms": stats["terms"], **languages.counts(found)}
+        return Counts(items_in=stop - start, items_out=stop - start, extra=extra)
 
     def _how(self) -> lucene.Indexing:
         from rag_hpc.search import lucene
@@ -123,6 +126,14 @@ class Lexical(Stage):
             raise InputError(f"stage.lexical.prebuilt={given}: it changed since the plan was made; run again")
         np.save(out / SPANS, spans_N2)
         return Counts(items_in=num_passages, items_out=num_passages)
+
+
+def in_languages(documents: Iterable[list[str]], found: Counter[str]) -> Iterator[list[str]]:
+    """Yield the documents with their analyser in place of the language that is given last; count it in `found`."""
+    for doc_id, text, *more, spoken in documents:
+        chosen = languages.of_passage(text, spoken)
+        found[chosen] += 1
+        yield [doc_id, text, *more, chosen]
 
 
 def spans_by_id(inputs: Inputs, column: str) -> dict[str, tuple[int, int]]:
@@ -159,6 +170,6 @@ def whole_documents(inputs: Inputs, start: int, stop: int, fields: Sequence[str]
             if part.start <= first < part.stop:
                 document, offset = texts[ids[first]], part.first - part.start
                 title, text = document["title"], document["text"]
-                if not fields and title not in ("", text):
+                if Extra.title.value not in fields and title not in ("", text):
                     text = f"{title}\n{text}"
                 yield [f"{offset + first}-{offset + end}", text, *(document[name] for name in fields)]
