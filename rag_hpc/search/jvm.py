@@ -77,6 +77,7 @@ class Analyzer(enum.Enum):
 
 
 _ALSO = {"cjk": "zh", "thai": "th"}
+IMPACTS, BEFORE_IMPACT = "impacts", "\1"  # no language: terms with their impacts, for an index of those
 _UNSPACED, _GRAM = ("th", "lo", "km", "my"), 3  # of 2, 3 and 4 characters the best of XQuAD's Thai: `bench languages`
 _LUCENE = {  # that Anserini's table leaves out
     "bg": "bg.BulgarianAnalyzer",
@@ -188,6 +189,8 @@ def analyzer(language: str = Analyzer.en.value) -> Any:
     """Return the analyser of a language, Anserini's where it has one: English with Porter's stemmer and Lucene's stop
     words."""
     language = _ALSO.get(language, language)
+    if language == IMPACTS:
+        return java("raghpc.Analyzers").impacts(BEFORE_IMPACT)
     if language in _UNSPACED:
         return java("raghpc.Analyzers").grams(_GRAM)
     if language in _LUCENE:

@@ -25,6 +25,7 @@ from rag_hpc.search.ann import Ann, merged, slice_of
 from rag_hpc.search.exact import UP_TO, Exact, resolved
 from rag_hpc.search.feedback import Feedback
 from rag_hpc.search.filters import check_filter
+from rag_hpc.search.impacts import ImpactQuestions, holds_impacts
 from rag_hpc.search.languages import indexed
 from rag_hpc.search.lexical import Lexical
 from rag_hpc.search.questions import FieldWeights, Questions, check_feedback, weights_of
@@ -91,12 +92,15 @@ class Searcher:
         weights = weights_of(fields, settings.fields)
         self._lexical = Lexical(lexical, store, comm, scratch, fields)
         shards = self._lexical.shards
-        known = indexed(lexical)
-        questions = Questions(shards, comm, lexical.config, settings.k1, settings.b, weights, known)
         check_feedback(settings.rm3, lexical.config.get("term_vectors", False))
-        self._queries = questions.queries
-        if settings.rm3.fb_docs:
-            self._queries = Feedback(shards, questions, comm, settings.rm3, self._lexical.first_passages).queries
+        if holds_impacts(lexical):
+            self._queries = ImpactQuestions(lexical).queries
+        else:
+            known = indexed(lexical)
+            questions = Questions(shards, comm, lexical.config, settings.k1, settings.b, weights, known)
+            self._queries = questions.queries
+            if settings.rm3.fb_docs:
+                self._queries = Feedback(shards, questions, comm, settings.rm3, self._lexical.first_passages).queries
         self._first, stop = slice_of(len(store), comm)
         self._rows = store.rows(self._first, stop)
         wanted = Effort(num_probes=settings.num_probes)
@@ -164,7 +168,7 @@ class Searcher:
         weights_Q = np.full(len(queries), given if given is not None else 0.0)
         best_Q = np.maximum(lexical[0][:, 0], 0.0).tolist()
         for row, query in enumerate(queries if given is None else []):
-            possible = float(query.weights_T.sum())
+            possible = query.most
             weights_Q[row] = dense_weight(best_Q[row] / possible if possible else 0.0, self._found_again)
         return weighted_rows(lexical, dense, weights_Q, self._settings.depth)
 

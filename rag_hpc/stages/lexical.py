@@ -16,8 +16,9 @@ from rag_hpc.core.settings import path_field
 from rag_hpc.core.stage import Context, Inputs, Stage
 from rag_hpc.core.unit import Counts, Unit
 from rag_hpc.errors import ConfigError, InputError
-from rag_hpc.search import languages, prebuilt
-from rag_hpc.search.jvm import Analyzer
+from rag_hpc.models.folder import model_folder, weights_hash
+from rag_hpc.search import impacts, languages, prebuilt
+from rag_hpc.search.jvm import IMPACTS, Analyzer
 from rag_hpc.stores.chunks import ChunkStore, split_evenly
 from rag_hpc.stores.documents import DOCUMENTS, document_batches
 from rag_hpc.stores.shards import LEXICAL, SPANS
@@ -36,10 +37,19 @@ class Extra(enum.Enum):
     heading = "heading"
 
 
+class Kind(enum.Enum):
+    """What a document is scored by: its words, or what a masked language model finds in it."""
+
+    bm25 = "bm25"
+    impact = "impact"
+
+
 @dataclass(kw_only=True)
 class LexicalConfig:
     """Settings of the Lucene shards."""
 
+    kind: Kind = Kind.bm25
+    model: str = path_field("", only="folder")  # of impacts: a masked language model, such as SPLADE's
     num_shards: int = 4
     analyzer: Analyzer = Analyzer.auto  # a language, of passages and questions; auto = of each its own
     whole_documents: bool = False  # are scored, and named by their best passages; else passages are
@@ -60,6 +70,18 @@ class LexicalConfig:
             raise ConfigError(
                 "stage.lexical.fields=[heading]: headings are of passages, and whole_documents=true indexes documents; "
                 "try fields=[title], or whole_documents=false"
+            )
+        self._check_kind()
+
+    def _check_kind(self) -> None:
+        if (self.kind is Kind.impact) != bool(self.model):
+            raise ConfigError("stage.lexical: kind=impact and model=FOLDER, a masked language model, need each other")
+        usual = {"analyzer": Analyzer.auto, "fields": [], "positions": False, "term_vectors": False, "prebuilt": ""}
+        given = [name for name, value in {**usual, "whole_documents": False}.items() if getattr(self, name) != value]
+        if self.kind is Kind.impact and given:
+            raise ConfigError(
+                f"stage.lexical.kind=impact: {', '.join(given)} are of words, and its terms are the model's; leave "
+                "them away (whole_documents=false where corpus.keep_all sets it)"
             )
 
 
@@ -84,7 +106,8 @@ class Lexical(Stage):
             held = prebuilt.digest(self.config.prebuilt)
             return [Unit(0, {"start": 0, "stop": len(ChunkStore(inputs["chunk"])), "prebuilt": held})]
         ranges = split_evenly(len(ChunkStore(inputs["chunk"])), self.config.num_shards)
-        return [Unit(i, {"start": start, "stop": stop}) for i, (start, stop) in enumerate(ranges)]
+        told = {"model": weights_hash(model_folder(self.config.model))} if self.config.kind is Kind.impact else {}
+        return [Unit(i, {"start": start, "stop": stop, **told}) for i, (start, stop) in enumerate(ranges)]
 
     def run(self, unit: Unit, out: Path, ctx: Context) -> Counts:
         """Write index.tar, built on node-local scratch: Lucene's small writes never reach the shared filesystem."""
@@ -94,6 +117,8 @@ class Lexical(Stage):
             return self._take_in(unit, out, ctx)
         start, stop = unit.inputs["start"], unit.inputs["stop"]
         folder = ctx.scratch / f"lucene-{unit.index}"
+        if self.config.kind is Kind.impact:
+            return self._impacts(unit, out, ctx)
         by_language = self.config.analyzer is Analyzer.auto
         fields = [extra.value for extra in self.config.fields] + ["lang"] * by_language
         read = whole_documents if self.config.whole_documents else passages
@@ -104,6 +129,26 @@ class Lexical(Stage):
         lucene.pack(folder, out / LEXICAL)
         extra = {"terms": stats["terms"], **languages.counts(found)}
         return Counts(items_in=stop - start, items_out=stop - start, extra=extra)
+
+    def _impacts(self, unit: Unit, out: Path, ctx: Context) -> Counts:
+        """Write index.tar, in which the frequency of a term is its impact, and which model's they are."""
+        from rag_hpc.models.sparse import SparseEncoder
+        from rag_hpc.search import lucene
+
+        start, stop = unit.inputs["start"], unit.inputs["stop"]
+        encoder, folder = SparseEncoder(self.config.model), ctx.scratch / f"lucene-{unit.index}"
+
+        def documents() -> Iterator[list[str]]:
+            for ordinal, text in passages(ctx.inputs, start, stop, ()):
+                ctx.check_stop()
+                yield [ordinal, impacts.as_text(encoder.impacts(text))]
+
+        stats = lucene.build_index(
+            documents(), folder, lucene.Indexing(analyzer=IMPACTS), heap_mib=self.config.heap_mib
+        )
+        lucene.pack(folder, out / LEXICAL)
+        impacts.write_model(out, encoder.weights)
+        return Counts(items_in=stop - start, items_out=stop - start, extra={"impacts": stats["terms"]})
 
     def _how(self) -> lucene.Indexing:
         from rag_hpc.search import lucene

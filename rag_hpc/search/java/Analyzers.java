@@ -7,6 +7,8 @@ import org.apache.lucene.analysis.DelegatingAnalyzerWrapper;
 import org.apache.lucene.analysis.LowerCaseFilter;
 import org.apache.lucene.analysis.TokenFilter;
 import org.apache.lucene.analysis.TokenStream;
+import org.apache.lucene.analysis.core.WhitespaceTokenizer;
+import org.apache.lucene.analysis.miscellaneous.DelimitedTermFrequencyTokenFilter;
 import org.apache.lucene.analysis.standard.StandardTokenizer;
 import org.apache.lucene.analysis.tokenattributes.CharTermAttribute;
 import org.apache.lucene.analysis.tokenattributes.PositionIncrementAttribute;
@@ -33,6 +35,17 @@ public final class Analyzers {
       @Override
       protected TokenStream normalize(String field, TokenStream in) {
         return new LowerCaseFilter(in);
+      }
+    };
+  }
+
+  /** Return what reads impacts: terms between spaces, the frequency of each behind the delimiter. */
+  public static Analyzer impacts(char delimiter) {
+    return new Analyzer() {
+      @Override
+      protected TokenStreamComponents createComponents(String field) {
+        WhitespaceTokenizer terms = new WhitespaceTokenizer();
+        return new TokenStreamComponents(terms, new DelimitedTermFrequencyTokenFilter(terms, delimiter));
       }
     };
   }

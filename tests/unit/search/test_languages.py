@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import stagerun
-from manifests import manifest_of
+from manifests import chunks_of, manifest_of
 from realdata import DATA
 
 from rag_hpc.core.comm import Comm
-from rag_hpc.core.manifest import Manifest
 from rag_hpc.errors import InputError, MissingDependency
 from rag_hpc.eval.bench.lexical import languages as bench
 from rag_hpc.inline import same_for_any_p
@@ -22,7 +20,6 @@ from rag_hpc.search.questions import analyze_phrases
 from rag_hpc.search.searcher import Searcher, SearchSettings
 from rag_hpc.search.shards import analyze
 from rag_hpc.stages.registry import make_stage
-from rag_hpc.stores.chunks import open_chunks
 
 ENGLISH = "The houses of the old town were built on both banks of the river."
 GERMAN = "Die Häuser der alten Stadt wurden an beiden Ufern des Flusses gebaut."
@@ -38,22 +35,6 @@ def _java() -> None:
         jvm.start()
     except MissingDependency as error:
         pytest.skip(str(error))
-
-
-def chunked(folder: Path, rows: list[tuple[str, str]], per_unit: int = 4) -> Manifest:
-    """Return a made-up chunk stage's output of (text, language)."""
-    for index, start in enumerate(range(0, len(rows), per_unit)):
-        unit_dir = folder / "units" / f"unit-{index:05d}"
-        unit_dir.mkdir(parents=True)
-        with open_chunks(unit_dir) as chunks:
-            for at, (text, lang) in enumerate(rows[start : start + per_unit], start):
-                chunks.add(f"c{at}", f"d{at}", "", f"title {at}", lang, "", text, 0, len(text), 9)
-    given = manifest_of(folder, "chunk")
-    units = [
-        {**unit, "items_in": num, "items_out": num, "dropped": {}, "extra": {"chunks": num}}
-        for unit, num in zip(given.units, given.rows("chunks.parquet"), strict=True)
-    ]
-    return dataclasses.replace(given, units=units, output_hash=str(len(rows)))
 
 
 def test_scripts_without_spaces_become_runs_of_three_characters() -> None:
@@ -106,7 +87,7 @@ def test_a_question_is_in_a_language_of_the_index(text: str, known: list[str], c
 
 
 def test_texts_in_english_make_the_index_that_they_always_made(tmp_path: Path) -> None:
-    chunks = {"chunk": chunked(tmp_path / "chunk", [(ENGLISH, "en"), ("Rien ne va plus", "unknown")] * 5)}
+    chunks = {"chunk": chunks_of(tmp_path / "chunk", [(ENGLISH, "en"), ("Rien ne va plus", "unknown")] * 5)}
     auto, english = (
         stagerun.run_stage(tmp_path / name, "lexical", {"analyzer": name, "num_shards": 1}, chunks)
         for name in ("auto", "en")
@@ -116,7 +97,7 @@ def test_texts_in_english_make_the_index_that_they_always_made(tmp_path: Path) -
 
 
 def test_a_mixed_index_is_the_same_for_any_workers_and_ranks(tmp_path: Path) -> None:
-    chunks = {"chunk": chunked(tmp_path / "chunk", MIXED)}
+    chunks = {"chunk": chunks_of(tmp_path / "chunk", MIXED)}
     settings = {"num_shards": 3, "fields": ["title"]}
     built = same_for_any_p(make_stage("lexical", settings), chunks, tmp_path / "run", ps=(1, 2))
     assert indexed(built) == ["de", "en", "th", "zh"] and built.extra()["language.de"] == 6
