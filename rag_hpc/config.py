@@ -38,6 +38,7 @@ from rag_hpc.stages.queries import load_questions
 from rag_hpc.stages.registry import STAGES, stage_class
 from rag_hpc.stages.retrieve import check_method
 from rag_hpc.stores.chunks import columns_with
+from rag_hpc.stores.partitions import check_column
 from rag_hpc.train.config import TrainConfig
 
 
@@ -306,7 +307,10 @@ def check_retrieval(stage: Any, stages: Sequence[str]) -> None:
 
     check_method(stage.retrieve.method, stages, stage.retrieve.exact)
     if "chunk" in stages:
-        check_filter(stage.retrieve.filter, columns_with(stage.chunk.fields))
+        columns = columns_with(stage.chunk.fields)
+        check_filter(stage.retrieve.filter, columns)
+        for name in ("lexical", "vectors"):
+            check_column(getattr(stage, name).partition_by, columns, f"stage.{name}.partition_by")
     if "lexical" in stages:
         check_feedback(stage.retrieve.rm3, stage.lexical.term_vectors)
         weights_of([extra.value for extra in stage.lexical.fields], stage.retrieve.fields)

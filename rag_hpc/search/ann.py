@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from rag_hpc.algo.rank.topk import Hits, longest, merge_topk, rescore
-from rag_hpc.algo.types import F32, Array
+from rag_hpc.algo.rank.topk import Hits, longest, merge_topk, nothing, rescore
+from rag_hpc.algo.types import F32, I64, Array
 from rag_hpc.core.comm import Comm
 from rag_hpc.core.manifest import Manifest
-from rag_hpc.search.indexes import Shards, alone
+from rag_hpc.search.indexes import Shards, alone, ids_of
 from rag_hpc.search.shards import num_threads
 from rag_hpc.stores.shards import Effort, effort_of, load_shards
 
@@ -33,7 +33,10 @@ class Ann:
         self.effort = _joined(effort_of(built) or Effort(), wanted)
         self._longest = longest(rows_ND)
         mine = range(comm.rank, len(built.units), comm.world_size)
-        self._shards = Shards(load_shards(built, mine), self.effort)
+        loaded, apart = load_shards(built, mine), bool(built.config.get("partition_by"))
+        ids: list[I64 | None] = [ids_of(one) for one in loaded] if apart else [None]
+        groups = [[one] for one in loaded] if apart else [loaded]
+        self._parts = [(Shards(group, self.effort), held) for group, held in zip(groups, ids, strict=True)]
         self._threads = num_threads()
         self._pool = ThreadPoolExecutor(self._threads, initializer=alone)
 
@@ -41,9 +44,11 @@ class Ann:
         """Return this rank's part of the `depth` best hits by (score, id): those of its rows; ranks' parts are to be
         merged. allowed_N: of each ordinal whether it may be found."""
         num = max(depth, self.effort.shortlist)
+        asked = [shards for shards, held in self._parts if allowed_N is None or held is None or allowed_N[held].any()]
 
         def coded(part_QD: F32) -> Hits:
-            return self._shards.shortlist(part_QD, num, allowed_N)
+            found = [shards.shortlist(part_QD, num, allowed_N) for shards in asked]
+            return merge_topk(found, num) if len(found) > 1 else found[0] if found else nothing(len(part_QD), num)
 
         ids_QR = cut(self._in_threads(coded, queries_QD), self._comm)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from rag_hpc.errors import ConfigError, InputError
 from rag_hpc.models.folder import model_folder, weights_hash
 from rag_hpc.search import impacts, languages, prebuilt
 from rag_hpc.search.jvm import IMPACTS, Analyzer
+from rag_hpc.stores import partitions
 from rag_hpc.stores.chunks import ChunkStore, split_evenly
 from rag_hpc.stores.documents import DOCUMENTS, document_batches
 from rag_hpc.stores.shards import LEXICAL, SPANS
@@ -51,6 +52,9 @@ class LexicalConfig:
     kind: Kind = Kind.bm25
     model: str = path_field("", only="folder")  # of impacts: a masked language model, such as SPLADE's
     num_shards: int = 4
+    partition_by: str = (
+        ""  # a field of passages: a shard has those of one value, and a filter's search leaves others out
+    )
     analyzer: Analyzer = Analyzer.auto  # a language, of passages and questions; auto = of each its own
     whole_documents: bool = False  # are scored, and named by their best passages; else passages are
     fields: list[Extra] = field(
@@ -71,17 +75,22 @@ class LexicalConfig:
                 "stage.lexical.fields=[heading]: headings are of passages, and whole_documents=true indexes documents; "
                 "try fields=[title], or whole_documents=false"
             )
+        if self.partition_by and (self.whole_documents or self.prebuilt):
+            raise ConfigError(
+                "stage.lexical.partition_by: shards of passages are made by it; leave whole_documents and prebuilt away"
+            )
         self._check_kind()
 
     def _check_kind(self) -> None:
         if (self.kind is Kind.impact) != bool(self.model):
             raise ConfigError("stage.lexical: kind=impact and model=FOLDER, a masked language model, need each other")
-        usual = {"analyzer": Analyzer.auto, "fields": [], "positions": False, "term_vectors": False, "prebuilt": ""}
-        given = [name for name, value in {**usual, "whole_documents": False}.items() if getattr(self, name) != value]
+        usual: dict[str, Any] = {"analyzer": Analyzer.auto, "fields": [], "partition_by": "", "prebuilt": ""}
+        usual |= dict.fromkeys(("positions", "term_vectors", "whole_documents"), False)
+        given = [name for name, value in usual.items() if getattr(self, name) != value]
         if self.kind is Kind.impact and given:
             raise ConfigError(
-                f"stage.lexical.kind=impact: {', '.join(given)} are of words, and its terms are the model's; leave "
-                "them away (whole_documents=false where corpus.keep_all sets it)"
+                f"stage.lexical.kind=impact: {', '.join(given)} does not go with it; leave that "
+                "away (whole_documents=false where corpus.keep_all sets it)"
             )
 
 
@@ -105,9 +114,13 @@ class Lexical(Stage):
         if self.config.prebuilt:
             held = prebuilt.digest(self.config.prebuilt)
             return [Unit(0, {"start": 0, "stop": len(ChunkStore(inputs["chunk"])), "prebuilt": held})]
-        ranges = split_evenly(len(ChunkStore(inputs["chunk"])), self.config.num_shards)
+        chunks, num_shards = ChunkStore(inputs["chunk"]), self.config.num_shards
         told = {"model": weights_hash(model_folder(self.config.model))} if self.config.kind is Kind.impact else {}
-        return [Unit(i, {"start": start, "stop": stop, **told}) for i, (start, stop) in enumerate(ranges)]
+        if self.config.partition_by:
+            parts = partitions.partitions(chunks, self.config.partition_by, num_shards)
+        else:
+            parts = [{"start": start, "stop": stop} for start, stop in split_evenly(len(chunks), num_shards)]
+        return [Unit(i, {**part, **told}) for i, part in enumerate(parts)]
 
     def run(self, unit: Unit, out: Path, ctx: Context) -> Counts:
         """Write index.tar, built on node-local scratch: Lucene's small writes never reach the shared filesystem."""
@@ -121,14 +134,22 @@ class Lexical(Stage):
             return self._impacts(unit, out, ctx)
         by_language = self.config.analyzer is Analyzer.auto
         fields = [extra.value for extra in self.config.fields] + ["lang"] * by_language
-        read = whole_documents if self.config.whole_documents else passages
-        documents, found = read(ctx.inputs, start, stop, fields), Counter[str]()
+        documents, found = self._documents(unit, out, ctx, fields), Counter[str]()
         if by_language:
             documents = in_languages(documents, found)
         stats = lucene.build_index(documents, folder, self._how(), heap_mib=self.config.heap_mib)
         lucene.pack(folder, out / LEXICAL)
         extra = {"terms": stats["terms"], **languages.counts(found)}
         return Counts(items_in=stop - start, items_out=stop - start, extra=extra)
+
+    def _documents(self, unit: Unit, out: Path, ctx: Context, fields: Sequence[str]) -> Iterator[list[str]]:
+        """Return what a shard holds; of one by a field's value, write the passages' ordinals."""
+        start, stop = unit.inputs["start"], unit.inputs["stop"]
+        if not self.config.partition_by:
+            return (whole_documents if self.config.whole_documents else passages)(ctx.inputs, start, stop, fields)
+        firsts = partitions.ordinals_by(ChunkStore(ctx.inputs["chunk"]), self.config.partition_by)[start:stop]
+        np.save(out / SPANS, np.stack([firsts, firsts + 1], axis=1))
+        return passages_at(ctx.inputs, firsts.tolist(), fields)
 
     def _impacts(self, unit: Unit, out: Path, ctx: Context) -> Counts:
         """Write index.tar, in which the frequency of a term is its impact, and which model's they are."""
@@ -139,7 +160,7 @@ class Lexical(Stage):
         encoder, folder = SparseEncoder(self.config.model), ctx.scratch / f"lucene-{unit.index}"
 
         def documents() -> Iterator[list[str]]:
-            for ordinal, text in passages(ctx.inputs, start, stop, ()):
+            for ordinal, text in self._documents(unit, out, ctx, ()):
                 ctx.check_stop()
                 yield [ordinal, impacts.as_text(encoder.impacts(text))]
 
@@ -197,6 +218,16 @@ def passages(inputs: Inputs, start: int, stop: int, fields: Sequence[str]) -> It
     extras = [store.texts(start, stop, name) for name in fields]
     for ordinal, (text, *more) in enumerate(zip(texts, *extras, strict=True), start=start):
         yield [str(ordinal), text, *more]
+
+
+def passages_at(inputs: Inputs, ordinals: Sequence[int], fields: Sequence[str]) -> Iterator[list[str]]:
+    """Yield what `passages` does of these ordinals."""
+    store = ChunkStore(inputs["chunk"])
+    columns, is_field = dict.fromkeys(["heading", "text", *fields]), Extra.heading.value in fields
+    for ordinal in ordinals:
+        (row,) = store.rows([ordinal], [*columns])
+        text = row["text"] if is_field or not row["heading"] else f"{row['heading']}\n{row['text']}"
+        yield [str(ordinal), text, *(row[name] for name in fields)]
 
 
 def whole_documents(inputs: Inputs, start: int, stop: int, fields: Sequence[str] = ()) -> Iterator[list[str]]:

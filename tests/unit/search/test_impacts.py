@@ -145,6 +145,6 @@ def test_what_impacts_do_not_go_with_is_named() -> None:
     for settings in ({"kind": "impact"}, {"model": "somewhere"}):
         with pytest.raises(ConfigError, match="need each other"):
             make_stage("lexical", settings)
-    with pytest.raises(ConfigError, match="positions, term_vectors are of words"):
+    with pytest.raises(ConfigError, match="positions, term_vectors does not go"):
         make_stage("lexical", {"kind": "impact", "model": "m", "positions": True, "term_vectors": True})
     assert LexicalConfig().kind.value == "bm25"
