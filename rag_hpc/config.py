@@ -25,6 +25,7 @@ from rag_hpc.generators.registry import check_generator
 from rag_hpc.models.encoders import EncoderConfig
 from rag_hpc.schema import explain, to_plain
 from rag_hpc.search import given, prebuilt
+from rag_hpc.search.filters import check_filter
 from rag_hpc.search.questions import check_feedback, weights_of
 from rag_hpc.slurm.cluster import ClusterConfig, StageResources
 from rag_hpc.sources.base import ROUNDS, CorpusConfig, PathConfig, SourceName
@@ -37,6 +38,8 @@ from rag_hpc.stages.evaluate import check_measures
 from rag_hpc.stages.queries import load_questions
 from rag_hpc.stages.registry import STAGES, stage_class
 from rag_hpc.stages.retrieve import check_method
+from rag_hpc.stores.chunks import columns_with
+from rag_hpc.stores.partitions import check_column
 from rag_hpc.train.config import TrainConfig
 
 
@@ -317,6 +320,11 @@ def check_retrieval(stage: Any, stages: Sequence[str]) -> None:
     """Raise ConfigError for a search that the indexes of this pipeline would not serve."""
 
     check_method(stage.retrieve.method, stages, stage.retrieve.exact)
+    if "chunk" in stages:
+        columns = columns_with(stage.chunk.fields)
+        check_filter(stage.retrieve.filter, columns)
+        for name in ("lexical", "vectors"):
+            check_column(getattr(stage, name).partition_by, columns, f"stage.{name}.partition_by")
     if "lexical" in stages:
         check_feedback(stage.retrieve.rm3, stage.lexical.term_vectors)
         weights_of([extra.value for extra in stage.lexical.fields], stage.retrieve.fields)

@@ -55,6 +55,10 @@ class Tokenizer:
             made[at] = np.array(encoded.ids, dtype=np.int32)
         return [ids for ids in made if ids is not None]
 
+    def terms(self, num: int) -> list[str | None]:
+        """Return the first `num` tokens of the vocabulary, None for a number that none has."""
+        return [self._tokenizer.id_to_token(number) for number in range(num)]
+
     def frame(self, paired: bool = False) -> Frame:
         """Return the special tokens around a text, or around and between two."""
         encoded = self._tokenizer.encode(*(["a", "a"] if paired else ["a"]))

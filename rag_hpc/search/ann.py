@@ -16,7 +16,7 @@ from rag_hpc.algo.rank.topk import Hits, longest, merge_topk, nothing, rescore
 from rag_hpc.algo.types import F32, I64, Array
 from rag_hpc.core.comm import Comm
 from rag_hpc.core.manifest import Manifest
-from rag_hpc.search.indexes import Shards, alone
+from rag_hpc.search.indexes import Shards, alone, ids_of
 from rag_hpc.search.lists import Division, check_division, load_own, own_probes, shards_asked
 from rag_hpc.search.shards import num_threads
 from rag_hpc.stores.shards import EFFORT_NUMBERS, Effort, effort_of, load_shards
@@ -40,37 +40,43 @@ class Ann:
         wanted: numbers that, where not 0, are taken instead of those that the index was checked with."""
         self._rows_ND, self._first, self._comm = rows_ND, first, comm
         self._longest = longest(rows_ND)
-        effort = _joined(effort_of(built) or Effort(), wanted)
-        check_division(division, effort.kind)
+        self._effort = _joined(effort_of(built) or Effort(), wanted)
+        check_division(division, self._effort.kind)
         self._owners_L: I64 | None = None
         self.shards_asked: float | None = None  # by a query of the last batch, where ranks hold lists
+        held: list[I64 | None] = [None]
         if division is Division.lists and comm.world_size > 1:
             index, self._owners_L = load_own(built, comm)
-            self._shards = Shards([index], effort)
+            groups = [[index]]
         else:
-            mine = range(comm.rank, len(built.units), comm.world_size)
-            self._shards = Shards(load_shards(built, mine), effort)
+            loaded = load_shards(built, range(comm.rank, len(built.units), comm.world_size))
+            groups = [loaded]
+            if built.config.get("partition_by"):
+                groups, held = [[one] for one in loaded], [ids_of(one) for one in loaded]
+        self._parts = [(Shards(group, self._effort), ids) for group, ids in zip(groups, held, strict=True)]
         self._threads = num_threads()
         self._pool = ThreadPoolExecutor(self._threads, initializer=alone)
 
     @property
     def effort(self) -> Effort:
         """How hard a query searches; of every rank the same."""
-        return self._shards.effort
+        return self._effort
 
     @effort.setter
     def effort(self, effort: Effort) -> None:
-        self._shards.effort = effort
+        self._effort = effort
+        for shards, _ in self._parts:
+            shards.effort = effort
 
     @property
     def num_lists(self) -> int:
         """The inverted lists, on a rank that holds a shard of a kind that has them; else 0."""
-        return self._shards.num_lists
+        return max((shards.num_lists for shards, _ in self._parts), default=0)
 
     @property
     def num_held(self) -> int:
         """The rows in this rank's part of the index."""
-        return self._shards.num_held
+        return sum(shards.num_held for shards, _ in self._parts)
 
     @property
     def num_rows(self) -> int:
@@ -81,12 +87,14 @@ class Ann:
         """Return this rank's part of the `depth` best hits by (score, id): those of its rows; ranks' parts are to be
         merged. allowed_N: of each ordinal whether it may be found."""
         num = max(depth, self.effort.shortlist)
+        asked = [shards for shards, held in self._parts if allowed_N is None or held is None or allowed_N[held].any()]
 
         def coded(part_QD: F32) -> Hits:
-            return self._shards.shortlist(part_QD, num, allowed_N)
+            found = [shards.shortlist(part_QD, num, allowed_N) for shards in asked]
+            return merge_topk(found, num) if len(found) > 1 else found[0] if found else nothing(len(part_QD), num)
 
         def coded_of(part_QD: F32, near_QP: F32, lists_QP: I64) -> Hits:
-            return self._shards.shortlist(part_QD, num, allowed_N, (near_QP, lists_QP))
+            return self._parts[0][0].shortlist(part_QD, num, allowed_N, (near_QP, lists_QP))
 
         if self._owners_L is None:
             local = self._in_threads(coded, queries_QD)
@@ -107,12 +115,13 @@ class Ann:
     def _choose_together(self, queries_QD: F32) -> Hits:
         """Return the lists that queries probe, with their scores: each rank chooses for a part of the queries, and rank
         0 for those whose rank says nothing."""
-        num, each = self._shards.num_probes, max(_LEAST, -(-len(queries_QD) // self._comm.world_size))
+        shards = self._parts[0][0]
+        num, each = shards.num_probes, max(_LEAST, -(-len(queries_QD) // self._comm.world_size))
         chosen = np.full((len(queries_QD), 2 * num), -1, dtype=np.int32)
 
         def choose(part: Array) -> None:
             if len(part):
-                near, lists = self._in_threads(self._shards.choose_lists, np.ascontiguousarray(queries_QD[part]))
+                near, lists = self._in_threads(shards.choose_lists, np.ascontiguousarray(queries_QD[part]))
                 chosen[part, :num], chosen[part, num:] = near.view(np.int32), lists
 
         choose(np.arange(len(queries_QD))[self._comm.rank * each :][:each])

@@ -16,7 +16,7 @@ from rag_hpc.algo.rank.topk import merge_topk
 from rag_hpc.algo.types import I64
 from rag_hpc.core.comm import Comm
 from rag_hpc.search.ann import gathered
-from rag_hpc.search.jvm import Analyzer
+from rag_hpc.search.languages import ENGLISH
 from rag_hpc.search.questions import Questions
 from rag_hpc.search.shards import Shards
 
@@ -69,7 +69,7 @@ class Feedback:
 
     def _everyones(self, mine: Sequence[tuple[int, int, int]]) -> dict[tuple[int, int], Words]:
         """Return what the documents of all ranks have for words, by query and place; mine: query, place, document."""
-        ascii_only = self._questions.analyzer == Analyzer.en.value
+        ascii_only = list(self._questions.analyzers) == [ENGLISH]
         vectors = self._shards.vectors([doc for _, _, doc in mine])
         lines = [
             json.dumps([row, place, rm3.candidates(freqs, ascii_only=ascii_only)]) + "\n"

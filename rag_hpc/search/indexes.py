@@ -221,6 +221,19 @@ class Shards:
         return merge_topk(parts, num)
 
 
+def ids_of(index: Any) -> I64:
+    """Return the ids of an index's rows, in no order."""
+    faiss: Any = import_module("faiss")
+    inverted = faiss.try_extract_index_ivf(index)
+    if inverted is None:
+        ids_N: I64 = faiss.vector_to_array(index.id_map)
+        return ids_N
+    lists = inverted.invlists
+    held = [(lists.get_ids(number), lists.list_size(number)) for number in range(lists.nlist)]
+    parts = [faiss.rev_swig_ptr(ids, size).copy() for ids, size in held if size]
+    return np.concatenate([np.zeros(0, dtype=np.int64), *parts])
+
+
 def _bits(allowed_N: Array | None) -> U8 | None:
     """Return what FAISS's selector reads, and does not own."""
     return None if allowed_N is None else np.packbits(allowed_N, bitorder="little")

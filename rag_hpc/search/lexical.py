@@ -42,6 +42,12 @@ class Lexical:
         self.shards = Shards(unpacked, threads=num_threads(), fields=(lucene.CONTENTS, *fields))
         self._spans = spans_of(self.shards, lexical, mine)
         self._is_given = bool(lexical.holders(SPANS))  # whose documents stand in an order of their own
+        self._parts = [(self.shards, 0)]  # with where their documents begin among all
+        if lexical.config.get("partition_by"):
+            # of two values' passages the later may have the smaller ordinals: each is cut by itself, so ties are right
+            named, starts = (lucene.CONTENTS, *fields), self.shards.starts.tolist()
+            apart = [Shards([folder], threads=num_threads(), fields=named) for folder in unpacked]
+            self._parts = list(zip(apart, starts, strict=False))
 
     def restrict(self, allowed_N: Array | None) -> None:
         """Let only these passages be found; None: all."""
@@ -49,7 +55,12 @@ class Lexical:
 
     def search(self, queries: Sequence[bm25.Query], vectors_QD: F32, depth: int) -> Hits:
         """Return the passages of this rank's `depth` best documents by BM25; of a whole document, by vectors."""
-        scores, docs = self._top(queries, depth)
+        parts = [
+            self._top(shards, first, queries, depth) for shards, first in self._parts if self._may_have(shards, first)
+        ]
+        if not parts:
+            return nothing(len(queries), depth)
+        scores, docs = (np.concatenate([part[at] for part in parts], axis=1) for at in (0, 1))
         rows, columns = np.nonzero(docs >= 0)
         docs[rows, columns] = self._best_passages(self._spans(docs[rows, columns]), vectors_QD[rows])
         return merge_topk([(scores, docs)], depth) if self._is_given else (scores, docs)
@@ -58,22 +69,30 @@ class Lexical:
         """Return the first passage of each document: its number in the collection."""
         return self._spans(docs)[:, 0]
 
-    def _top(self, queries: Sequence[bm25.Query], depth: int) -> Hits:
-        """Return the best documents that may be found; where the filter drops too many, more are asked for."""
-        most = self.shards.max_doc
+    def _may_have(self, shards: Shards, first: int) -> bool:
+        """Return whether a document of these shards may be found."""
+        return self._allowed_N is None or bool(self._held()[first : first + shards.max_doc].any())
+
+    def _top(self, shards: Shards, first: int, queries: Sequence[bm25.Query], depth: int) -> Hits:
+        """Return the best documents that may be found; where the filter drops too many, more are asked for.
+
+        first: the number of the shards' first document among all.
+        """
+        most = shards.max_doc
         if self._allowed_N is None or not most:
-            return self.shards.top(queries, depth)
+            return _from(first, shards.top(queries, depth))
         scores_QK, docs_QK = nothing(len(queries), depth)
-        held_N, open_Q, asked = self._held(), np.arange(len(queries)), 2 * depth
+        held_N = self._held()[first : first + most]
+        open_Q, asked = np.arange(len(queries)), 2 * depth
         while len(open_Q):
             asked = min(asked, most)
-            scores, docs = self.shards.top([queries[row] for row in open_Q.tolist()], asked)
+            scores, docs = shards.top([queries[row] for row in open_Q.tolist()], asked)
             kept = (docs >= 0) & held_N[docs]
             best = merge_topk([(scores, np.where(kept, docs, -1))], depth)
             done = (kept.sum(axis=1) >= depth) | (docs[:, -1] < 0) | (asked == most)
             scores_QK[open_Q[done]], docs_QK[open_Q[done]] = best[0][done], best[1][done]
             open_Q, asked = open_Q[~done], 4 * asked
-        return scores_QK, docs_QK
+        return _from(first, (scores_QK, docs_QK))
 
     def _held(self) -> Array:
         """Return of each document of this rank's shards whether it, or a passage of it, may be found."""
@@ -102,3 +121,8 @@ class Lexical:
                 largest = np.repeat(np.maximum.reduceat(scores, starts), sizes)
                 best_P[part] = np.minimum.reduceat(np.where(scores == largest, rows, np.iinfo(np.int64).max), starts)
         return best_P
+
+
+def _from(first: int, hits: Hits) -> Hits:
+    """Return hits with documents numbered from `first`."""
+    return hits[0], np.where(hits[1] >= 0, hits[1] + first, -1)

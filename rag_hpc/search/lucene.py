@@ -39,7 +39,7 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9_]+(\.[a-z0-9]+)?")
 class Indexing:
     """What an index is made with."""
 
-    analyzer: str = Analyzer.en.value  # a language of `jvm.Analyzer`
+    analyzer: str = Analyzer.en.value  # a value of `jvm.Analyzer`
     fields: Sequence[str] = ()  # beside a document's text
     positions: bool = False  # of words, for phrases
     term_vectors: bool = False  # of documents' texts, for feedback
@@ -50,8 +50,9 @@ def build_index(
 ) -> dict[str, int]:
     """Write one shard to `out_dir` (absent or empty) and return {docs, docs_with_terms, terms}, of the text's field.
 
-    docs: (id, text, what `how.fields` hold); the i-th becomes Lucene document i. Runs a child process with a JVM of its
-    own, whose heap is `jvm.heap(heap_mib)`. Raises InputError with the child's last words when Lucene fails.
+    docs: (id, text, what `how.fields` hold), with `auto` its language last; the i-th becomes Lucene document i. Runs a
+    child process with a JVM of its own, whose heap is `jvm.heap(heap_mib)`. Raises InputError with the child's last
+    words when Lucene fails.
     """
     require_java()
     heap_mib = heap(heap_mib)
@@ -140,7 +141,10 @@ def _bytes_ref(text: str) -> Any:
 def _write(docs: Iterable[Sequence[str]], out_dir: Path, how: Indexing = Indexing()) -> dict[str, int]:
     """Return the statistics of the index written to `out_dir` by this process's JVM."""
     directory = java("org.apache.lucene.store.FSDirectory").open(java("java.nio.file.Paths").get(str(out_dir)))
-    config = java("org.apache.lucene.index.IndexWriterConfig")(jvm.analyzer(how.analyzer))
+    by_document = how.analyzer == Analyzer.auto.value
+    analyzer = jvm.analyzer(Analyzer.en.value if by_document else how.analyzer)
+    analyzer = java("raghpc.Analyzers$Chosen")(analyzer) if by_document else analyzer
+    config = java("org.apache.lucene.index.IndexWriterConfig")(analyzer)
     config.setMergeScheduler(java("org.apache.lucene.index.SerialMergeScheduler")())
     config.setMergePolicy(java("org.apache.lucene.index.LogDocMergePolicy")())  # merges neighbours: keeps the order
     config.setMaxBufferedDocs(1 << 30)
@@ -148,6 +152,8 @@ def _write(docs: Iterable[Sequence[str]], out_dir: Path, how: Indexing = Indexin
     writer = java("org.apache.lucene.index.IndexWriter")(directory, config)
     doc, held, num_docs = _ReusedDocument(how), 0, 0
     for doc_id, *texts in docs:
+        if by_document:
+            analyzer.choose(jvm.analyzer(texts.pop()))
         writer.addDocument(doc.fill(doc_id, texts))
         num_docs += 1
         held += sum(map(len, texts))

@@ -13,7 +13,7 @@ from rag_hpc.algo.rank import bm25
 from rag_hpc.algo.rank.rm3 import Rm3
 from rag_hpc.core.comm import Comm
 from rag_hpc.errors import ConfigError
-from rag_hpc.search.jvm import Analyzer
+from rag_hpc.search.languages import ENGLISH, of_question
 from rag_hpc.search.lucene import CONTENTS
 from rag_hpc.search.shards import Shards, analyze
 
@@ -73,11 +73,18 @@ class Questions:
     """Makes queries. Every rank must make the same calls, since ranks add up what their shards count."""
 
     def __init__(
-        self, shards: Shards, comm: Comm, indexed: Mapping[str, Any], k1: float, b: float, weights: Sequence[float]
+        self,
+        shards: Shards,
+        comm: Comm,
+        indexed: Mapping[str, Any],
+        k1: float,
+        b: float,
+        weights: Sequence[float],
+        analyzers: Sequence[str] = (ENGLISH,),
     ) -> None:
-        """indexed: the settings that the shards were made with; weights: of their fields."""
-        self._shards, self._comm = shards, comm
-        self.analyzer = indexed.get("analyzer", Analyzer.en.value)  # runs of before have no other
+        """indexed: the settings that the shards were made with; weights: of their fields; analyzers: of their texts,
+        the commonest first."""
+        self._shards, self._comm, self.analyzers = shards, comm, analyzers
         self._analyze = analyze_phrases if indexed.get("positions") else analyze
         self._k1, self._b, self._weights = k1, b, weights
         counts = np.array([shards.num_docs, shards.total_terms], dtype=np.int64)
@@ -89,7 +96,13 @@ class Questions:
 
     def analyzed(self, texts: Sequence[str]) -> list[list[str]]:
         """Return each question's terms."""
-        return self._analyze(texts, self.analyzer)
+        named = [of_question(text, self.analyzers) for text in texts]
+        rows: list[list[str]] = [[] for _ in texts]
+        for analyzer in set(named):
+            at = [row for row, name in enumerate(named) if name == analyzer]
+            for row, words in zip(at, self._analyze([texts[row] for row in at], analyzer), strict=True):
+                rows[row] = words
+        return rows
 
     def make(self, rows: Sequence[Sequence[str] | Mapping[str, float]]) -> list[bm25.Query]:
         """Return the queries of terms, or of how often each counts."""

@@ -26,6 +26,8 @@ from rag_hpc.search.ann import Ann, merged, slice_of
 from rag_hpc.search.exact import UP_TO, Exact, resolved
 from rag_hpc.search.feedback import Feedback
 from rag_hpc.search.filters import check_filter
+from rag_hpc.search.impacts import ImpactQuestions, holds_impacts
+from rag_hpc.search.languages import indexed
 from rag_hpc.search.lexical import Lexical
 from rag_hpc.search.lists import Division, check_division
 from rag_hpc.search.questions import FieldWeights, Questions, check_feedback, weights_of
@@ -108,11 +110,15 @@ class Searcher:
         weights = weights_of(fields, settings.fields)
         self._lexical = Lexical(lexical, store, comm, scratch, fields)
         shards = self._lexical.shards
-        questions = Questions(shards, comm, lexical.config, settings.k1, settings.b, weights)
         check_feedback(settings.rm3, lexical.config.get("term_vectors", False))
-        self._queries = questions.queries
-        if settings.rm3.fb_docs:
-            self._queries = Feedback(shards, questions, comm, settings.rm3, self._lexical.first_passages).queries
+        if holds_impacts(lexical):
+            self._queries = ImpactQuestions(lexical).queries
+        else:
+            known = indexed(lexical)
+            questions = Questions(shards, comm, lexical.config, settings.k1, settings.b, weights, known)
+            self._queries = questions.queries
+            if settings.rm3.fb_docs:
+                self._queries = Feedback(shards, questions, comm, settings.rm3, self._lexical.first_passages).queries
         self._first, stop = slice_of(len(store), comm)
         self._rows = store.rows(self._first, stop)
         wanted = Effort(**{name: getattr(settings, name) for name in EFFORT_NUMBERS})
@@ -181,7 +187,7 @@ class Searcher:
         weights_Q = np.full(len(queries), given if given is not None else 0.0)
         best_Q = np.maximum(lexical[0][:, 0], 0.0).tolist()
         for row, query in enumerate(queries if given is None else []):
-            possible = float(query.weights_T.sum())
+            possible = query.most
             weights_Q[row] = dense_weight(best_Q[row] / possible if possible else 0.0, self._found_again)
         return weighted_rows(lexical, dense, weights_Q, self._settings.depth)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,8 +16,9 @@ from rag_hpc.core.stage import Context, Inputs, Stage
 from rag_hpc.core.unit import Counts, Unit
 from rag_hpc.errors import ConfigError
 from rag_hpc.models.folder import model_limit
-from rag_hpc.stores.chunks import open_chunks
+from rag_hpc.stores import chunks
 from rag_hpc.stores.documents import COLUMNS, DOCUMENTS, document_batches
+from rag_hpc.stores.fields import FieldKind, check_fields, values_of
 from rag_hpc.stores.tables import Rejects
 
 if TYPE_CHECKING:  # what numba compiles is imported by those who cut: every command imports the config here
@@ -48,8 +49,12 @@ class ChunkConfig:
     heading_tokens: int = 24  # of the title and headings above a passage, which are indexed before it; 0 = none
     semantic_window: int = 3  # sentences on each side that are compared
     semantic_percentile: float = 80.0  # of the gaps between sentences by depth: those above may begin a topic
+    fields: dict[str, FieldKind] = field(
+        default_factory=dict
+    )  # of documents' metadata that filters read, as {tenant: string, year: number, date: date}
 
     def __post_init__(self) -> None:
+        check_fields(self.fields, chunks.COLUMNS)
         if self.max_tokens < 16:
             raise ConfigError(f"stage.chunk.max_tokens={self.max_tokens}: at least 16; try 254")
         if not 0 <= self.heading_tokens <= self.max_tokens // 2:
@@ -98,20 +103,23 @@ class Chunk(Stage):
         """Write chunks.parquet; its counts are of documents, the number of chunks is `extra.chunks`."""
         counts, rejects = Counts(), Rejects()
         path = ctx.inputs["dedup.drop"].file(unit.inputs["unit"], DOCUMENTS)
-        with open_chunks(out) as chunks:
+        missing = dict.fromkeys(self.config.fields, 0)
+        with chunks.open_chunks(out, self.config.fields) as table:
             for batch in document_batches(path, COLUMNS, 64):
                 for document in batch.to_pylist():
                     ctx.check_stop()
                     counts.items_in += 1
                     rows = self._chunker.rows(document)
+                    for name, value in zip(missing, rows[0][len(chunks.COLUMNS) :] if rows else (), strict=False):
+                        missing[name] += value is None
                     for row in rows:
-                        chunks.add(*row)
+                        table.add(*row)
                     if rows:
                         counts.items_out += 1
                     else:
                         rejects.add(document["doc_id"], "no-tokens", "the tokenizer finds nothing to encode")
         counts.dropped = rejects.write(out)
-        counts.extra = {"chunks": chunks.num_rows}
+        counts.extra = {"chunks": table.num_rows, **{f"without_{name}": missing[name] for name in missing}}
         return counts
 
 
@@ -130,13 +138,14 @@ class Chunker:
             self._encoder = Encoder(config.model, threads=1)
 
     def rows(self, document: dict[str, Any]) -> list[tuple[Any, ...]]:
-        """Return a document's chunks as rows of COLUMNS, none when it has no tokens."""
+        """Return a document's chunks as rows of COLUMNS and the fields, none when it has no tokens."""
         from rag_hpc.algo.chunk.chunking import chunk_ids
 
         text, doc_id = document["text"], document["doc_id"]
         headed = _Headed(document, self._counter, self._config)
         spans = self._spans(text, headed)
         same = (doc_id, document["url"], document["title"], document["lang"])
+        carried = values_of(document["meta"], self._config.fields)
         return [
             (
                 chunk_id,
@@ -146,6 +155,7 @@ class Chunker:
                 span.start,
                 span.end,
                 span.num_tokens,
+                *carried,
             )
             for chunk_id, span in zip(chunk_ids(doc_id, spans), spans, strict=True)
         ]

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from rag_hpc.algo.rank import kmeans
-from rag_hpc.algo.types import F32
+from rag_hpc.algo.types import F32, I64
 from rag_hpc.core.comm import Comm
 from rag_hpc.core.fs import canonical_json
 from rag_hpc.core.hashing import hash_value
@@ -26,6 +26,7 @@ from rag_hpc.search import given, indexes, recall
 from rag_hpc.search.ann import Ann, slice_of
 from rag_hpc.search.choose import Choice, choose, default_lists
 from rag_hpc.search.effort import LEAST_CHOOSING, least_effort, open_numbers
+from rag_hpc.stores import partitions
 from rag_hpc.stores.chunks import ChunkStore, split_evenly
 from rag_hpc.stores.questions import read_question_vectors, read_questions
 from rag_hpc.stores.shards import (
@@ -60,6 +61,7 @@ class VectorsConfig:
     index: IndexName = IndexName.ivf_fp16  # as FAISS calls it; auto: by size, memory and recall
     prebuilt: str = path_field("", only="folder")  # of Pyserini: `index`, and `docid` with the chunk_id of each vector
     num_shards: int = 4
+    partition_by: str = ""  # as stage.lexical.partition_by
     num_lists: int = 0  # 0 = 4 x sqrt(rows), at least 1, and at least 39 rows of the sample to a list
     num_probes: int = 0  # lists probed by a query; 0 = the fewest that reach the recall on the training sample
     shortlist: int = 0  # hits by code score that exact scores rank; 0 = the fewest that reach the recall on the sample
@@ -74,6 +76,8 @@ class VectorsConfig:
             raise ConfigError("stage.vectors: num_shards, train_rows >= 1 and num_lists, num_probes >= 0 are needed")
         if self.shortlist < 0 or self.ef_search < 0 or not self.mem_gib >= 0:
             raise ConfigError("stage.vectors: shortlist, ef_search and mem_gib >= 0 are needed; try 0")
+        if self.partition_by and self.prebuilt:
+            raise ConfigError("stage.vectors.partition_by: an index made elsewhere has its shards; leave prebuilt away")
         if self.iterations < 1:
             raise ConfigError(f"stage.vectors.iterations={self.iterations}: at least 1; try 10")
         if not 0.0 <= self.min_recall <= 1.0:
@@ -179,7 +183,7 @@ class Build(Stage):
 
     def __init__(self, config: VectorsConfig) -> None:
         super().__init__(config)
-        if config.prebuilt:
+        if config.prebuilt or config.partition_by:
             self.needs = ("encode", "vectors.train", "chunk")
 
     def plan(self, inputs: Inputs, shared: Path) -> list[Unit]:
@@ -187,6 +191,9 @@ class Build(Stage):
         num_rows = len(VectorStore(inputs["encode"]))
         if self.config.prebuilt:
             return [Unit(0, {"start": 0, "stop": num_rows, "prebuilt": given.digest(self.config.prebuilt)})]
+        if self.config.partition_by:
+            parts = partitions.partitions(ChunkStore(inputs["chunk"]), self.config.partition_by, self.config.num_shards)
+            return [Unit(i, part) for i, part in enumerate(parts)]
         ranges = split_evenly(num_rows, self.config.num_shards)
         return [Unit(i, {"start": start, "stop": stop}) for i, (start, stop) in enumerate(ranges)]
 
@@ -209,10 +216,16 @@ class Build(Stage):
             write_effort(out, self._effort)
             return Counts(items_in=stop - start, items_out=int(index.ntotal))
         index = indexes.empty_index(self._effort.kind, self._trained)
+        rows: I64 | None = None
+        if self.config.partition_by:
+            rows = partitions.ordinals_by(ChunkStore(ctx.inputs["chunk"]), self.config.partition_by)
         for low in range(start, stop, indexes.BLOCK):
             ctx.check_stop()
             high = min(stop, low + indexes.BLOCK)
-            indexes.add(index, self._store.rows(low, high), np.arange(low, high, dtype=np.int64))
+            if rows is None:
+                indexes.add(index, self._store.rows(low, high), np.arange(low, high, dtype=np.int64))
+            else:
+                indexes.add(index, self._store.take(rows[low:high]), rows[low:high])
         faiss.write_index(index, str(out / INVERTED))
         write_effort(out, self._effort)
         return Counts(items_in=stop - start, items_out=int(index.ntotal))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,8 @@ import numpy as np
 
 from rag_hpc.algo.types import I64
 from rag_hpc.core.manifest import Manifest
-from rag_hpc.stores.tables import TableWriter, read_column, read_table
+from rag_hpc.stores.fields import FieldKind
+from rag_hpc.stores.tables import TableWriter, read_column, read_columns, read_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,9 +24,14 @@ _NAMES = ("chunk_id", "doc_id", "url", "title", "lang", "heading", "text")
 COLUMNS = dict.fromkeys(_NAMES, "string") | {"start": "int64", "end": "int64", "num_tokens": "int32"}
 
 
-def open_chunks(unit_dir: Path) -> TableWriter:
-    """Return a writer of the unit's chunks."""
-    return TableWriter(unit_dir / CHUNKS, COLUMNS)
+def open_chunks(unit_dir: Path, fields: Mapping[str, FieldKind] | None = None) -> TableWriter:
+    """Return a writer of the unit's chunks. fields: of documents, after COLUMNS."""
+    return TableWriter(unit_dir / CHUNKS, columns_with(fields or {}))
+
+
+def columns_with(fields: Mapping[str, FieldKind]) -> dict[str, str]:
+    """Return the columns of chunks that carry these fields of their documents."""
+    return COLUMNS | {name: kind.value for name, kind in fields.items()}
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,12 @@ class ChunkStore:
         """Return the named columns of the chunks with these ordinals, in the order given."""
         return [self._row(int(ordinal), columns) for ordinal in ordinals]
 
+    @cached_property
+    def columns(self) -> dict[str, str]:
+        """Return the names of the chunks' columns, with Arrow's names of their types."""
+        files = self._manifest.files(CHUNKS)
+        return read_columns(files[0]) if files else COLUMNS
+
     def column(self, name: str) -> list[Any]:
         """Return one column of all chunks, in ordinal order."""
         return [value for path in self._manifest.files(CHUNKS) for value in read_column(path, name)]
@@ -63,7 +76,7 @@ class ChunkStore:
         """Return one column of all chunks as an Arrow array, texts as large_string, in ordinal order."""
         import pyarrow as pa
 
-        kind: Any = "large_string" if COLUMNS[name] == "string" else COLUMNS[name]
+        kind: Any = "large_string" if self.columns[name] == "string" else self.columns[name]
         wanted = pa.type_for_alias(kind)
         tables = [read_table(path, [name]).column(0).cast(wanted) for path in self._manifest.files(CHUNKS)]
         chunks = [chunk for column in tables for chunk in column.chunks]

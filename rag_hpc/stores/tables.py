@@ -33,6 +33,13 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     return pq.ParquetFile(path).read(columns=columns, use_threads=False)
 
 
+def read_columns(path: Path) -> dict[str, str]:
+    """Return the names of the columns of the Parquet file at `path`, with Arrow's names of their types."""
+    import pyarrow.parquet as pq
+
+    return {field.name: str(field.type) for field in pq.read_schema(path)}
+
+
 def read_column(path: Path, name: str) -> list[Any]:
     """Return one column of the Parquet file at `path`, in row order."""
     values: list[Any] = read_table(path, [name]).column(name).to_pylist()

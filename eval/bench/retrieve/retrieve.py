@@ -24,7 +24,7 @@ from rag_hpc.eval.bench.lexical import corpora, lexical
 from rag_hpc.eval.bench.lexical.lexical import Rate, Side, anserini, compared, rate_of
 from rag_hpc.eval.bench.pairs import take_turns
 from rag_hpc.eval.bench.registry import Options, known
-from rag_hpc.eval.bench.retrieve import filters, made, side
+from rag_hpc.eval.bench.retrieve import filters, made, partitions, side
 from rag_hpc.eval.bench.rows import Row, cpu_class
 from rag_hpc.eval.bench.vectors.data import array_path
 from rag_hpc.search import lucene
@@ -48,7 +48,7 @@ DEFAULTS = {
 }
 DEPTH = 100
 OF_LUCENE, OVERHEAD = 0.75, 1.10
-PARTS = ("search", "ranks", "threads", "filters")
+PARTS = ("search", "ranks", "threads", "filters", "partitions")
 
 
 def run(options: Options) -> list[Row]:
@@ -56,7 +56,7 @@ def run(options: Options) -> list[Row]:
 
     Options: data, the folder of documentation and encodings (RAG_HPC_DATA); passages; questions; shards; threads;
     pairs; index and recall, of the vector index of the whole search; train_rows; part=all, or some of search, ranks,
-    threads and filters with commas between.
+    threads, filters and partitions with commas between.
     """
     given = known(options, DEFAULTS)
     place = given["data"] or os.environ.get("RAG_HPC_DATA", "")
@@ -89,6 +89,9 @@ def _rows(given: Options, parts: Sequence[str], data: Path, folder: Path) -> lis
             rows += _searched(inputs, data, given, folder, about)
         if "threads" in parts:
             rows.append(_threads(inputs, pairs, folder, about))
+    if "partitions" in parts:
+        about = f"{num:,} passages x {made.DIMS}, {shards} even shards, {cpu_class()}"
+        rows += partitions.rows(inputs, {**settings, "index": "ivf_fp16"}, folder, pairs, about)
     if "ranks" in parts:
         other = folder / "fp16"
         other.mkdir()

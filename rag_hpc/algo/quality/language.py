@@ -37,6 +37,11 @@ def language(text: str, declared: str = "") -> Language:
     return Language(best, scores[best], scores[best] >= _SURE)
 
 
+def likely(text: str) -> dict[str, float]:
+    """Return the languages that a text may be in, by score; none for a text without letters."""
+    return _candidates(_sample(text, _SAMPLES[-1]))
+
+
 def language_reason(found: Language, wanted: Sequence[str]) -> tuple[str, str] | None:
     """Return (slug language-xx, detail) when a text is surely in none of the wanted languages (none: all are), or
     None."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from rag_hpc.algo.rank.impacts import MOST
 from rag_hpc.algo.types import F32, F64, I64, Array
 from rag_hpc.errors import ConfigError, InputError
 
@@ -48,6 +49,12 @@ class Query:
     k1: float
     b: float
     fields_T: list[int]  # the number of each term's field
+    impacts: bool = False  # frequencies are impacts, which count as they stand: no BM25 but a product of vectors
+
+    @property
+    def most(self) -> float:
+        """Return what no document's score is above."""
+        return float(self.weights_T.sum()) * (MOST if self.impacts else 1)
 
 
 def make_query(
@@ -81,6 +88,13 @@ def make_query(
     return Query(terms=terms, weights_T=np.asarray(weights_T, np.float64), avgdl=avgdl, k1=k1, b=b, fields_T=fields_T)
 
 
+def impact_query(impacts: Mapping[str, int]) -> Query:
+    """Return the query whose score is the product of its impacts and a document's."""
+    terms = sorted(impacts)
+    weights_T = np.array([impacts[term] for term in terms], dtype=np.float64)
+    return Query(terms=terms, weights_T=weights_T, avgdl=(1.0,), k1=0.0, b=0.0, fields_T=[0] * len(terms), impacts=True)
+
+
 def words_of(term: str) -> list[str]:
     """Return a phrase's words, or the one of a term that is no phrase."""
     return [word for word in term.split(BETWEEN) if word] if BETWEEN in term else [term]
@@ -105,6 +119,9 @@ def canonical_scores(tf_KT: Array, lengths_KF: Array, query: Query) -> F32:
     lengths and on the query only, so that shards merge to what one index gives.
     """
     tf_KT = np.ascontiguousarray(tf_KT, dtype=np.float64)
+    if query.impacts:
+        products_K: F32 = (query.weights_T[None] * tf_KT).sum(-1).astype(np.float32)
+        return products_K
     lengths_KF = np.reshape(lengths_KF, (len(tf_KT), len(query.avgdl)))
     norms_KF = np.stack([norms(column, query, field) for field, column in enumerate(lengths_KF.T)], axis=1)
     below_KT = np.where(tf_KT > 0, tf_KT + norms_KF[:, query.fields_T], 1.0)
@@ -113,8 +130,10 @@ def canonical_scores(tf_KT: Array, lengths_KF: Array, query: Query) -> F32:
 
 
 def norms(lengths_K: Array, query: Query, field: int = 0) -> F64:
-    """Return what each document's length in a field adds to a term's frequency below the fraction."""
+    """Return what each document's length in a field adds to a term's frequency below the fraction; -1 for impacts."""
     lengths_K = np.asarray(lengths_K, dtype=np.float64)
+    if query.impacts:
+        return np.full(len(lengths_K), -1.0)
     return np.asarray(query.k1 * (1 - query.b + query.b * lengths_K / query.avgdl[field]))
 
 

@@ -248,7 +248,8 @@ public final class Shards implements Closeable {
      * that may round to either of two could be among the best.
      *
      * @param queries rows of terms; all weights (float64)
-     * @param norms of each field, k1 (1 - b + b length / mean length) of each length code (float64)
+     * @param norms of each field, k1 (1 - b + b length / mean length) of each length code (float64); below 0 a frequency
+     *     counts as it stands
      * @param slack relative difference between orders of summation, for each term and two more
      */
     public byte[] best(byte[] queries, byte[] norms, int k, double slack) throws InterruptedException {
@@ -494,7 +495,7 @@ public final class Shards implements Closeable {
       }
 
       private void raise(float[] most, int from, int to, int freq, double norm) {
-        float bound = Math.nextUp((float) (freq / (freq + norm)));
+        float bound = Math.nextUp((float) (norm < 0 ? freq : freq / (freq + norm)));
         for (int window = from / WINDOW; window <= to / WINDOW; window++) {
           most[window] = Math.max(most[window], bound);
         }
@@ -698,7 +699,8 @@ public final class Shards implements Closeable {
 
     private double part(int at) throws IOException {
       int freq = postings.freq();
-      return weight * freq / (freq + norms[codes[at] & 0xFF]);
+      double norm = norms[codes[at] & 0xFF];
+      return norm < 0 ? weight * freq : weight * freq / (freq + norm);
     }
   }
 

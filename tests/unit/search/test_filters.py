@@ -16,7 +16,7 @@ from rag_hpc.errors import ConfigError
 from rag_hpc.search import indexes, searcher
 from rag_hpc.search.filters import allowed, check_filter
 from rag_hpc.search.searcher import Found, Searcher, SearchSettings
-from rag_hpc.stores.chunks import ChunkStore
+from rag_hpc.stores.chunks import COLUMNS, ChunkStore
 from rag_hpc.stores.shards import Effort, Kind
 from rag_hpc.stores.vectors import VectorStore
 
@@ -54,7 +54,6 @@ def test_comparisons_are_joined_as_python_joins_them(chain: stagerun.Chain) -> N
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("tenant == 'x'", "no field 'tenant'; they have chunk_id, doc_id, url"),
         ("lang == 3", "must compare lang with a text in quotes"),
         ("num_tokens > '3'", "must compare num_tokens with a whole number"),
         ("num_tokens > 9999999999999999999999", "must compare num_tokens with a whole number"),
@@ -76,6 +75,18 @@ def test_what_is_no_filter_is_refused_with_what_to_write(text: str, told: str) -
     assert told in str(error.value)
     with pytest.raises(ConfigError):
         SearchSettings(filter=text)
+
+
+def test_a_field_that_passages_lack_is_named_with_those_they_have(chain: stagerun.Chain) -> None:
+    SearchSettings(filter="tenant == 'x'")  # whether there is one, the chunks tell
+    for refuse in (
+        lambda text: check_filter(text, COLUMNS),
+        lambda text: allowed(ChunkStore(chain.out["chunk"]), text),
+    ):
+        with pytest.raises(
+            ConfigError, match=r"no field 'tenant'; they have chunk_id, .* stage.chunk.fields={tenant: "
+        ):
+            refuse("lang == 'en' and tenant == 'x'")
 
 
 def test_a_filter_that_lets_nothing_through_is_an_error(chain: stagerun.Chain) -> None:

@@ -42,7 +42,7 @@ WRONG = [  # stage, settings, what the message must say
     ("chunk", {"overlap_tokens": -1}, "between 0 and half"),
     ("lexical", {"num_shards": 0}, "num_shards >= 1"),
     ("lexical", {"heap_mib": 8}, "heap_mib >= 64"),
-    ("lexical", {"analyzer": "th"}, "zh"),
+    ("lexical", {"analyzer": "tlh"}, "zh"),
     ("encode", {"tokens_per_batch": 511}, "try 4096"),
     ("encode", {"tokens_per_unit": -1}, "0 or more"),
     ("encode", {"precision": "int4"}, "float32"),
