@@ -22,7 +22,7 @@ PART = (0.4, 0.6)  # of a passage's characters, which asks for it: short enough 
 COPY = 0.5  # a passage with this share of the part's words may be a copy, and as good an answer
 EQUAL = 1e-6  # scores no further apart are of equal passages
 SOME_UNKNOWN, ALL_UNKNOWN = 0.1, 0.9  # shares of unknown letters: a plan warns from the one, vectors say nothing from
-# the other. MiniLM has 0.94 in Thai, 0.58 in Chinese, 0.16 in Hindi, 0 in ten other languages (XQuAD)
+# the other. MiniLM has 0.94 in Thai, 0.58 in Chinese, 0.16 in Hindi, 0 in nine other languages (XQuAD)
 _LONG = 50  # words of a passage of few tokens, of which unknown ones may hold a sentence each
 
 

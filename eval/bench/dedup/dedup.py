@@ -19,6 +19,7 @@ import numpy as np
 
 from rag_hpc.algo.dedup.minhash import band_keys, bands_for, estimate_pairs
 from rag_hpc.algo.dedup.sketch import from_texts, jaccard_pairs, shingle_sets, signatures, sketch, sketch_texts
+from rag_hpc.algo.text.words import WORD
 from rag_hpc.algo.types import F64, I64, U32
 from rag_hpc.errors import ConfigError
 from rag_hpc.eval.bench.dedup import peers as peers
@@ -84,7 +85,7 @@ def documents(count: int) -> Iterator[str]:
     paths = [path for name in CORPORA if (path := folder / name / "docs.jsonl.zst").is_file()]
     pages = (str(row["text"]) for path in paths for row in read_lines(path))
     for page in pages:
-        ends = [match.end() for match in peers.WORD.finditer(page)]
+        ends = [match.end() for match in WORD.finditer(page)]
         begin, size = 0, rng.randint(200, 400)
         while begin + size < len(ends):
             if count == 0:
@@ -302,6 +303,6 @@ def verdict_row(texts: Sequence[str], planted: int) -> Row:
 
 def edited(text: str, number: int) -> str:
     """Return the text with one word inserted, deleted or replaced at the front, in the middle or at the end."""
-    spans = [match.span() for match in peers.WORD.finditer(text)]
+    spans = [match.span() for match in WORD.finditer(text)]
     begin, end = spans[(0, len(spans) // 2, len(spans) - 1)[number // 3 % 3]]
     return text[:begin] + (f"planted {text[begin:end]}", "", "planted")[number % 3] + text[end:]

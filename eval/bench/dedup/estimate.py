@@ -83,5 +83,5 @@ def num_bytes(found: Manifest) -> int:
 def num_files() -> int:
     """Return how many files the units of all steps have, their records among them."""
     units = BILLION // PER_UNIT
-    num_units = {"dedup.group": NUM_GROUPS, "dedup.link": 1}
+    num_units = {"dedup.group": NUM_GROUPS + 1, "dedup.link": 1}
     return sum(num_units.get(name, units) * files for name, files in FILES_A_UNIT.items())
