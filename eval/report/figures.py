@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from rag_hpc.errors import MissingDependency
 from rag_hpc.eval.times import PARTS
 
@@ -40,6 +42,7 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 8,
 }
+SMOOTH = 65  # points of a curve
 PER_ROW, PANEL = 3, (3.3, 2.7)  # panels a row; inches of one
 
 
@@ -226,7 +229,8 @@ def _curve(axes: Axes, panel: Panel, efficiency: bool) -> None:
     def shown(p: float, speed: float) -> float:
         return speed / p * ps[0] if efficiency else speed
 
-    axes.plot([ps[0], most], [shown(ps[0], 1.0), shown(most, most / ps[0])], color=SOFT, linewidth=1, linestyle=":")
+    every = np.geomspace(ps[0], most, SMOOTH).tolist()  # a straight line is none where p is drawn by its logarithm
+    axes.plot(every, [shown(p, p / ps[0]) for p in every], color=SOFT, linewidth=1, linestyle=":")
     for inside in (True, False):
         part = [row for row in panel.fitted if (row[0] <= panel.foretold_from) == inside]
         if not inside and part:
@@ -239,11 +243,9 @@ def _curve(axes: Axes, panel: Panel, efficiency: bool) -> None:
         axes.fill_between(xs, low, high, color=COLOURS[0], alpha=0.15, linewidth=0)
     if panel.bound:
         value, why = panel.bound
-        xs = [float(p) for p in ps]
-        axes.plot(
-            xs, [min(shown(p, value), shown(p, 1e9)) for p in xs], color=COLOURS[6], linewidth=1.2, linestyle="-."
-        )
-        axes.annotate(why, (xs[-1], shown(xs[-1], value)), xytext=(0, 4), textcoords="offset points", ha="right",
+        xs = [p for p in every if p <= ps[-1]]
+        axes.plot(xs, [shown(p, value) for p in xs], color=COLOURS[6], linewidth=1.2, linestyle="-.")
+        axes.annotate(why, (ps[-1], shown(ps[-1], value)), xytext=(0, 4), textcoords="offset points", ha="right",
                       fontsize=7, color=COLOURS[6])  # fmt: skip
     for judged, face in ((True, COLOURS[0]), (False, PAPER)):
         own = [(p, shown(p, s)) for p, s, is_judged in panel.points if is_judged is judged]

@@ -19,7 +19,7 @@ from rag_hpc.eval import study
 from rag_hpc.eval.checks import foretold
 from rag_hpc.eval.cost import Prices
 from rag_hpc.eval.report import measured, pictures
-from rag_hpc.eval.report.figures import Dot, best_of
+from rag_hpc.eval.report.figures import Dot, Panel, best_of, speed_up, styled
 from rag_hpc.eval.report.study import Told, render
 from rag_hpc.eval.results import Results
 
@@ -190,3 +190,14 @@ def test_what_a_sweep_s_measurement_took_over_is_not_told_again(root: Path) -> N
     run.records = records  # type: ignore[method-assign]
     found = study.parse(study.gather([run], "s"), "s.jsonl")
     assert list(found.runs[0].times()) == ["clean"] and found.unfinished == []
+
+
+def test_what_is_ideal_is_drawn_at_every_p() -> None:
+    panel = Panel(title="a", points=[(2, 1.0, True), (4, 1.9, True), (16, 5.0, True)], bound=(4.0, "4 cores"))
+    for efficiency in (False, True):
+        with styled():
+            ideal, *_, bound, _, _ = speed_up([panel], efficiency=efficiency).axes[0].lines
+        for line, at in ((ideal, lambda p: p / 2), (bound, lambda p: 4.0)):
+            ps, ys = line.get_xdata(), line.get_ydata()
+            expected = [at(p) * (2 / p if efficiency else 1) for p in ps]
+            assert len(ps) > 20 and list(ys) == pytest.approx(expected)
