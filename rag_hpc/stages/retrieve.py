@@ -34,7 +34,7 @@ class RetrieveConfig(SearchSettings):
 
     method: Method = Method.fused  # the ranking that is handed on; all are kept and evaluated
     k: int = 10  # passages given to the generator, and the cut of recall
-    queries_per_unit: int = 256  # a third faster than 64; hits of a unit take 5 MB
+    queries_per_unit: int = 256  # a sixth less time a question than 64; hits of a unit take 5 MB
 
     def __post_init__(self) -> None:
         super().__post_init__()
