@@ -46,8 +46,8 @@ class Ann:
         self.shards_asked: float | None = None  # by a query of the last batch, where ranks hold lists
         held: list[I64 | None] = [None]
         if division is Division.lists and comm.world_size > 1:
-            index, self._owners_L = load_own(built, comm)
-            groups = [[index]]
+            own, self._owners_L = load_own(built, comm)
+            groups = [own]
         else:
             loaded = load_shards(built, range(comm.rank, len(built.units), comm.world_size))
             groups = [loaded]

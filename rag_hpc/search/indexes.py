@@ -168,17 +168,42 @@ def centroids_of(index: Any) -> F32 | None:
     return centroids_LD
 
 
+def join(joined: list[Any], index: Any) -> None:
+    """Merge an index into the first of `joined` that can take it, or put it behind them."""
+    for one in joined:
+        if _takes(one, index):
+            one.merge_from(index, 0)
+            return
+    joined.append(index)
+
+
+def _takes(index: Any, other: Any) -> bool:
+    """Return whether FAISS can merge another index into one.
+
+    To a list of packed codes (FastScan, RaBitQ) whose rows are a multiple of its block's bytes FAISS 1.15 appends at the
+    wrong place, beyond its memory (BlockInvertedLists::add_entries).
+    """
+    faiss: Any = import_module("faiss")
+    inverted = faiss.try_extract_index_ivf(index)
+    if inverted is None:
+        return True
+    lists, added = (faiss.downcast_InvertedLists(faiss.try_extract_index_ivf(one).invlists) for one in (index, other))
+    block_bytes = getattr(lists, "block_size", 0)
+    return not block_bytes or not any(
+        (size := lists.list_size(number)) and size % block_bytes == 0 and added.list_size(number)
+        for number in range(lists.nlist)
+    )
+
+
 class Shards:
     """The shards that a rank holds, as one where their kind allows it: each list is then read once a query."""
 
     def __init__(self, shards: list[Any], effort: Effort) -> None:
         """The shards are used up. `effort.kind` is theirs."""
         self.effort = effort
-        if effort.kind is not Kind.hnsw:
-            for other in shards[1:]:
-                shards[0].merge_from(other, 0)
-            shards = shards[:1]
-        self._shards = shards
+        self._shards: list[Any] = list(shards) if effort.kind is Kind.hnsw else []
+        for index in shards if effort.kind is not Kind.hnsw else ():
+            join(self._shards, index)
         self._centroids_LD = centroids_of(shards[0]) if shards else None
 
     @property

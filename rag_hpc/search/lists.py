@@ -16,7 +16,7 @@ from rag_hpc.algo.types import F32, I64, Array
 from rag_hpc.core.comm import Comm
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.errors import ConfigError
-from rag_hpc.search.indexes import centroids_of
+from rag_hpc.search.indexes import centroids_of, join
 from rag_hpc.stores.shards import Kind, load_shards
 
 _BLOCK = 8  # lists that are not ordered any further
@@ -39,8 +39,8 @@ def check_division(division: Division, kind: Kind) -> None:
         )
 
 
-def load_own(built: Manifest, comm: Comm) -> tuple[Any, I64]:
-    """Return an index of this rank's lists, the others empty, and the rank that owns each list."""
+def load_own(built: Manifest, comm: Comm) -> tuple[list[Any], I64]:
+    """Return an index of this rank's lists, the others empty, as few parts as may be, and each list's owner."""
     positions = range(len(built.units))
     parts = [load_shards(built, [position])[0] for position in positions[comm.rank :: comm.world_size]]
     num_lists = int(comm.broadcast(np.array([parts[0].nlist if comm.rank == 0 else 0]))[0])
@@ -49,14 +49,10 @@ def load_own(built: Manifest, comm: Comm) -> tuple[Any, I64]:
     owners = None if centroids_LD is None else owners_of(centroids_LD, sizes_L, comm.world_size)
     del parts
     owners_L: I64 = comm.broadcast(owners)
-    whole = None
+    joined: list[Any] = []
     for position in positions:
-        part = _only(load_shards(built, [position])[0], owners_L == comm.rank)
-        if whole is None:
-            whole = part
-        else:
-            whole.merge_from(part, 0)
-    return whole, owners_L
+        join(joined, _only(load_shards(built, [position])[0], owners_L == comm.rank))
+    return joined, owners_L
 
 
 def owners_of(centroids_LD: F32, sizes_L: I64, num_ranks: int) -> I64:

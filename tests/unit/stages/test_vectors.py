@@ -21,7 +21,7 @@ from rag_hpc.models import device
 from rag_hpc.search import indexes
 from rag_hpc.search.ann import Ann, gathered, slice_of
 from rag_hpc.search.choose import default_lists, size_of
-from rag_hpc.search.indexes import Shards
+from rag_hpc.search.indexes import Shards, join
 from rag_hpc.search.recall import share_found
 from rag_hpc.stages import vectors
 from rag_hpc.stages.registry import make_stage
@@ -131,6 +131,28 @@ def _rows() -> Any:
     rows = clustered(900).astype(np.float16)
     rows[600:] = rows[np.random.default_rng(1).integers(0, 200, 300)]
     return rows
+
+
+@pytest.mark.parametrize("num_rows", [63, 64, 128])
+def test_indexes_of_packed_codes_are_joined_only_where_faiss_keeps_to_its_memory(num_rows: int) -> None:
+    rows = clustered(400)
+
+    def made(first: int, num: int) -> Any:
+        quantizer = faiss.IndexFlatIP(16)
+        quantizer.add(np.ones((1, 16), dtype=np.float32))
+        index = faiss.IndexIVFPQFastScan(quantizer, 16, 1, 4, 4, faiss.METRIC_INNER_PRODUCT)
+        index.train(rows)
+        index.add_with_ids(rows[first : first + num], np.arange(first, first + num))
+        quantizer.this.disown()
+        index.own_fields = True
+        return index
+
+    joined: list[Any] = []
+    for index in (made(0, num_rows), made(200, 5), made(300, 5)):
+        join(joined, index)
+    assert [one.ntotal for one in joined] == ([num_rows + 10] if num_rows % 64 else [num_rows, 10])
+    found = np.concatenate([one.search(rows[:1], one.ntotal)[1][0] for one in joined])
+    assert sorted(found) == [*range(num_rows), *range(200, 205), *range(300, 305)]
 
 
 @pytest.mark.parametrize("kind", LISTS)
