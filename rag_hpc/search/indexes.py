@@ -180,8 +180,8 @@ def join(joined: list[Any], index: Any) -> None:
 def _takes(index: Any, other: Any) -> bool:
     """Return whether FAISS can merge another index into one.
 
-    To a list of packed codes (FastScan, RaBitQ) whose rows are a multiple of its block's bytes FAISS 1.15 appends at the
-    wrong place, beyond its memory (BlockInvertedLists::add_entries).
+    To a list of packed codes (FastScan, RaBitQ) whose rows are a multiple of its block's bytes FAISS 1.15 appends at
+    the wrong place, beyond its memory (BlockInvertedLists::add_entries).
     """
     faiss: Any = import_module("faiss")
     inverted = faiss.try_extract_index_ivf(index)
