@@ -42,7 +42,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         elif path.startswith("e2e/") and fixtures & {"cluster", "baseline", "read_damaged"}:
             group = "runs"
         else:
-            group = "chain" if hasattr(item.module, "stagerun") else path  # type: ignore[attr-defined]
+            chained = hasattr(item.module, "stagerun") or "gated" in fixtures  # type: ignore[attr-defined]
+            group = "chain" if chained else path
         item.add_marker(pytest.mark.xdist_group(group))
 
 
