@@ -24,6 +24,7 @@ from rag_hpc.schema import from_plain, to_plain
 from rag_hpc.serve.ask import generator_of
 from rag_hpc.serve.gateway.config import GatewayConfig
 from rag_hpc.serve.gateway.places import ASKED, Asked, Doors, GatewayPlace
+from rag_hpc.serve.replicas import replicas_place
 
 if TYPE_CHECKING:
     from rag_hpc.arguments import Arguments
@@ -55,6 +56,8 @@ def up(ledger: Ledger, place: GatewayPlace, arguments: Arguments) -> int:
         end(place)
         raise
     print(f"run={ledger.name}: gateway {place.name} is up: curl --unix-socket {doors.owner} http://localhost/readyz")
+    if fleet := asked.settings["fleet"]:
+        print(f"its answers come from the replicas of fleet {fleet}: rag-hpc serve replicas group={fleet}")
     print(f"its page, from elsewhere: rag-hpc serve tunnel run={ledger.handle}")
     if doors.port >= 0:
         keys = f"rag-hpc serve grant run={ledger.handle} account.name=NAME"
@@ -65,6 +68,10 @@ def up(ledger: Ledger, place: GatewayPlace, arguments: Arguments) -> int:
 def asked_of(ledger: Ledger, request: Request, place: GatewayPlace, arguments: Arguments) -> Asked:
     """Return the gateway that is asked for. Raises ConfigError for one that could not answer."""
     config = settings(arguments)
+    if fleet := fleet_of(ledger, config, arguments):
+        config.fleet = fleet
+        own = ["generator=openai", "generator.base_url=http://localhost/v1", f"generator.model=fleet-{fleet}"]
+        arguments = dataclasses.replace(arguments, overrides=[*arguments.overrides, *own])
     if config.replicas and arguments.override("generator.base_url") is None:
         first = config.replicas[0]
         url = first if first.startswith("http") else "http://localhost/v1"
@@ -83,6 +90,23 @@ def asked_of(ledger: Ledger, request: Request, place: GatewayPlace, arguments: A
         settings=dataclasses.asdict(config),
         generator=to_plain(generator),
     )
+
+
+def fleet_of(ledger: Ledger, config: GatewayConfig, arguments: Arguments) -> str:
+    """Return whose replicas answer: the fleet that is named, else "1" where it is and nothing else is asked for; or "".
+
+    Raises ConfigError for what a fleet says itself.
+    """
+    given = {override.partition("=")[0] for override in arguments.overrides}
+    if not config.fleet:
+        free = not config.replicas and not given & {"generator", "generator.base_url"}
+        return "1" if free and replicas_place(ledger.run_dir, "1").folder.is_dir() else ""
+    said = sorted(given & {f"generator.{name}" for name in ("base_url", "model", "api_key_env", "api_key_file")})
+    if arguments.override("generator") not in (None, "openai"):
+        said.append("generator")
+    if said:
+        raise ConfigError(f"gateway.fleet={config.fleet}: its replicas say where and what they are; leave {said[0]} away")
+    return config.fleet
 
 
 def start(place: GatewayPlace, request: Request) -> Doors:

@@ -37,6 +37,7 @@ from rag_hpc.serve.gateway.auth.tokens import Tokens
 from rag_hpc.serve.gateway.batches import Batches
 from rag_hpc.serve.gateway.callers import Callers
 from rag_hpc.serve.gateway.config import GatewayConfig
+from rag_hpc.serve.gateway.fleet import Fleet
 from rag_hpc.serve.gateway.flow import Flow
 from rag_hpc.serve.gateway.groups import Groups
 from rag_hpc.serve.gateway.metrics import Metrics
@@ -45,6 +46,7 @@ from rag_hpc.serve.gateway.router import Router
 from rag_hpc.serve.gateway.service import Service
 from rag_hpc.serve.gateway.upstream import Upstream
 from rag_hpc.serve.rank import fingerprint
+from rag_hpc.serve.replicas import replicas_place
 from rag_hpc.stores.vectors import VectorStore
 
 log = logging.getLogger(__name__)
@@ -139,9 +141,13 @@ async def service_of(place: GatewayPlace, asked: Asked, config: GatewayConfig) -
     asker = Asker(inputs, request.settings, generator, place.folder, lambda own: _Nowhere())
     asker.embed(WARM)
     asker.quoted(WARM, asker.whole(range(min(WARM_CHUNKS, len(VectorStore(inputs["encode"]))))))
-    upstream = None
+    upstream, fleet = None, None
     if generator.name is GeneratorName.openai:
-        upstream = Upstream(generator, Router(config.replicas or [generator.base_url]))
+        upstream = Upstream(generator, Router([] if config.fleet else config.replicas or [generator.base_url]))
+        if config.fleet:
+            log.info("answers come from the replicas of fleet %s", config.fleet)
+            fleet = Fleet(replicas_place(place.run_dir, config.fleet), upstream)
+            await fleet.look()
     batches = Batches(
         groups.places,
         search_groups,
@@ -158,6 +164,7 @@ async def service_of(place: GatewayPlace, asked: Asked, config: GatewayConfig) -
         page_of=pages_of(ledger),
     )
     with private_files(), contextlib.closing(limits), contextlib.closing(asker):
+        following = asyncio.create_task(fleet.follow()) if fleet else None
         try:
             yield Service(
                 run=asked.run,
@@ -170,6 +177,8 @@ async def service_of(place: GatewayPlace, asked: Asked, config: GatewayConfig) -
                 feedback=own_folder(place.run_dir / FEEDBACK) / f"{place.name}.jsonl",
             )
         finally:
+            if following:
+                following.cancel()
             await flow.close()
 
 
