@@ -105,7 +105,9 @@ def fleet_of(ledger: Ledger, config: GatewayConfig, arguments: Arguments) -> str
     if arguments.override("generator") not in (None, "openai"):
         said.append("generator")
     if said:
-        raise ConfigError(f"gateway.fleet={config.fleet}: its replicas say where and what they are; leave {said[0]} away")
+        raise ConfigError(
+            f"gateway.fleet={config.fleet}: its replicas say where and what they are; leave {said[0]} away"
+        )
     return config.fleet
 
 

@@ -56,7 +56,9 @@ class GatewayConfig:
         if self.fleet and not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", self.fleet):
             raise ConfigError(f"gateway.fleet={self.fleet}: use letters, digits, '_' and '-' only, 32 at most")
         if self.fleet and self.replicas:
-            raise ConfigError("gateway.fleet and gateway.replicas: a fleet says where its replicas are; give one of both")
+            raise ConfigError(
+                "gateway.fleet and gateway.replicas: a fleet says where its replicas are; give one of both"
+            )
         for replica in self.replicas:
             if not replica.startswith(("http://", "https://", "/")) or {"@", "?", "#"} & set(replica):
                 raise ConfigError(

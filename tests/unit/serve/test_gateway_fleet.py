@@ -20,10 +20,13 @@ import openai
 import pytest
 from chatserver import fake_vllm
 
+from rag_hpc.arguments import Arguments
 from rag_hpc.cli import main
 from rag_hpc.core.ledger import Ledger
 from rag_hpc.generators.config import GeneratorConfig
+from rag_hpc.launchers.gateway import fleet_of
 from rag_hpc.serve import replicas
+from rag_hpc.serve.gateway.config import GatewayConfig
 from rag_hpc.serve.gateway.fleet import LOOK_S, Fleet
 from rag_hpc.serve.gateway.places import Doors
 from rag_hpc.serve.gateway.router import Router
@@ -146,3 +149,16 @@ def test_what_a_fleet_says_itself_is_not_asked_for(gated: Ledger, capsys: pytest
     ):
         assert main(["serve", "gateway", f"run={gated.run_dir}", "gateway.name=wrong", *words]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_the_first_fleet_answers_where_it_is_and_nothing_else_is_asked_for(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+
+    def chosen(config: GatewayConfig, *overrides: str) -> str:
+        return fleet_of(ledger, config, Arguments("serve", [*overrides]))
+
+    assert chosen(GatewayConfig()) == ""
+    replicas.replicas_place(tmp_path, "1").create()
+    assert chosen(GatewayConfig()) == chosen(GatewayConfig(), "generator.max_tokens=9") == "1"
+    assert chosen(GatewayConfig(replicas=["/s"])) == chosen(GatewayConfig(), "generator=extractive") == ""
+    assert chosen(GatewayConfig(fleet="two"), "generator=openai") == "two"
