@@ -22,6 +22,7 @@ from rag_hpc.errors import ConfigError, IncompleteError, InputError, MissingDepe
 from rag_hpc.launchers.local import environment
 from rag_hpc.schema import from_plain, to_plain
 from rag_hpc.serve.ask import generator_of
+from rag_hpc.serve.cache.config import CacheConfig
 from rag_hpc.serve.gateway.config import GatewayConfig
 from rag_hpc.serve.gateway.places import ASKED, Asked, Doors, GatewayPlace
 from rag_hpc.serve.replicas import replicas_place
@@ -89,6 +90,7 @@ def asked_of(ledger: Ledger, request: Request, place: GatewayPlace, arguments: A
         submission=request.number,
         settings=dataclasses.asdict(config),
         generator=to_plain(generator),
+        cache=to_plain(cache_of(arguments)),
     )
 
 
@@ -211,6 +213,15 @@ def settings(arguments: Arguments) -> GatewayConfig:
         values["replicas"] = [one.strip() for one in values["replicas"].strip("[]").split(",") if one.strip()]
     config = from_plain(GatewayConfig, values)
     config.auth_dir = str(Path(config.auth_dir).expanduser().absolute()) if config.auth_dir else ""
+    return config
+
+
+def cache_of(arguments: Arguments) -> CacheConfig:
+    """Return the settings given as cache.KEY=VALUE. Raises ConfigError for a wrong one."""
+    config = from_plain(CacheConfig, pairs_of(arguments, CacheConfig, "cache"))
+    for name in (field.name for field in dataclasses.fields(CacheConfig) if "path" in field.metadata):
+        if path := getattr(config, name):  # the gateway's process runs in another folder
+            setattr(config, name, str(Path(path).expanduser().absolute()))
     return config
 
 

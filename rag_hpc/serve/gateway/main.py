@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 import signal
@@ -28,6 +29,9 @@ from rag_hpc.generators.config import GeneratorConfig, GeneratorName
 from rag_hpc.schema import from_plain
 from rag_hpc.search.answer import Asker
 from rag_hpc.serve.ask import manifests, pages_of
+from rag_hpc.serve.cache.cache import Cache
+from rag_hpc.serve.cache.config import CacheConfig
+from rag_hpc.serve.cache.scope import scope_of, secret_of
 from rag_hpc.serve.client import search_groups
 from rag_hpc.serve.gateway.app import make_app
 from rag_hpc.serve.gateway.auth.accounts import Accounts
@@ -35,6 +39,7 @@ from rag_hpc.serve.gateway.auth.keys import KeyRing
 from rag_hpc.serve.gateway.auth.limits import Limits
 from rag_hpc.serve.gateway.auth.tokens import Tokens
 from rag_hpc.serve.gateway.batches import Batches
+from rag_hpc.serve.gateway.caches import Caches, Scopes
 from rag_hpc.serve.gateway.callers import Callers
 from rag_hpc.serve.gateway.config import GatewayConfig
 from rag_hpc.serve.gateway.fleet import Fleet
@@ -155,6 +160,16 @@ async def service_of(place: GatewayPlace, asked: Asked, config: GatewayConfig) -
         wait_s=config.batch_wait_ms / 1000,
         limit_s=config.search_ms / 1000,
     )
+    cache, caches = None, None
+    if config.cache:
+        cache = Cache(from_plain(CacheConfig, asked.cache), secret_of(place.run_dir))
+        metrics.count_cache(cache.stats)
+        scopes = Scopes(
+            lambda num: scope_of(inputs, request, dataclasses.replace(generator, max_tokens=num), tenant=""),
+            min(generator.max_tokens, config.max_tokens),
+            lambda: upstream.identity if upstream else "",
+        )
+        caches = Caches(asked.run, cache, scopes)
     flow = Flow(
         asked.run,
         asker,
@@ -162,6 +177,7 @@ async def service_of(place: GatewayPlace, asked: Asked, config: GatewayConfig) -
         upstream,
         metrics=metrics,
         page_of=pages_of(ledger),
+        cache=caches,
     )
     with private_files(), contextlib.closing(limits), contextlib.closing(asker):
         following = asyncio.create_task(fleet.follow()) if fleet else None
@@ -180,6 +196,8 @@ async def service_of(place: GatewayPlace, asked: Asked, config: GatewayConfig) -
             if following:
                 following.cancel()
             await flow.close()
+            if cache:
+                cache.close()
 
 
 class _Nowhere:

@@ -44,7 +44,8 @@ class Own:
         asked = body.model_dump(include={"k", "filter", "deadline_ms", "session"})
         question = service.question(request, caller, body.question, **asked)
         if not body.stream:
-            return JSONResponse(await service.told(request, question, await service.flow.answer(question)))
+            told = await service.told(request, question, await service.flow.answer(question))
+            return JSONResponse(told, headers=question.headers("answer"))
 
         async def end(said: Said) -> bytes:
             return event({"done": await service.told(request, question, said)})
@@ -53,6 +54,7 @@ class Own:
             partial(service.flow.answer, question),
             piece=lambda text: event({"delta": text}),
             last=end,
+            headers=partial(question.headers, "answer"),
             heartbeat_s=service.config.heartbeat_s,
             max_s=service.config.max_stream_s,
         ).response()
@@ -75,7 +77,9 @@ class Own:
                 "coverage": found.coverage,
                 "partial": found.partial,
                 "timings_ms": question.timings_ms(),
-            }
+                "cache": question.sources,
+            },
+            headers=question.headers("retrieve"),
         )
 
     async def feedback(self, request: Request, body: Feedback) -> Response:

@@ -101,14 +101,13 @@ def fallbacks(asker: openai.OpenAI, num: int) -> set[str]:
 
 
 def test_no_request_fails_while_replicas_die_drain_and_come(gated: Ledger, fakes: Fakes) -> None:
-    with gateways.gateway(gated, "fleet", "gateway.fleet=two") as doors, client(doors) as asker:
+    with gateways.gateway(gated, "fleet", "gateway.fleet=two", "gateway.cache=false") as doors, client(doors) as asker:
         (said,) = fallbacks(asker, 1)
         assert "no replica of fleet two is ready; one takes about 120 s to come" in said
-        fakes.start("0", "1")
+        fakes.start("0", "1", "2")
         assert fallbacks(asker, 4) == {""}
         fakes.tell("0", signal.SIGKILL)
         assert fallbacks(asker, 4) == {""}
-        fakes.start("2")
         streams = [streamed(asker, f"user {n}") for n in range(6)]
         assert [next(one) for one in streams] == [{}] * 6
         fakes.tell("1", signal.SIGTERM)
