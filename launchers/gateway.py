@@ -59,6 +59,10 @@ def up(ledger: Ledger, place: GatewayPlace, arguments: Arguments) -> int:
     print(f"run={ledger.name}: gateway {place.name} is up: curl --unix-socket {doors.owner} http://localhost/readyz")
     if fleet := asked.settings["fleet"]:
         print(f"its answers come from the replicas of fleet {fleet}: rag-hpc serve replicas group={fleet}")
+    if asked.settings["log"]:
+        print(
+            f"questions, answers and votes are kept for this account alone; read them: rag-hpc feedback {ledger.handle}"
+        )
     print(f"its page, from elsewhere: rag-hpc serve tunnel run={ledger.handle}")
     if doors.port >= 0:
         keys = f"rag-hpc serve grant run={ledger.handle} account.name=NAME"

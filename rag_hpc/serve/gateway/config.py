@@ -49,6 +49,9 @@ class GatewayConfig:
     replicas: list[str] = field(default_factory=list)  # base URLs, or paths of Unix sockets; none: generator.base_url
     fleet: str = ""  # whose replicas answer, as `rag-hpc serve replicas` names it, while they come and go
     cache: bool = True  # what was answered before is answered from memory, and further levels of cache.*
+    log: bool = (
+        False  # keep questions, answers and votes, which tell of people, for `rag-hpc feedback` and `serve warm`
+    )
     token_s: int = bounded(900, 10, int(DAY_S))  # how long a token of /v1/auth/token holds
     auth_dir: str = path_field("")  # keys, accounts and quotas, for all gateways; "" = in the run, gone with `down`
 

@@ -45,6 +45,7 @@ from rag_hpc.serve.gateway.config import GatewayConfig
 from rag_hpc.serve.gateway.fleet import Fleet
 from rag_hpc.serve.gateway.flow import Flow
 from rag_hpc.serve.gateway.groups import Groups
+from rag_hpc.serve.gateway.kept import Kept
 from rag_hpc.serve.gateway.metrics import Metrics
 from rag_hpc.serve.gateway.places import DOORS, FEEDBACK, Asked, Doors, GatewayPlace, auth_folder, own_folder
 from rag_hpc.serve.gateway.router import Router
@@ -180,7 +181,8 @@ async def service_of(place: GatewayPlace, asked: Asked, config: GatewayConfig) -
         cache=caches,
     )
     with private_files(), contextlib.closing(limits), contextlib.closing(asker):
-        following = asyncio.create_task(fleet.follow()) if fleet else None
+        kept = Kept(place.run_dir, fingerprint(inputs, request)) if config.log else None
+        tasks = [asyncio.create_task(work) for work in (fleet and fleet.follow(), kept and kept.flush()) if work]
         try:
             yield Service(
                 run=asked.run,
@@ -191,13 +193,15 @@ async def service_of(place: GatewayPlace, asked: Asked, config: GatewayConfig) -
                 ready=lambda: asyncio.to_thread(groups.state),
                 max_tokens=generator.max_tokens,
                 feedback=own_folder(place.run_dir / FEEDBACK) / f"{place.name}.jsonl",
+                asked=kept,
             )
         finally:
-            if following:
-                following.cancel()
+            for task in tasks:
+                task.cancel()
             await flow.close()
-            if cache:
-                cache.close()
+            for one in (cache, kept):
+                if one:
+                    one.close()
 
 
 class _Nowhere:

@@ -85,7 +85,7 @@ class Own:
     async def feedback(self, request: Request, body: Feedback) -> Response:
         """Write down what a reader thought of an answer."""
         caller = self._service.callers.admit(request, "feedback")
-        known = await asyncio.to_thread(self._service.judged, body.request_id, body.rating, body.comment, caller)
+        known = await asyncio.to_thread(self._service.judged, body, caller)
         return JSONResponse({"request_id": body.request_id, "stored": True, "answer_known": known}, 201)
 
     async def token(self, request: Request, body: TokenRequest) -> Response:

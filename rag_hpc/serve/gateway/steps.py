@@ -26,6 +26,7 @@ class Question:
     max_tokens: int = 256
     temperature: float = 0.0
     session: str = ""
+    begun: float = field(default_factory=time.monotonic)
     seconds: dict[str, float] = field(default_factory=dict)  # by step
     sources: dict[str, str] = field(default_factory=dict)  # by step that a cache knew: its level, alike or joined
 
