@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -49,12 +49,21 @@ class Scopes:
         return self._made[num]
 
 
+@dataclass
+class _Flight:
+    """A computation that some requests wait for."""
+
+    waiting: int = 0
+    task: asyncio.Task[Any] | None = None
+
+
 class Caches:
     """Knows what was found and answered before, as `steps.Cache` has it. For tasks of one event loop."""
 
     def __init__(self, run: str, cache: Cache, scopes: Scopes) -> None:
         self._run, self._cache, self._scopes = run, cache, scopes
         self._answers = Answers(cache, same_answer)
+        self._flights: dict[Key, _Flight] = {}
 
     async def vector(self, question: Question, make: Callable[[], Awaitable[Array]]) -> Array:
         """Return the question's vector as one row."""
@@ -103,7 +112,8 @@ class Caches:
         async def made() -> Got:
             own.append(await make())
             value = value_of(self._run, question.text, own[0])
-            kept = self._answers.keep(replace(looked, got=None), Got(value, "computed", not own[0].partial))
+            same = self._scopes.of_answer(question) == looked.key.scope  # a fleet may have another model by now
+            kept = self._answers.keep(replace(looked, got=None), Got(value, "computed", same and not own[0].partial))
             return replace(kept, keep=False)
 
         got = await self._once(question, "answer", looked.key, made, looked=True)
@@ -114,11 +124,12 @@ class Caches:
         self, question: Question, step: str, key: Key, make: Callable[[], Awaitable[Got]], *, looked: bool = False
     ) -> Got:
         """Return what is there, or was made for another just now, or `make` returns. Raises Problem."""
-        mine = False
+        mine, flight = False, self._flights.setdefault(key, _Flight())
+        flight.waiting += 1
 
         async def first() -> Got:
             nonlocal mine
-            mine = True
+            mine, flight.task = True, asyncio.current_task()
             return await make()
 
         waiting = asyncio.ensure_future(self._cache.once_async(key, first, looked=looked))
@@ -129,6 +140,11 @@ class Caches:
             got = await waiting
         finally:
             waiting.cancel()
+            flight.waiting -= 1
+            if not flight.waiting:
+                self._flights.pop(key, None)
+                if flight.task:  # whoever asked went away: a model has others to answer
+                    flight.task.cancel()
         if mine:
             return got
         if isinstance(got.value, dict) and got.value.get("partial"):  # of another's deadline, or of its cut stream

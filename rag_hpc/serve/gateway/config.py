@@ -52,6 +52,7 @@ class GatewayConfig:
     log: bool = (
         False  # keep questions, answers and votes, which tell of people, for `rag-hpc feedback` and `serve warm`
     )
+    log_s: float = bounded(60.0, 0.1, 3600.0)  # how often what has come is written out; the rest is, at the end
     token_s: int = bounded(900, 10, int(DAY_S))  # how long a token of /v1/auth/token holds
     auth_dir: str = path_field("")  # keys, accounts and quotas, for all gateways; "" = in the run, gone with `down`
 

@@ -30,7 +30,9 @@ class Fleet:
         await self._upstream.follow(seen)
         if self._told != (names := sorted(seen.models)):
             self._told = names
-            log.info("fleet %s: %d replicas are ready", self._place.name, len(names))
+            log.info(
+                "fleet %s: %d replicas are ready%s", self._place.name, len(names), f"; {seen.absent}" * (not names)
+            )
 
     async def follow(self) -> None:
         """Look again and again, until cancelled."""
@@ -46,9 +48,11 @@ class Fleet:
             found = [one for one in self._roll.live() if one.state == State.ready.value]
             models = {address: one.model for one in found if (address := _address(one))}
             lead_s = sum(replicas.lead_s(self._place))
-        except (RagHpcError, OSError) as error:
-            log.debug("fleet %s: %s", name, error)
-            return Seen(absent=f"there is no fleet {name}; start one: rag-hpc serve replicas", lead_s=GUESSED_S)
+        except (RagHpcError, OSError, ValueError, LookupError, TypeError) as error:
+            why = f"fleet {name} cannot be read: {error}"
+            if not self._place.folder.is_dir():
+                why = f"there is no fleet {name}; start one: rag-hpc serve replicas group={name}"
+            return Seen(absent=why, lead_s=GUESSED_S)
         absent = f"no replica of fleet {name} is ready; one takes about {lead_s:.0f} s to come"
         return Seen(models=models, key=key, identity=identity, absent=absent, lead_s=lead_s)
 

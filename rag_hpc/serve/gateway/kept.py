@@ -1,4 +1,4 @@
-"""What is kept of questions, answers and votes, where `gateway.log` says so: for `rag-hpc feedback` and `serve warm`."""
+"""What is kept of questions, answers and votes where `gateway.log` says so, for `rag-hpc feedback`, `serve warm`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from rag_hpc.serve.log import QueryLog
 from rag_hpc.serve.places import FOLDER
 
 log = logging.getLogger(__name__)
-FLUSH_S = 60.0  # what has come is written out so often, and at the end
 
 
 class Kept:
@@ -44,10 +43,10 @@ class Kept:
         with _said():
             self._log.close()
 
-    async def flush(self) -> None:
+    async def flush(self, every_s: float) -> None:
         """Write out what has come, again and again, until cancelled."""
         while True:
-            await asyncio.sleep(FLUSH_S)
+            await asyncio.sleep(every_s)
             await asyncio.to_thread(self.close)
 
 

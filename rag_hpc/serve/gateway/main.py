@@ -182,7 +182,9 @@ async def service_of(place: GatewayPlace, asked: Asked, config: GatewayConfig) -
     )
     with private_files(), contextlib.closing(limits), contextlib.closing(asker):
         kept = Kept(place.run_dir, fingerprint(inputs, request)) if config.log else None
-        tasks = [asyncio.create_task(work) for work in (fleet and fleet.follow(), kept and kept.flush()) if work]
+        tasks = [
+            asyncio.create_task(work) for work in (fleet and fleet.follow(), kept and kept.flush(config.log_s)) if work
+        ]
         try:
             yield Service(
                 run=asked.run,

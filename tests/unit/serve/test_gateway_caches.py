@@ -48,11 +48,13 @@ class Steps:
     """Makes outcomes, counts how often, and takes its time."""
 
     def __init__(self, *outcomes: Said | Retrieved, wait_s: float = 0.0) -> None:
-        self.outcomes, self.wait_s, self.num = [*outcomes], wait_s, 0
+        self.outcomes, self.wait_s = [*outcomes], wait_s
+        self.num = self.ended = 0
 
     async def __call__(self) -> Any:
         self.num += 1
         await asyncio.sleep(self.wait_s)
+        self.ended += 1
         return self.outcomes.pop(0) if len(self.outcomes) > 1 else self.outcomes[0]
 
 
@@ -101,12 +103,21 @@ def test_an_answer_is_kept_for_who_asks_the_same_and_nobody_else() -> None:
     for change in ({"tenant": "t"}, {"only": "lang == 'en'"}, {"k": 4}, {"max_tokens": 9}, {"text": "Why?"}):
         made.answered(step, question(**{"text": "What?", **change}))
     assert step.num == 6
+    changing = Made()
+
+    async def other_model() -> Said:
+        changing.identity = "b"
+        return said()
+
+    asyncio.run(changing.caches.answer(question(), vector, other_model))
+    changing.identity = ""
+    assert changing.answered(step, question()).coverage == "4/4" and step.num == 7  # it was not kept as the first's
     made.identity = "another model's"
     made.answered(step, question())
-    assert step.num == 7
+    assert step.num == 8
     for _ in range(2):
         made.answered(step, question("How?", temperature=0.5))
-    assert step.num == 9
+    assert step.num == 10
 
 
 def test_what_is_partial_is_kept_for_nobody() -> None:
@@ -131,6 +142,22 @@ def test_equal_questions_at_once_are_answered_once_and_each_within_its_own_time(
     made, step = Made(), Steps(said(partial=True), said(), wait_s=0.05)
     cut, whole = asyncio.run(together(step, question(), question()))
     assert (cut.partial, whole.partial, step.num) == (True, False, 2)  # another's cut answer is not passed on
+
+
+def test_an_answer_ends_when_the_last_who_waits_for_it_has_gone() -> None:
+    async def leaving(num_leaving: int) -> tuple[int, list[Any]]:
+        made, step = Made(), Steps(said(), wait_s=0.1)
+        tasks = [asyncio.create_task(made.caches.answer(question(), vector, step)) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        for task in tasks[:num_leaving]:
+            task.cancel()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0.1)
+        return step.ended, outcomes
+
+    ended, (_, joined) = asyncio.run(leaving(1))
+    assert ended == 1 and joined.answered.passages == [PASSAGE]
+    assert asyncio.run(leaving(2))[0] == 0
 
 
 def test_other_words_get_an_answer_once_such_hits_are_trusted() -> None:
