@@ -137,6 +137,14 @@ def test_a_replica_is_reached_by_its_network_or_on_its_own_machine(tmp_path: Pat
     assert seen.models == {"http://n1:80/v1": "m"} and seen.key == replicas.token_of(place) not in str(seen)
     place.write(replicas.REPLICAS, Replicas(num=1, generator={"model": "b"}))
     assert Fleet(place, Upstream(config, Router([]))).seen().identity not in ("", seen.identity)
+    follower = Fleet(place, Upstream(config, Router([])))
+    (place.folder / replicas.REPLICAS).write_text("{")
+    assert "fleet 1 cannot be read" in follower.seen().absent
+    shutil.rmtree(place.folder)
+    assert "there is no fleet 1" in follower.seen().absent and not follower.seen().models
+    place.create()  # another, with a key of its own
+    place.write(replicas.REPLICAS, Replicas(num=1, generator={}))
+    assert follower.seen().key == replicas.token_of(place) != seen.key
 
 
 def test_what_a_fleet_says_itself_is_not_asked_for(gated: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
