@@ -58,7 +58,8 @@ def up(ledger: Ledger, place: GatewayPlace, arguments: Arguments) -> int:
         raise
     print(f"run={ledger.name}: gateway {place.name} is up: curl --unix-socket {doors.owner} http://localhost/readyz")
     if fleet := asked.settings["fleet"]:
-        print(f"its answers come from the replicas of fleet {fleet}: rag-hpc serve replicas group={fleet}")
+        replicas = f"rag-hpc serve replicas run={ledger.handle} group={fleet}"
+        print(f"its answers come from the replicas of fleet {fleet}: {replicas}")
     if asked.settings["log"]:
         print(
             f"questions, answers and votes are kept for this account alone; read them: rag-hpc feedback {ledger.handle}"

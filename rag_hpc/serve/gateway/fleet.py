@@ -23,6 +23,7 @@ class Fleet:
     def __init__(self, place: Place, upstream: Upstream) -> None:
         self._place, self._upstream, self._roll = place, upstream, Roll(place)
         self._told: list[str] | None = None
+        self._identity = ""
 
     async def look(self) -> None:
         """Look once."""
@@ -44,7 +45,7 @@ class Fleet:
         """Return who is ready; nobody where there is no such fleet, or it goes just now. For a thread."""
         name = self._place.name
         try:
-            key, identity = replicas.token_of(self._place), hash_value(replicas.asked(self._place).generator)
+            key, self._identity = replicas.token_of(self._place), hash_value(replicas.asked(self._place).generator)
             found = [one for one in self._roll.live() if one.state == State.ready.value]
             models = {address: one.model for one in found if (address := _address(one))}
             lead_s = sum(replicas.lead_s(self._place))
@@ -52,9 +53,9 @@ class Fleet:
             why = f"fleet {name} cannot be read: {error}"
             if not self._place.folder.is_dir():
                 why = f"there is no fleet {name}; start one: rag-hpc serve replicas group={name}"
-            return Seen(absent=why, lead_s=GUESSED_S)
+            return Seen(identity=self._identity, absent=why, lead_s=GUESSED_S)  # what it said before is still known
         absent = f"no replica of fleet {name} is ready; one takes about {lead_s:.0f} s to come"
-        return Seen(models=models, key=key, identity=identity, absent=absent, lead_s=lead_s)
+        return Seen(models=models, key=key, identity=self._identity, absent=absent, lead_s=lead_s)
 
 
 def _address(notice: Notice) -> str:

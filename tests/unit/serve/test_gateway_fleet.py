@@ -138,10 +138,12 @@ def test_a_replica_is_reached_by_its_network_or_on_its_own_machine(tmp_path: Pat
     place.write(replicas.REPLICAS, Replicas(num=1, generator={"model": "b"}))
     assert Fleet(place, Upstream(config, Router([]))).seen().identity not in ("", seen.identity)
     follower = Fleet(place, Upstream(config, Router([])))
+    known = follower.seen().identity
     (place.folder / replicas.REPLICAS).write_text("{")
     assert "fleet 1 cannot be read" in follower.seen().absent
     shutil.rmtree(place.folder)
     assert "there is no fleet 1" in follower.seen().absent and not follower.seen().models
+    assert follower.seen().identity == known  # what was cached is still given
     place.create()  # another, with a key of its own
     place.write(replicas.REPLICAS, Replicas(num=1, generator={}))
     assert follower.seen().key == replicas.token_of(place) != seen.key
