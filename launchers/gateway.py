@@ -22,8 +22,10 @@ from rag_hpc.errors import ConfigError, IncompleteError, InputError, MissingDepe
 from rag_hpc.launchers.local import environment
 from rag_hpc.schema import from_plain, to_plain
 from rag_hpc.serve.ask import generator_of
+from rag_hpc.serve.cache.config import CacheConfig
 from rag_hpc.serve.gateway.config import GatewayConfig
 from rag_hpc.serve.gateway.places import ASKED, Asked, Doors, GatewayPlace
+from rag_hpc.serve.replicas import replicas_place
 
 if TYPE_CHECKING:
     from rag_hpc.arguments import Arguments
@@ -55,6 +57,13 @@ def up(ledger: Ledger, place: GatewayPlace, arguments: Arguments) -> int:
         end(place)
         raise
     print(f"run={ledger.name}: gateway {place.name} is up: curl --unix-socket {doors.owner} http://localhost/readyz")
+    if fleet := asked.settings["fleet"]:
+        replicas = f"rag-hpc serve replicas run={ledger.handle} group={fleet}"
+        print(f"its answers come from the replicas of fleet {fleet}: {replicas}")
+    if asked.settings["log"]:
+        print(
+            f"questions, answers and votes are kept for this account alone; read them: rag-hpc feedback {ledger.handle}"
+        )
     print(f"its page, from elsewhere: rag-hpc serve tunnel run={ledger.handle}")
     if doors.port >= 0:
         keys = f"rag-hpc serve grant run={ledger.handle} account.name=NAME"
@@ -65,6 +74,10 @@ def up(ledger: Ledger, place: GatewayPlace, arguments: Arguments) -> int:
 def asked_of(ledger: Ledger, request: Request, place: GatewayPlace, arguments: Arguments) -> Asked:
     """Return the gateway that is asked for. Raises ConfigError for one that could not answer."""
     config = settings(arguments)
+    if fleet := fleet_of(ledger, config, arguments):
+        config.fleet = fleet
+        own = ["generator=openai", "generator.base_url=http://localhost/v1", f"generator.model=fleet-{fleet}"]
+        arguments = dataclasses.replace(arguments, overrides=[*arguments.overrides, *own])
     if config.replicas and arguments.override("generator.base_url") is None:
         first = config.replicas[0]
         url = first if first.startswith("http") else "http://localhost/v1"
@@ -82,7 +95,27 @@ def asked_of(ledger: Ledger, request: Request, place: GatewayPlace, arguments: A
         submission=request.number,
         settings=dataclasses.asdict(config),
         generator=to_plain(generator),
+        cache=to_plain(cache_of(arguments)),
     )
+
+
+def fleet_of(ledger: Ledger, config: GatewayConfig, arguments: Arguments) -> str:
+    """Return whose replicas answer: the fleet that is named, else "1" where it is and nothing else is asked for; or "".
+
+    Raises ConfigError for what a fleet says itself.
+    """
+    given = {override.partition("=")[0] for override in arguments.overrides}
+    if not config.fleet:
+        free = not config.replicas and not given & {"generator", "generator.base_url"}
+        return "1" if free and replicas_place(ledger.run_dir, "1").folder.is_dir() else ""
+    said = sorted(given & {f"generator.{name}" for name in ("base_url", "model", "api_key_env", "api_key_file")})
+    if arguments.override("generator") not in (None, "openai"):
+        said.append("generator")
+    if said:
+        raise ConfigError(
+            f"gateway.fleet={config.fleet}: its replicas say where and what they are; leave {said[0]} away"
+        )
+    return config.fleet
 
 
 def start(place: GatewayPlace, request: Request) -> Doors:
@@ -185,6 +218,15 @@ def settings(arguments: Arguments) -> GatewayConfig:
         values["replicas"] = [one.strip() for one in values["replicas"].strip("[]").split(",") if one.strip()]
     config = from_plain(GatewayConfig, values)
     config.auth_dir = str(Path(config.auth_dir).expanduser().absolute()) if config.auth_dir else ""
+    return config
+
+
+def cache_of(arguments: Arguments) -> CacheConfig:
+    """Return the settings given as cache.KEY=VALUE. Raises ConfigError for a wrong one."""
+    config = from_plain(CacheConfig, pairs_of(arguments, CacheConfig, "cache"))
+    for name in (field.name for field in dataclasses.fields(CacheConfig) if "path" in field.metadata):
+        if path := getattr(config, name):  # the gateway's process runs in another folder
+            setattr(config, name, str(Path(path).expanduser().absolute()))
     return config
 
 

@@ -41,7 +41,9 @@ def serve(arguments: Arguments) -> int:
     if word == "warm":
         return warm(arguments, ledger)
     if "--file" in arguments.values or any(o.startswith(("most=", "tenant=", "cache.")) for o in arguments.overrides):
-        raise ConfigError(f"serve {word}: --file, most=, tenant= and cache.KEY= are for: rag-hpc serve warm")
+        raise ConfigError(
+            f"serve {word}: --file, most=, tenant= and cache.KEY= are for: rag-hpc serve warm, or gateway"
+        )
     name = arguments.override("group")
     if name is not None and not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", name):
         raise ConfigError(f"group={name}: use letters, digits, '_' and '-' only, 32 at most")

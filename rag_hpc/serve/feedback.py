@@ -40,7 +40,10 @@ def feedback(arguments: Arguments) -> int:
     folder = ledger.run_dir / FOLDER / LOG
     queries = list(read_log(folder, "queries"))
     if not queries:
-        raise InputError(f"{folder}: no question was asked yet of what serves run={ledger.name}")
+        raise InputError(
+            f"{folder}: no question was kept yet of what serves run={ledger.name}; gateways "
+            "keep them with gateway.log=true"
+        )
     grades, counts = judged(queries, read_log(folder, "votes"))
     chunks = ChunkStore(manifests(ledger.run_dir, ledger.request())["chunk"])
     counts += export(grades, chunks, Path(arguments.values["--out"]), share)

@@ -174,6 +174,7 @@ def main() -> None:
     with ChatServer(
         address, key=os.environ["VLLM_API_KEY"], delay_s=float(os.environ.get("FAKE_DELAY_S", "0"))
     ) as server:
+        server.pause_s = float(os.environ.get("FAKE_PAUSE_S", "0"))
         server.statuses = [400] * int(os.environ.get("FAKE_REFUSES", "0"))
         while not stopping.wait(0.02) and len(server.bodies) < int(os.environ.get("FAKE_DIES_AFTER", "1000000")):
             pass

@@ -64,7 +64,7 @@ MAY_IMPORT = {  # package -> what of ours it may import, besides itself; stages 
         "rag_hpc.eval.text",
         "rag_hpc.schema",
         "rag_hpc.serve.ask",
-        "rag_hpc.serve.cache.warm",
+        "rag_hpc.serve.cache",
         "rag_hpc.serve.client",
         "rag_hpc.serve.gateway",
         "rag_hpc.serve.places",

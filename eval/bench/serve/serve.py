@@ -20,6 +20,7 @@ from rag_hpc.eval.bench.registry import Options, known
 from rag_hpc.eval.bench.rows import Row, cpu_class
 from rag_hpc.eval.bench.serve.load import Sample, Target, load
 from rag_hpc.schema import from_plain
+from rag_hpc.serve.gateway.config import GatewayConfig
 from rag_hpc.serve.gateway.places import gateways_of
 from rag_hpc.stores.answers import read_answers
 from rag_hpc.stores.questions import read_questions
@@ -150,13 +151,20 @@ def same(samples: Sequence[Sample], answers: dict[str, str]) -> list[Row]:
 
 
 def socket_of(ledger: Ledger) -> str:
-    """Return the owner's door of a run's gateway on this machine. Raises InputError where none is up."""
+    """Return the owner's door of a run's gateway on this machine. Raises InputError where none is up, and ConfigError
+    for one that caches: what is asked again would take none of the steps."""
     for place in gateways_of(ledger.run_dir):
         try:
-            return place.doors().owner
+            owner = place.doors().owner
+            if GatewayConfig(**place.asked().settings).cache:
+                raise ConfigError(f"gateway {place.name} caches; start it for this with gateway.cache=false")
+            return owner
         except FileNotFoundError:
             continue
-    raise InputError(f"run={ledger.name}: no gateway is up; start one: rag-hpc serve up, then rag-hpc serve gateway")
+    raise InputError(
+        f"run={ledger.name}: no gateway is up; start one: rag-hpc serve up, then rag-hpc serve gateway "
+        "gateway.cache=false"
+    )
 
 
 def asked_of(ledger: Ledger) -> tuple[list[str], dict[str, str]]:

@@ -42,11 +42,13 @@ class Answers:
 
     def look(self, scope: Scope, question: str, vector: Vector) -> Looked:
         """Return what is there for a question."""
+        looked = self.exact(scope, question)
+        return looked if looked.got or not self._cache.config.semantic else self.alike(looked.key, vector())
+
+    def exact(self, scope: Scope, question: str) -> Looked:
+        """Return what is there for a question of the same words."""
         key = Key(kind=Kind.answer, scope=scope, text=question)
-        got = self._cache.get(key)
-        if got is not None or not self._cache.config.semantic:
-            return Looked(key, got)
-        return self._semantic(key, vector)
+        return Looked(key, self._cache.get(key))
 
     def keep(self, looked: Looked, got: Got) -> Got:
         """Keep an answer that was made, and return it; one that is not for others is not kept, nor does it judge."""
@@ -77,11 +79,12 @@ class Answers:
         async def kept() -> Got:
             return replace(self.keep(looked, await make()), keep=False)
 
-        return await self._cache.once_async(looked.key, kept)
+        return await self._cache.once_async(looked.key, kept, looked=True)
 
-    def _semantic(self, key: Key, vector: Vector) -> Looked:
+    def alike(self, key: Key, vector_D: Array) -> Looked:
+        """Return what is there for a question in other words, once `exact` found nothing."""
         counts, by = self._cache.counts, _alike(key)
-        vector_D = np.asarray(vector(), dtype=np.float32).ravel()
+        vector_D = np.asarray(vector_D, dtype=np.float32).ravel()
         found = self._cache.get(by) if by.text else None
         before = _read(found.value) if found else None
         if before is None:

@@ -91,8 +91,9 @@ class Cache:
 
         return self.get(key) or self._flights.run(key, fresh, wait_s)
 
-    async def once_async(self, key: Key, compute: Callable[[], Awaitable[Got]]) -> Got:
+    async def once_async(self, key: Key, compute: Callable[[], Awaitable[Got]], *, looked: bool = False) -> Got:
         """Return as `once` does, for tasks of one event loop; who waits may be cancelled, the computation goes on.
+        looked: just now, and nothing was there.
 
         A second level is asked in this thread, which takes some 0.1 ms, and at most cache.redis_ms once in
         cache.retry_s.
@@ -101,7 +102,8 @@ class Cache:
         async def fresh() -> Got:
             return self._kept(key, await compute())
 
-        return self.get(key) or await self._flights.arun(key, fresh)
+        got = None if looked else self.get(key)
+        return got or await self._flights.arun(key, fresh)
 
     def stats(self) -> dict[str, float]:
         """Return the counters and sizes by name, for /metrics."""

@@ -31,6 +31,7 @@ def scope_of(
     """Return the scope of a run's answers to a tenant. only: a filter of passages, in place of the run's."""
     settings = request.settings
     changes = {f.name for f in dataclasses.fields(generator) if f.metadata.get("output", True)} - {*_REACH}
+    changes.add("compress")  # what the generator reads of the passages
     told = {name: value for name, value in to_plain(generator).items() if name in changes}
     return Scope(
         tenant=tenant,

@@ -41,7 +41,10 @@ def warm(arguments: Arguments, ledger: Ledger) -> int:
     else:
         asked = frequent([*read_log(log, "queries")], tenant, most)
     if not asked:
-        raise InputError(f"{log}: no question of tenant={tenant!r} was answered yet; name some with --file FILE")
+        raise InputError(
+            f"{log}: no question of tenant={tenant!r} was answered yet; name some with --file FILE, "
+            "or let gateways keep them with gateway.log=true"
+        )
     request, secret, now = ledger.request(), secret_of(ledger.run_dir), time.time()
     if "generate" not in request.settings:
         raise ConfigError(f"run={ledger.name}: its pipeline has no generate, so there are no answers to keep")

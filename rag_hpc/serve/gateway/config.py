@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from rag_hpc.core.settings import DAY_S, bounded, check_bounds, path_field
@@ -46,11 +47,23 @@ class GatewayConfig:
     max_in_flight: int = bounded(256, 1, 65_536)  # requests at a time; one more is told to come again
     batch_wait_ms: float = bounded(1.0, 0.0, 1000.0)  # a search waits so long for others to be searched with
     replicas: list[str] = field(default_factory=list)  # base URLs, or paths of Unix sockets; none: generator.base_url
+    fleet: str = ""  # whose replicas answer, as `rag-hpc serve replicas` names it, while they come and go
+    cache: bool = True  # what was answered before is answered from memory, and further levels of cache.*
+    log: bool = (
+        False  # keep questions, answers and votes, which tell of people, for `rag-hpc feedback` and `serve warm`
+    )
+    log_s: float = bounded(60.0, 0.1, 3600.0)  # how often what has come is written out; the rest is, at the end
     token_s: int = bounded(900, 10, int(DAY_S))  # how long a token of /v1/auth/token holds
     auth_dir: str = path_field("")  # keys, accounts and quotas, for all gateways; "" = in the run, gone with `down`
 
     def __post_init__(self) -> None:
         check_bounds(self, "gateway")
+        if self.fleet and not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", self.fleet):
+            raise ConfigError(f"gateway.fleet={self.fleet}: use letters, digits, '_' and '-' only, 32 at most")
+        if self.fleet and self.replicas:
+            raise ConfigError(
+                "gateway.fleet and gateway.replicas: a fleet says where its replicas are; give one of both"
+            )
         for replica in self.replicas:
             if not replica.startswith(("http://", "https://", "/")) or {"@", "?", "#"} & set(replica):
                 raise ConfigError(

@@ -56,7 +56,7 @@ class Flow:
         async def make() -> Array:
             return await self._worked(question, "embed", lambda: self._asker.embed(question.text))
 
-        return await self._cache.through("embed", {"question": question.text}, make)
+        return await self._cache.vector(question, make)
 
     async def vectors(self, texts: list[str], *, of_questions: bool) -> list[list[float]]:
         """Return a vector a text, of questions or of passages."""
@@ -81,8 +81,7 @@ class Flow:
             ordinals, ranks = self._asker.ranked(reply.found.hits, k=question.k)
             return Retrieved(ordinals=ordinals, ranks=ranks, answered=reply.answered, shards=reply.shards)
 
-        key = {"question": question.text, "k": question.k, "tenant": question.tenant, "only": question.only}
-        found = await self._cache.through("retrieve", key, make)
+        found = await self._cache.retrieved(question, make)
         if found.partial:
             self._metrics.partial.inc()
         return found
@@ -120,21 +119,14 @@ class Flow:
                 fallback=fallback,
             )
 
-        key = {
-            "question": question.text,
-            "k": question.k,
-            "tenant": question.tenant,
-            "only": question.only,
-            "max_tokens": question.max_tokens,
-            "temperature": question.temperature,
-        }
-        outcome = await self._cache.through("answer", key, make)
+        outcome = await self._cache.answer(question, partial(self.embed, question), make)
         if not emitted:
             emit(outcome.answered.answer.text)
         return outcome
 
     def as_plain(self, question: Question, said: Said) -> dict[str, Any]:
-        """Return an answer as `ask --json` has it, with coverage, what is missing, and the milliseconds of each step.
+        """Return an answer as `ask --json` has it, with coverage, what is missing, the milliseconds of each step,
+        and which of them a cache knew.
 
         For a thread: the page of a PDF is looked up in a file.
         """
@@ -144,6 +136,7 @@ class Flow:
             "partial": said.partial,
             "fallback": said.fallback,
             "timings_ms": question.timings_ms(),
+            "cache": question.sources,
         }
 
     async def _generate(self, question: Question, passages: list[Passage], emit: Emit) -> tuple[Answer, str, str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 import signal
@@ -28,6 +29,9 @@ from rag_hpc.generators.config import GeneratorConfig, GeneratorName
 from rag_hpc.schema import from_plain
 from rag_hpc.search.answer import Asker
 from rag_hpc.serve.ask import manifests, pages_of
+from rag_hpc.serve.cache.cache import Cache
+from rag_hpc.serve.cache.config import CacheConfig
+from rag_hpc.serve.cache.scope import scope_of, secret_of
 from rag_hpc.serve.client import search_groups
 from rag_hpc.serve.gateway.app import make_app
 from rag_hpc.serve.gateway.auth.accounts import Accounts
@@ -35,16 +39,20 @@ from rag_hpc.serve.gateway.auth.keys import KeyRing
 from rag_hpc.serve.gateway.auth.limits import Limits
 from rag_hpc.serve.gateway.auth.tokens import Tokens
 from rag_hpc.serve.gateway.batches import Batches
+from rag_hpc.serve.gateway.caches import Caches, Scopes
 from rag_hpc.serve.gateway.callers import Callers
 from rag_hpc.serve.gateway.config import GatewayConfig
+from rag_hpc.serve.gateway.fleet import Fleet
 from rag_hpc.serve.gateway.flow import Flow
 from rag_hpc.serve.gateway.groups import Groups
+from rag_hpc.serve.gateway.kept import Kept
 from rag_hpc.serve.gateway.metrics import Metrics
 from rag_hpc.serve.gateway.places import DOORS, FEEDBACK, Asked, Doors, GatewayPlace, auth_folder, own_folder
 from rag_hpc.serve.gateway.router import Router
 from rag_hpc.serve.gateway.service import Service
 from rag_hpc.serve.gateway.upstream import Upstream
 from rag_hpc.serve.rank import fingerprint
+from rag_hpc.serve.replicas import replicas_place
 from rag_hpc.stores.vectors import VectorStore
 
 log = logging.getLogger(__name__)
@@ -139,9 +147,13 @@ async def service_of(place: GatewayPlace, asked: Asked, config: GatewayConfig) -
     asker = Asker(inputs, request.settings, generator, place.folder, lambda own: _Nowhere())
     asker.embed(WARM)
     asker.quoted(WARM, asker.whole(range(min(WARM_CHUNKS, len(VectorStore(inputs["encode"]))))))
-    upstream = None
+    upstream, fleet = None, None
     if generator.name is GeneratorName.openai:
-        upstream = Upstream(generator, Router(config.replicas or [generator.base_url]))
+        upstream = Upstream(generator, Router([] if config.fleet else config.replicas or [generator.base_url]))
+        if config.fleet:
+            log.info("answers come from the replicas of fleet %s", config.fleet)
+            fleet = Fleet(replicas_place(place.run_dir, config.fleet), upstream)
+            await fleet.look()
     batches = Batches(
         groups.places,
         search_groups,
@@ -149,6 +161,16 @@ async def service_of(place: GatewayPlace, asked: Asked, config: GatewayConfig) -
         wait_s=config.batch_wait_ms / 1000,
         limit_s=config.search_ms / 1000,
     )
+    cache, caches = None, None
+    if config.cache:
+        cache = Cache(from_plain(CacheConfig, asked.cache), secret_of(place.run_dir))
+        metrics.count_cache(cache.stats)
+        scopes = Scopes(
+            lambda num: scope_of(inputs, request, dataclasses.replace(generator, max_tokens=num), tenant=""),
+            min(generator.max_tokens, config.max_tokens),
+            lambda: upstream.identity if upstream else "",
+        )
+        caches = Caches(asked.run, cache, scopes)
     flow = Flow(
         asked.run,
         asker,
@@ -156,8 +178,13 @@ async def service_of(place: GatewayPlace, asked: Asked, config: GatewayConfig) -
         upstream,
         metrics=metrics,
         page_of=pages_of(ledger),
+        cache=caches,
     )
     with private_files(), contextlib.closing(limits), contextlib.closing(asker):
+        kept = Kept(place.run_dir, fingerprint(inputs, request)) if config.log else None
+        tasks = [
+            asyncio.create_task(work) for work in (fleet and fleet.follow(), kept and kept.flush(config.log_s)) if work
+        ]
         try:
             yield Service(
                 run=asked.run,
@@ -168,9 +195,15 @@ async def service_of(place: GatewayPlace, asked: Asked, config: GatewayConfig) -
                 ready=lambda: asyncio.to_thread(groups.state),
                 max_tokens=generator.max_tokens,
                 feedback=own_folder(place.run_dir / FEEDBACK) / f"{place.name}.jsonl",
+                asked=kept,
             )
         finally:
+            for task in tasks:
+                task.cancel()
             await flow.close()
+            for one in (cache, kept):
+                if one:
+                    one.close()
 
 
 class _Nowhere:

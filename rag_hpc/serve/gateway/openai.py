@@ -120,7 +120,8 @@ class OpenAI:
             said = await service.flow.answer(question)
             found = await service.told(request, question, said)
             choice = shape.choice(found["answer"], cited(found), said.finish_reason)
-            return JSONResponse({**head, "choices": [choice], "usage": usage_of(said), "rag": found})
+            whole = {**head, "choices": [choice], "usage": usage_of(said), "rag": found}
+            return JSONResponse(whole, headers=question.headers("answer"))
 
         async def end(said: Said) -> bytes:
             found = await service.told(request, question, said)
@@ -131,6 +132,7 @@ class OpenAI:
             partial(service.flow.answer, question),
             piece=lambda text: event({**head, "choices": [shape.piece(text)]}),
             last=end,
+            headers=partial(question.headers, "answer"),
             heartbeat_s=service.config.heartbeat_s,
             max_s=service.config.max_stream_s,
         ).response()

@@ -44,7 +44,8 @@ class Own:
         asked = body.model_dump(include={"k", "filter", "deadline_ms", "session"})
         question = service.question(request, caller, body.question, **asked)
         if not body.stream:
-            return JSONResponse(await service.told(request, question, await service.flow.answer(question)))
+            told = await service.told(request, question, await service.flow.answer(question))
+            return JSONResponse(told, headers=question.headers("answer"))
 
         async def end(said: Said) -> bytes:
             return event({"done": await service.told(request, question, said)})
@@ -53,6 +54,7 @@ class Own:
             partial(service.flow.answer, question),
             piece=lambda text: event({"delta": text}),
             last=end,
+            headers=partial(question.headers, "answer"),
             heartbeat_s=service.config.heartbeat_s,
             max_s=service.config.max_stream_s,
         ).response()
@@ -75,13 +77,15 @@ class Own:
                 "coverage": found.coverage,
                 "partial": found.partial,
                 "timings_ms": question.timings_ms(),
-            }
+                "cache": question.sources,
+            },
+            headers=question.headers("retrieve"),
         )
 
     async def feedback(self, request: Request, body: Feedback) -> Response:
         """Write down what a reader thought of an answer."""
         caller = self._service.callers.admit(request, "feedback")
-        known = await asyncio.to_thread(self._service.judged, body.request_id, body.rating, body.comment, caller)
+        known = await asyncio.to_thread(self._service.judged, body, caller)
         return JSONResponse({"request_id": body.request_id, "stored": True, "answer_known": known}, 201)
 
     async def token(self, request: Request, body: TokenRequest) -> Response:

@@ -38,6 +38,7 @@ class Asked:
     submission: int  # of the run, whose manifests are read
     settings: dict[str, Any] = field(default_factory=dict)  # of GatewayConfig
     generator: dict[str, Any] = field(default_factory=dict)  # of GeneratorConfig
+    cache: dict[str, Any] = field(default_factory=dict)  # of CacheConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,7 @@ class Feedback(OwnRequest):
 
     request_id: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
     rating: Literal[-1, 1]
+    chunk_id: str = Field("", max_length=256)  # of one of the answer's passages; "" = of the answer as a whole
     comment: str = Field("", max_length=2000)
 
 

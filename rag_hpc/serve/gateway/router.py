@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -21,6 +21,7 @@ class Replica:
     """An endpoint that speaks the OpenAI protocol, as this gateway sees it."""
 
     address: str  # a base URL, or the path of a Unix socket
+    model: str = ""  # its name there; "" = the generator's
     work: float = 0.0  # tokens of prompts and answers that it was asked for and has not ended
     requests: int = 0  # that are open
     failures: int = 0  # in a row
@@ -40,6 +41,13 @@ class Router:
     def __init__(self, addresses: Sequence[str], clock: Callable[[], float] = time.monotonic) -> None:
         self.replicas = [Replica(address) for address in addresses]
         self._clock = clock
+
+    def follow(self, models: Mapping[str, str]) -> list[Replica]:
+        """Have these replicas from now on, address -> model: who stays keeps its counts. Returns those that left."""
+        before, stay = self.replicas, [one for one in self.replicas if models.get(one.address) == one.model]
+        known = {one.address for one in stay}
+        self.replicas = stay + [Replica(address, model) for address, model in models.items() if address not in known]
+        return [one for one in before if one not in stay]
 
     def pick(self, session: str, tokens: float, without: Collection[Replica] = ()) -> Replica | None:
         """Return the replica to ask, None where none can be: those that failed this request are not asked again.

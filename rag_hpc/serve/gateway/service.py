@@ -17,9 +17,11 @@ from starlette.requests import Request
 from rag_hpc.serve.gateway.callers import Caller, Callers, until_of
 from rag_hpc.serve.gateway.config import GatewayConfig
 from rag_hpc.serve.gateway.flow import Flow
+from rag_hpc.serve.gateway.kept import Kept
 from rag_hpc.serve.gateway.metrics import Metrics
 from rag_hpc.serve.gateway.problems import Problem
 from rag_hpc.serve.gateway.questions import prepared
+from rag_hpc.serve.gateway.requests import Feedback
 from rag_hpc.serve.gateway.steps import Question, Said
 
 REMEMBERED = 2000  # answers that a verdict may come for
@@ -37,6 +39,7 @@ class Service:
     ready: Callable[[], Awaitable[dict[str, Any]]]  # how the groups are
     max_tokens: int  # of an answer whose request does not say
     feedback: Path  # a file of JSON lines
+    asked: Kept | None = None  # where questions are kept
     answers: OrderedDict[str, dict[str, Any]] = field(default_factory=OrderedDict)  # by request id
 
     def question(self, request: Request, caller: Caller, text: str, **asked: Any) -> Question:
@@ -59,6 +62,8 @@ class Service:
     async def told(self, request: Request, question: Question, said: Said) -> dict[str, Any]:
         """Return an answer as plain values under the request's id, by which a verdict may come."""
         found = await asyncio.to_thread(self.flow.as_plain, question, said)
+        if self.asked:
+            await asyncio.to_thread(self.asked.answered, request.state.request_id, question, found)
         self.remember(request.state.request_id, found)
         request.state.noted = {"coverage": said.coverage, "partial": said.partial, "timings_ms": found["timings_ms"]}
         return {"request_id": request.state.request_id, **found}
@@ -70,14 +75,17 @@ class Service:
         if len(self.answers) > REMEMBERED:
             self.answers.popitem(last=False)
 
-    def judged(self, request_id: str, rating: int, comment: str, caller: Caller) -> bool:
+    def judged(self, body: Feedback, caller: Caller) -> bool:
         """Write a verdict down; return whether this gateway still knows the answer that it is of."""
-        answer = self.answers.get(request_id, {})
+        answer = self.answers.get(body.request_id, {})
+        if self.asked:
+            self.asked.voted(body, caller.tenant)
         line = {
             "unix": round(time.time(), 3),
-            "request_id": request_id,
-            "rating": rating,
-            "comment": comment,
+            "request_id": body.request_id,
+            "rating": body.rating,
+            "comment": body.comment,
+            "chunk_id": body.chunk_id,
             "account": caller.account.name if caller.account else "",
             "tenant": caller.tenant,
             **answer,
@@ -88,5 +96,5 @@ class Service:
             os.write(descriptor, text)  # one write: lines of several gateways do not mix
         finally:
             os.close(descriptor)
-        self.metrics.feedback.labels(str(rating)).inc()
+        self.metrics.feedback.labels(str(body.rating)).inc()
         return bool(answer)

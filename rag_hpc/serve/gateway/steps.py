@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
+from rag_hpc.algo.types import Array
 from rag_hpc.search.answer import Answered, Place
 
-T = TypeVar("T")
 LEAST_S, KEPT = 0.2, 0.2  # of the time that is left, at the most, and its share, kept for quoting
 Emit = Callable[[str], None]
-
-
-class Cache(Protocol):
-    """What may know the outcome of a step already."""
-
-    async def through(self, kind: str, key: Mapping[str, Any], make: Callable[[], Awaitable[T]]) -> T:
-        """Return the outcome of a step, made where it is not known; what `make` raises is raised and not kept.
-
-        kind: embed, retrieve or answer. key: all that the outcome depends on, but for the run's generation and the
-        gateway's settings. An outcome that says `partial` is not to be kept.
-        """
-
-
-class NoCache:
-    """Knows nothing."""
-
-    async def through(self, kind: str, key: Mapping[str, Any], make: Callable[[], Awaitable[T]]) -> T:
-        """Return what is made."""
-        return await make()
 
 
 @dataclass(kw_only=True)
@@ -45,7 +26,9 @@ class Question:
     max_tokens: int = 256
     temperature: float = 0.0
     session: str = ""
+    begun: float = field(default_factory=time.monotonic)
     seconds: dict[str, float] = field(default_factory=dict)  # by step
+    sources: dict[str, str] = field(default_factory=dict)  # by step that a cache knew: its level, alike or joined
 
     def reserved(self) -> float:
         """Return when searching, or a model, has to be done: some time is kept to quote what was found."""
@@ -54,6 +37,11 @@ class Question:
     def timings_ms(self) -> dict[str, float]:
         """Return the milliseconds of each step so far."""
         return {step: round(1000 * seconds, 2) for step, seconds in self.seconds.items()}
+
+    def headers(self, step: str) -> dict[str, str]:
+        """Return what is told of a step's outcome: whether it was there, or one of other words was."""
+        source = self.sources.get(step)
+        return {"X-Cache": "semantic" if source == "alike" else "hit" if source else "miss"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,3 +73,37 @@ class Said:
     partial: bool
     finish_reason: str = "stop"
     fallback: str = ""  # why the passages are quoted in the model's place, or its answer is cut
+
+
+class Cache(Protocol):
+    """What may know the outcome of a step already; else it is made. What `make` raises is raised and not kept, and an
+    outcome that says `partial` is nobody else's."""
+
+    async def vector(self, question: Question, make: Callable[[], Awaitable[Array]]) -> Array:
+        """Return the question's vector as one row."""
+
+    async def retrieved(self, question: Question, make: Callable[[], Awaitable[Retrieved]]) -> Retrieved:
+        """Return what is found."""
+
+    async def answer(
+        self, question: Question, vector: Callable[[], Awaitable[Array]], make: Callable[[], Awaitable[Said]]
+    ) -> Said:
+        """Return the answer. vector: of the question, for answers to one of other words."""
+
+
+class NoCache:
+    """Knows nothing."""
+
+    async def vector(self, question: Question, make: Callable[[], Awaitable[Array]]) -> Array:
+        """Return what is made."""
+        return await make()
+
+    async def retrieved(self, question: Question, make: Callable[[], Awaitable[Retrieved]]) -> Retrieved:
+        """Return what is made."""
+        return await make()
+
+    async def answer(
+        self, question: Question, vector: Callable[[], Awaitable[Array]], make: Callable[[], Awaitable[Said]]
+    ) -> Said:
+        """Return what is made."""
+        return await make()

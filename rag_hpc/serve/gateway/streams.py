@@ -32,11 +32,13 @@ class Stream:
         *,
         piece: Callable[[str], bytes],
         last: Callable[[Said], Awaitable[bytes]],
+        headers: Callable[[], dict[str, str]],
         heartbeat_s: float,
         max_s: float,
     ) -> None:
-        """piece, last: what stands in the stream for a piece of the text, and at its end."""
+        """piece, last: what stands in the stream for a piece of the text, and at its end. headers: once it begins."""
         self._piece, self._last, self._heartbeat_s = piece, last, heartbeat_s
+        self._headers = headers
         self._until = time.monotonic() + max_s
         self._pieces: asyncio.Queue[str | None] = asyncio.Queue()
         self._task: asyncio.Future[Said] = asyncio.ensure_future(work(self._pieces.put_nowait))
@@ -50,7 +52,8 @@ class Stream:
         except BaseException:
             self._task.cancel()
             raise
-        return StreamingResponse(self._whole(first, events), media_type="text/event-stream", headers=HEADERS)
+        headers = HEADERS | self._headers()
+        return StreamingResponse(self._whole(first, events), media_type="text/event-stream", headers=headers)
 
     async def _whole(self, first: bytes, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         try:

@@ -36,6 +36,17 @@ class UpstreamFailed(RagHpcError):
         self.retry_after_s, self.refused = retry_after_s, refused
 
 
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """A fleet's replicas, as they are found."""
+
+    models: dict[str, str] = field(default_factory=dict)  # of those that are ready: address -> the model's name there
+    key: str = field(default="", repr=False)
+    identity: str = ""  # of what they answer with: equal for equal settings of the engines
+    absent: str = ""  # why there is none
+    lead_s: float = 1.0  # until the next one may be ready
+
+
 @dataclass
 class Prompt:
     """What a model is asked, and what was counted of its answer when it has ended."""
@@ -62,11 +73,31 @@ class Upstream:
         """Raises InputError when the key cannot be read."""
         self._config, self.router, self._key = config, router, read_key(config, "generator")
         self._clients: dict[str, Any] = {}
+        self._seen: Seen | None = None  # of a fleet that is followed
+        self._left: list[Replica] = []  # with open streams
+
+    @property
+    def identity(self) -> str:
+        """What answers beside the generator's settings."""
+        return self._seen.identity if self._seen else ""
+
+    async def follow(self, seen: Seen) -> None:
+        """Ask these replicas from now on; streams of others end by themselves."""
+        self._seen, self._key = seen, seen.key
+        self._left += self.router.follow(seen.models)
+        over = [one for one in self._left if not one.requests]
+        self._left = [one for one in self._left if one.requests]
+        used = {one.address for one in (*self._left, *self.router.replicas)}
+        for address in {one.address for one in over} - used:
+            if client := self._clients.pop(address, None):
+                await client.aclose()
 
     async def stream(self, prompt: Prompt) -> AsyncIterator[str]:
         """Yield the answer piece by piece. Raises UpstreamFailed."""
         failed: list[Replica] = []
         said, waits_s = "all replicas are resting after failures", None
+        if self._seen and not self.router.replicas:
+            said, waits_s = self._seen.absent, self._seen.lead_s
         while True:
             replica = self.router.pick(prompt.session, prompt.tokens, without=failed)
             if replica is None:
@@ -101,7 +132,7 @@ class Upstream:
         import httpx
 
         body = {
-            "model": self._config.model,
+            "model": replica.model or self._config.model,
             "messages": prompt.messages,
             "max_tokens": prompt.max_tokens,
             "temperature": prompt.temperature,
@@ -112,7 +143,8 @@ class Upstream:
         size, ended = 0, False
         try:
             async with AsyncExitStack() as stack:
-                asked = self._client(replica).stream("POST", "chat/completions", json=body)
+                headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+                asked = self._client(replica).stream("POST", "chat/completions", json=body, headers=headers)
                 async with asyncio.timeout_at(prompt.until):
                     reply = await stack.enter_async_context(asked)
                     if reply.status_code != 200:
@@ -164,10 +196,10 @@ class Upstream:
             base = "http://localhost/v1/" if uds else replica.address.rstrip("/") + "/"
             self._clients[replica.address] = httpx.AsyncClient(
                 base_url=base,
-                headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
                 timeout=self._config.timeout_s,
                 transport=httpx.AsyncHTTPTransport(uds=uds) if uds else None,
-                trust_env=urlsplit(base).hostname not in _LOOPBACK,  # no proxy sees what goes to this machine
+                # no proxy sees what goes to this machine, or to a fleet's nodes
+                trust_env=self._seen is None and urlsplit(base).hostname not in _LOOPBACK,
                 follow_redirects=False,
                 limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
             )

@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rag_hpc.errors import ConfigError
+from rag_hpc.core.ledger import Ledger
+from rag_hpc.errors import ConfigError, InputError
 from rag_hpc.eval.bench.serve import serve
 from rag_hpc.eval.bench.serve.load import Sample, Target, due_times, load
+from rag_hpc.serve.gateway.places import ASKED, DOORS, Asked, Doors, GatewayPlace
 
 STEPS = {"embed": 1.0, "search": 2.0, "generate": 3.0}
 SLO = serve.Slo(embed_ms=50, search_ms=100, rerank_ms=100, generate_ms=2000, first_ms=300, overhead_ms=2)
@@ -92,3 +94,16 @@ def test_the_predictions_of_conf_are_read_and_wrong_options_refused() -> None:
     assert serve.slo_of("") == SLO
     with pytest.raises(ConfigError, match="known: query, retrieve"):
         serve.run({"route": "chat"})
+
+
+def test_a_gateway_that_caches_is_not_measured(tmp_path: Path) -> None:
+    place, told = GatewayPlace(tmp_path, "1"), {"run": "r", "run_dir": str(tmp_path), "name": "1", "submission": 1}
+    with pytest.raises(InputError, match="no gateway is up"):
+        serve.socket_of(Ledger(tmp_path))
+    place.create()
+    place.write(DOORS, Doors(host="h", pid=1, owner="/owner", edge="/edge", port=-1))
+    place.write(ASKED, Asked(**told))
+    with pytest.raises(ConfigError, match=r"gateway\.cache=false"):
+        serve.socket_of(Ledger(tmp_path))
+    place.write(ASKED, Asked(**told, settings={"cache": False}))
+    assert serve.socket_of(Ledger(tmp_path)) == "/owner"

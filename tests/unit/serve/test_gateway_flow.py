@@ -1,11 +1,11 @@
-"""The flow of an answer: what is late is left out and said, and a cache may stand around each step."""
+"""The flow of an answer: what is late is left out and said."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -23,7 +23,6 @@ from rag_hpc.serve.gateway.problems import Problem
 from rag_hpc.serve.gateway.steps import Question, Said
 from rag_hpc.serve.gateway.upstream import Prompt, Upstream, UpstreamFailed
 
-T = TypeVar("T")
 PASSAGE = Passage(chunk_id="c", doc_id="d", title="t", text="A deque keeps items.")
 
 
@@ -85,20 +84,6 @@ class FakeUpstream:
         pass
 
 
-class Kept:
-    """A cache of all steps."""
-
-    def __init__(self) -> None:
-        self.known: dict[str, Any] = {}
-
-    async def through(self, kind: str, key: Mapping[str, Any], make: Callable[[], Awaitable[T]]) -> T:
-        name = f"{kind}{sorted(key.items())}"
-        if name not in self.known:
-            self.known[name] = await make()
-        found: T = self.known[name]
-        return found
-
-
 def flow_of(asker: FakeAsker, batches: FakeBatches, upstream: FakeUpstream | None = None, cache: Any = None) -> Flow:
     return Flow(
         "run",
@@ -151,15 +136,3 @@ def test_a_model_that_breaks_off_leaves_its_words_and_one_that_says_nothing_is_q
     assert cut.partial and "the answer is cut: as it was told" in cut.fallback
     silent, pieces = asked(flow_of(FakeAsker(), FakeBatches(), FakeUpstream(breaks=True)))
     assert pieces == ["A deque keeps items. [1]"] and "quoted without a model" in silent.fallback
-
-
-def test_a_cache_spares_each_step_and_its_answer_is_streamed_too() -> None:
-    asker, batches, cache = FakeAsker(), FakeBatches(), Kept()
-    flow = flow_of(asker, batches, cache=cache)
-    first, _ = asked(flow)
-    again, pieces = asked(flow)
-    assert again is first and pieces == [first.answered.answer.text]
-    assert (asker.calls, batches.asked) == (["embed", "quote"], 1)
-    asked(flow, tenant="other")  # found and answered anew: who asks is part of the key
-    assert (asker.calls, batches.asked) == (["embed", "quote", "quote"], 2)
-    assert {name[:5] for name in cache.known} == {"embed", "retri", "answe"}

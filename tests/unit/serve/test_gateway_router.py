@@ -96,3 +96,15 @@ def test_questions_are_composed_and_free_of_control_characters() -> None:
         with pytest.raises(Problem) as caught:
             prepared(text, 100)
         assert (caught.value.status, caught.value.code) == (400, code)
+
+
+def test_who_stays_keeps_its_work_when_others_come_and_go() -> None:
+    router = Router([])
+    assert router.follow({"a": "m", "b": "m"}) == [] and router.pick("", 1) is not None
+    first = router.replicas[0]
+    with router.asking(first, 100):
+        (left,) = router.follow({"a": "m", "c": "m"})
+        assert left.address == "b" and router.replicas[0] is first and first.work == 100
+        assert picked(router).address == "c"
+        assert router.follow({"c": "m", "a": "other"}) == [first]  # of another model is another
+    assert (first.requests, [one.work for one in router.replicas]) == (0, [0, 0])

@@ -13,6 +13,7 @@ import stagerun
 from rag_hpc.cli import main
 from rag_hpc.core.ledger import Ledger
 from rag_hpc.errors import ConfigError, InputError
+from rag_hpc.generators.compress import CompressConfig
 from rag_hpc.generators.config import GeneratorConfig, GeneratorName
 from rag_hpc.serve import ask
 from rag_hpc.serve.cache import warm
@@ -72,7 +73,8 @@ def test_what_changes_answers_changes_the_scope_and_where_a_generator_is_does_no
     assert one == _scope(run, openai(base_url="http://other/v1", api_key_env="KEY", timeout_s=5.0, concurrency=2))
     others = [_scope(run), _scope(run, openai(model="m2")), _scope(run, openai(temperature=0.5))]
     others += [_scope(run, openai(), "u"), _scope(run, openai(), only="lang == 'en'")]
-    assert len({one, *others}) == 6
+    others.append(_scope(run, openai(compress=CompressConfig(sentences=2))))
+    assert len({one, *others}) == 7
 
 
 def test_the_secret_is_made_once_and_ours_alone(run: Ledger) -> None:
