@@ -13,11 +13,14 @@ from rag_hpc.core.settings import DAY_S
 from rag_hpc.errors import InputError
 from rag_hpc.launchers.gateway import pairs_of, settings, state_of
 from rag_hpc.schema import from_plain
+from rag_hpc.search.filters import check_filter
+from rag_hpc.serve.ask import manifests
 from rag_hpc.serve.gateway.auth.accounts import Account, Accounts
 from rag_hpc.serve.gateway.auth.keys import KeyRing
 from rag_hpc.serve.gateway.config import SCOPES, AccountConfig, GatewayConfig
 from rag_hpc.serve.gateway.edge import EdgeConfig, nginx, traefik
 from rag_hpc.serve.gateway.places import Doors, auth_folder, gateways_of
+from rag_hpc.stores.chunks import ChunkStore
 
 if TYPE_CHECKING:
     from rag_hpc.arguments import Arguments
@@ -53,7 +56,9 @@ def grant(ledger: Ledger, arguments: Arguments) -> int:
         per_day=given.per_day,
         until=time.time() + DAY_S * given.days,
     )
-    key = accounts_of(ledger, arguments).grant(account, arguments.values.get("--filter"))
+    only = arguments.values.get("--filter")
+    check_filter(only or "", ChunkStore(manifests(ledger.run_dir, ledger.request())["chunk"]).columns)
+    key = accounts_of(ledger, arguments).grant(account, only)
     print(key)
     scopes = f"scopes {', '.join(sorted(account.scopes))} (of {', '.join(SCOPES)})"
     told = f"{account.name}, tenant {account.tenant}, {scopes}: this key is shown once; a token comes from it at"

@@ -63,6 +63,7 @@ MAY_IMPORT = {  # package -> what of ours it may import, besides itself; stages 
         "rag_hpc.config",
         "rag_hpc.eval.text",
         "rag_hpc.schema",
+        "rag_hpc.search.filters",
         "rag_hpc.serve.ask",
         "rag_hpc.serve.cache",
         "rag_hpc.serve.client",

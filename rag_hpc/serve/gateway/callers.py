@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -22,6 +23,7 @@ class Caller:
 
     account: Account | None
     filter: str = ""  # of the tenant
+    columns: Mapping[str, str] | None = None
 
     @property
     def tenant(self) -> str:
@@ -31,7 +33,7 @@ class Caller:
     def only(self, asked: str) -> str:
         """Return the filter of a search: the tenant's, and what was asked for. Raises Problem for what is none."""
         try:
-            check_filter(asked)
+            check_filter(asked, self.columns)
         except ConfigError as error:
             raise Problem(400, "wrong_filter", str(error).replace("stage.retrieve.filter", "filter")) from error
         return " and ".join(f"({part})" for part in (self.filter, asked) if part)
@@ -40,13 +42,16 @@ class Caller:
 class Callers:
     """Tells callers by the door that they came through and the token that they bring."""
 
-    def __init__(self, accounts: Accounts, tokens: Tokens, limits: Limits) -> None:
-        self._accounts, self._tokens, self._limits = accounts, tokens, limits
+    def __init__(
+        self, accounts: Accounts, tokens: Tokens, limits: Limits, columns: Mapping[str, str] | None = None
+    ) -> None:
+        """columns: of the run's passages, which filters may name; None: not known."""
+        self._accounts, self._tokens, self._limits, self._columns = accounts, tokens, limits, columns
 
     def admit(self, request: Request, scope: str) -> Caller:
         """Return who asks, counted against their limits. Raises Problem."""
         if request.state.is_owner:
-            return Caller(None)
+            return Caller(None, columns=self._columns)
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not token:
             raise Problem(401, "no_token", "give Authorization: Bearer TOKEN; a token comes from POST /v1/auth/token")
@@ -57,7 +62,7 @@ class Callers:
             has = ", ".join(sorted(account.scopes))
             raise Problem(403, "insufficient_scope", f"this needs the scope {scope}; the token has {has}")
         self.count(account)
-        return Caller(account, filter)
+        return Caller(account, filter, self._columns)
 
     def exchange(self, request: Request, api_key: str, scopes: list[str]) -> tuple[str, float, Account]:
         """Return a token for an API key, its seconds, and the account. Raises Problem."""

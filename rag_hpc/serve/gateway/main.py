@@ -53,6 +53,7 @@ from rag_hpc.serve.gateway.service import Service
 from rag_hpc.serve.gateway.upstream import Upstream
 from rag_hpc.serve.rank import fingerprint
 from rag_hpc.serve.replicas import replicas_place
+from rag_hpc.stores.chunks import ChunkStore
 from rag_hpc.stores.vectors import VectorStore
 
 log = logging.getLogger(__name__)
@@ -190,7 +191,7 @@ async def service_of(place: GatewayPlace, asked: Asked, config: GatewayConfig) -
                 run=asked.run,
                 config=config,
                 flow=flow,
-                callers=Callers(accounts, tokens, limits),
+                callers=Callers(accounts, tokens, limits, ChunkStore(inputs["chunk"]).columns),
                 metrics=metrics,
                 ready=lambda: asyncio.to_thread(groups.state),
                 max_tokens=generator.max_tokens,

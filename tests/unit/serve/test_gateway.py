@@ -143,6 +143,11 @@ def test_a_tenant_finds_its_passages_alone_whatever_it_asks_for(
         f"{gateways.url(doors)}/v1/retrieve", json={"question": "x", "filter": "1) or (lang == 'en'"}, headers=bearer
     )
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (400, "wrong_filter")
+    unknown = httpx.post(
+        f"{gateways.url(doors)}/v1/retrieve", json={"question": "x", "filter": "hue == 1"}, headers=bearer
+    )
+    assert unknown.status_code == 400 and "no field 'hue'" in unknown.json()["error"]["message"]
+    assert main(["serve", "grant", f"run={gated.run_dir}", "account.name=eve", "--filter", "hue == 1"]) == 2
     said = httpx.post(f"{gateways.url(doors)}/v1/query", json={"question": ASKED}, headers=bearer).json()
     assert {one["doc_id"] for one in said["passages"]} == {mine}
     assert (

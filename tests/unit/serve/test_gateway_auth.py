@@ -181,8 +181,8 @@ def test_a_wrong_account_is_refused(wrong: dict[str, Any], said: str) -> None:
 
 
 def test_a_wrong_filter_or_scope_is_refused(fleet: Fleet) -> None:
-    with pytest.raises(ConfigError, match="no field 'colour'"):
-        fleet.accounts.grant(alice(), "colour == 'red'")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        fleet.accounts.grant(alice(), "colour = 'red'")
     key = fleet.accounts.grant(alice())
     with pytest.raises(Problem, match="has the scopes query, retrieve") as caught:
         fleet.tokens.exchange(key, frozenset({"metrics"}))
