@@ -21,9 +21,10 @@ from rag_hpc.core.stored import read_object, sealed_json, typed
 from rag_hpc.core.trust import private_files
 from rag_hpc.errors import InputError
 from rag_hpc.serve.gateway.config import GatewayConfig
-from rag_hpc.serve.places import check_own
+from rag_hpc.serve.places import check_own, node_address
 
 FOLDER, ASKED, DOORS, KEEPER, AUTH = ".gateways", "gateway.json", "doors.json", "keeper.json", "auth"
+LOOPBACK = "127.0.0.1"
 FEEDBACK = "feedback"  # folder of the run: verdicts of readers, which stay
 T = TypeVar("T")
 
@@ -38,17 +39,29 @@ class Asked:
     submission: int  # of the run, whose manifests are read
     settings: dict[str, Any] = field(default_factory=dict)  # of GatewayConfig
     generator: dict[str, Any] = field(default_factory=dict)  # of GeneratorConfig
+    interface: str | None = None  # of the network that other nodes reach it by, where gateway.listen=node
+    job: str = ""  # of Slurm
+    cluster: str = "local"
+    slurm_conf: str | None = None
+
+    def address(self) -> str:
+        """Return the IPv4 address of this node that the port listens on. Raises ConfigError for a node without one."""
+        return node_address(self.interface) if self.settings.get("listen") == "node" else LOOPBACK
 
 
 @dataclass(frozen=True, kw_only=True)
 class Doors:
-    """Where a gateway answers, on `host` alone. `owner` asks for no token: who can reach it is the run's owner."""
+    """Where a gateway answers: its sockets on `host` alone, its port to all who reach `address`.
+
+    `owner` asks for no token: who can reach it is the run's owner.
+    """
 
     host: str
     pid: int
     owner: str  # path of a Unix socket
     edge: str  # path of a Unix socket, for a proxy
-    port: int  # of 127.0.0.1, -1 where there is none
+    port: int  # -1 where there is none
+    address: str = LOOPBACK  # that the port is of
 
 
 @dataclass(frozen=True, kw_only=True)
