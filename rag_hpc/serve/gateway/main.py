@@ -81,7 +81,7 @@ class Server(uvicorn.Server):
 async def serve(place: GatewayPlace, asked: Asked, scratch: Path) -> None:
     """Answer at all doors until told to stop."""
     config = GatewayConfig(**asked.settings)
-    sockets, doors = listen(config, scratch, asked.address())
+    sockets, doors = listen(config, scratch, place.address())
     async with service_of(place, asked, config) as service:
         with (place.folder / "requests.jsonl").open("a", encoding="utf-8") as lines:
             app = make_app(service, log=logger(lines), owner=doors.owner)

@@ -37,16 +37,12 @@ class Asked:
     run_dir: str  # a copy of the run's folder does not have the gateway
     name: str
     submission: int  # of the run, whose manifests are read
-    settings: dict[str, Any] = field(default_factory=dict)  # of GatewayConfig
-    generator: dict[str, Any] = field(default_factory=dict)  # of GeneratorConfig
     interface: str | None = None  # of the network that other nodes reach it by, where gateway.listen=node
     job: str = ""  # of Slurm
     cluster: str = "local"
     slurm_conf: str | None = None
-
-    def address(self) -> str:
-        """Return the IPv4 address of this node that the port listens on. Raises ConfigError for a node without one."""
-        return node_address(self.interface) if self.settings.get("listen") == "node" else LOOPBACK
+    settings: dict[str, Any] = field(default_factory=dict)  # of GatewayConfig
+    generator: dict[str, Any] = field(default_factory=dict)  # of GeneratorConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +103,12 @@ class GatewayPlace:
         if asked.run_dir != str(self.run_dir):
             raise InputError(f"{self.folder}: a copy of {asked.run_dir}'s gateway; remove it")
         return asked
+
+    def address(self) -> str:
+        """Return the IPv4 address of this node that the gateway's port listens on. Raises ConfigError for a node without
+        one, and as `asked` does."""
+        asked = self.asked()
+        return node_address(asked.interface) if asked.settings.get("listen") == "node" else LOOPBACK
 
     def doors(self) -> Doors:
         """Return where it answers. Raises FileNotFoundError, ConfigError for a file that is not ours alone, and

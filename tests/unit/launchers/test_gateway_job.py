@@ -14,8 +14,8 @@ from fake_slurm import FakeSlurm
 
 from rag_hpc.cli import main
 from rag_hpc.core.ledger import Ledger, Request
-from rag_hpc.serve.gateway.config import GatewayConfig
-from rag_hpc.serve.gateway.places import DOORS, FOLDER, Asked, Doors, GatewayPlace
+from rag_hpc.serve.gateway import places
+from rag_hpc.serve.gateway.places import ASKED, DOORS, FOLDER, Asked, Doors, GatewayPlace
 
 SITE = ["cluster=slurm", "cluster.time_min=60", "cluster.interface=lo"]
 
@@ -60,7 +60,7 @@ def test_it_is_queued_seen_where_it_answers_and_gone_with_down(
     assert "scontrol requeue" in job["script"] and "#SBATCH --requeue" in job["script"]
     assert ["release", "1"] in [call["argv"] for call in slurm.calls("scontrol")]
     asked = place.asked()
-    assert (asked.job, asked.interface, asked.address()) == ("1", "lo", "127.0.0.1")
+    assert (asked.job, asked.interface, place.address()) == ("1", "lo", "127.0.0.1")
 
     slurm.says("squeue", "1|RUNNING|1:00|n7|None|rh-r-gateway.1\n")
     capsys.readouterr()
@@ -89,10 +89,16 @@ def test_a_gateway_that_cannot_be_submitted_leaves_nothing(ledger: Ledger, slurm
 
 
 def test_the_port_is_of_the_loopback_unless_the_node_s_address_is_asked_for(
-    ledger: Ledger, capsys: pytest.CaptureFixture[str]
+    ledger: Ledger, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert Asked(run="r", run_dir="/r", name="1", submission=1, interface="lo").address() == "127.0.0.1"
-    assert GatewayConfig(listen="node", port=0).listen == "node"
+    monkeypatch.setattr(places, "node_address", {"x0": "10.0.0.7"}.__getitem__)
+    place = GatewayPlace(ledger.run_dir, "1")
+    place.create()
+    for settings, address in (({}, "127.0.0.1"), ({"listen": "node", "port": 0}, "10.0.0.7")):
+        asked = Asked(run="r", run_dir=str(place.run_dir), name="1", submission=1, interface="x0", settings=settings)
+        place.write(ASKED, asked)
+        assert place.address() == address
+    place.remove()
     for words, said in ((["gateway.listen=all"], "loopback or node"), (["gateway.listen=node"], "gateway.port=0")):
         assert main(["serve", "gateway", f"run={ledger.run_dir}", *words]) == 2
         assert said in capsys.readouterr().err
