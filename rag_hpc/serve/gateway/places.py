@@ -105,7 +105,7 @@ class GatewayPlace:
         return asked
 
     def address(self) -> str:
-        """Return the IPv4 address of this node that the gateway's port listens on. Raises ConfigError for a node without
+        """Return the IPv4 address of this node that its port listens on. Raises ConfigError for a node without
         one, and as `asked` does."""
         asked = self.asked()
         return node_address(asked.interface) if asked.settings.get("listen") == "node" else LOOPBACK
