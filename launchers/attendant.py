@@ -130,7 +130,7 @@ class Attendant:
         if not ready or ready[0] not in self.children:
             return
         try:
-            gone = [slot for slot in absent(self.place) if self._tries[slot] < TRIES]
+            gone = [slot for slot in absent(self.place, patient=False) if self._tries[slot] < TRIES]
             self._tries.update(gone)
             for job in submit_absent(self.place, gone):
                 log.warning("job %s takes the place of one that was killed", job)

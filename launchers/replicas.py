@@ -132,11 +132,11 @@ def resize(place: Place, num: int) -> list[str]:
     return submit_absent(place, sorted({*range(was.num, num), *absent(place, slurm)}), slurm)
 
 
-def absent(place: Place, slurm: Slurm | None = None) -> list[int]:
-    """Return the slots that are asked for and have no job in the queue."""
+def absent(place: Place, slurm: Slurm | None = None, *, patient: bool = True) -> list[int]:
+    """Return the slots that are asked for and have no job in the queue. Raises ClusterError, at once unless patient."""
     asked = replicas.asked(place)
     cluster: ClusterConfig = from_plain(ClusterConfig, asked.site)
-    queued = (slurm or connect(cluster.name, cluster.slurm_conf)).queued()
+    queued = (slurm or connect(cluster.name, cluster.slurm_conf)).queued(patient=patient)
     held = {job.slot for job in replicas.jobs_of(place) if job.id in queued}
     return [slot for slot in range(asked.num) if slot not in held]
 

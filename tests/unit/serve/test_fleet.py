@@ -111,7 +111,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
         return "7"
 
     monkeypatch.setattr(attendant, "submit", submit)
-    monkeypatch.setattr(attendant, "absent", lambda place: [])
+    monkeypatch.setattr(attendant, "absent", lambda place, **how: [])
     monkeypatch.setattr(attendant.Rank, "tend", lambda self: None)
     monkeypatch.setattr(attendant, "POLL_S", 0.0)
     yield submitted
@@ -181,7 +181,7 @@ def test_the_first_that_is_ready_submits_a_job_that_was_killed_whole_and_not_for
     place: Place, quiet: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[int] = []
-    monkeypatch.setattr(attendant, "absent", lambda place: [1])
+    monkeypatch.setattr(attendant, "absent", lambda place, **how: [1])
     monkeypatch.setattr(attendant, "submit_absent", lambda place, slots: made.extend(slots) or [])
     first, other = (Attendant(place, [name], None, in_job=True) for name in ("0", "2"))
     for now in range(0, 200, 31):
