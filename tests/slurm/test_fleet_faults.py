@@ -109,14 +109,10 @@ def test_no_request_fails_whatever_of_a_fleet_is_killed(
             os.kill(ready[0].pid, signal.SIGKILL)
             ready = watch.until("replica killed", came_again(ready, 0))
 
-            before = children(ready[1].pid)
-            assert before
+            before = engines(ready[1])
             for pid in before:
                 os.kill(pid, signal.SIGKILL)
-            ready = watch.until(
-                "engine killed",
-                lambda found: len(found) == 2 and bool(children(ready[1].pid)) and not children(ready[1].pid) & before,
-            )
+            ready = watch.until("engine killed", lambda found: len(found) == 2 and bool(engines(found[1]) - before))
 
             os.kill(parent(ready[0].pid), signal.SIGKILL)
             ready = watch.until("attendant killed", came_again(ready, 0))
@@ -175,6 +171,11 @@ def told(ledger: Ledger, doors: Doors, cluster: dc.DevCluster, capsys: pytest.Ca
 def came_again(before: dict[int, Notice], slot: int) -> Callable[[dict[int, Notice]], bool]:
     """Return what tells whether all are ready, and that slot's replica is another process."""
     return lambda ready: len(ready) == len(before) and ready[slot].pid != before[slot].pid
+
+
+def engines(replica: Notice) -> set[int]:
+    """Return the engine's processes, which a guard of the replica started."""
+    return set[int]().union(*(children(guard) for guard in children(replica.pid)))
 
 
 def children(pid: int) -> set[int]:
