@@ -175,7 +175,8 @@ def came_again(before: dict[int, Notice], slot: int) -> Callable[[dict[int, Noti
 
 def engines(replica: Notice) -> set[int]:
     """Return the engine's processes, which a guard of the replica started."""
-    return set[int]().union(*(children(guard) for guard in children(replica.pid)))
+    found = set[int]().union(*(children(guard) for guard in children(replica.pid)))
+    return {pid for pid in found if b"chatserver" in Path(f"/proc/{pid}/cmdline").read_bytes()}
 
 
 def children(pid: int) -> set[int]:
