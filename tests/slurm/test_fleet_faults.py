@@ -31,6 +31,7 @@ from rag_hpc.slurm import devcluster as dc
 pytestmark = pytest.mark.timeout(300)
 SUPPORT = Path(__file__).parents[1] / "support"
 LIMIT_S = 90.0
+SHARDS = "4/4"
 PAGE = "import httpx, sys; t = httpx.HTTPTransport(uds=sys.argv[1]); c = httpx.Client(transport=t); "
 PAGE += "print(c.get('http://localhost/').text)"
 Sh = Callable[..., str]
@@ -58,7 +59,7 @@ class Questions:
                 asked = {"question": "Which argument of a deque drops older items?"}
                 reply = client.post(f"{gateways.url(self._doors)}/v1/query", json=asked)
                 self.answered += 1
-                if reply.status_code != 200 or reply.json()["coverage"] != "2/2":
+                if reply.status_code != 200 or reply.json()["coverage"] != SHARDS:
                     self.failed.append(f"{reply.status_code} {reply.text[:200]}")
 
 
@@ -147,7 +148,7 @@ def engine(folder: Path) -> list[str]:
 def doors_of(ledger: Ledger) -> Doors:
     """Return the doors of the gateway, once it and the group are up."""
     place, end = GatewayPlace(ledger.run_dir, "1"), time.monotonic() + LIMIT_S
-    while (found := gateway.state_of(place)).get("groups") != "2/2":
+    while (found := gateway.state_of(place)).get("groups") != SHARDS:
         assert time.monotonic() < end, f"{found}\n{gateway.said(place)}"
         time.sleep(0.2)
     doors: Doors = found["doors"]
