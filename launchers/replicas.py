@@ -169,7 +169,7 @@ def state_of(place: Place) -> dict[str, Any]:
     ready = len(slots & {*range(asked.num)})
     if jobs := replicas.jobs_of(place):
         found["jobs"] = waiting(place, asked, [job.id for job in jobs])
-    alive = keeper_pid(place, ATTENDANT) is not None or any(not ended for ended in found.get("jobs", {}).values())
+    alive = keeper_pid(place, ATTENDANT) is not None or bool(found.get("jobs"))
     state = "up" if ready == asked.num else "partial" if ready else "starting" if alive else "down"
     return {**found, "ready": ready, "state": state}
 
