@@ -42,7 +42,8 @@ def test_jobs_are_added_cancelled_and_made_up_for(
     assert main(up) == 0
     assert held()[4:] == [("5", 0, 1)]
     capsys.readouterr()
-    for words, said in (["cluster=slurm", "cluster.time_min=30"], "on another site"),
+    for words, said in (
+        (["cluster=slurm", "cluster.time_min=30"], "on another site"),
         (["serve.replica.canary_s=9"], "replicas are engines"),
     ):
         assert main([*up, *words, "workers=4"]) == 2
