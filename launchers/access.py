@@ -84,15 +84,19 @@ def used_by(ledger: Ledger, arguments: Arguments) -> GatewayConfig:
 
 def tunnel(ledger: Ledger) -> int:
     """Print the line that brings a gateway's page to another machine."""
-    doors = doors_of(ledger)
-    print(f"ssh -N -L 8080:{doors.owner} {os.uname().nodename}   then open http://localhost:8080/")
+    doors, here = doors_of(ledger), os.uname().nodename
+    way = here if doors.host == here else f"-J {here} {doors.host}"  # a job's node is reached through this machine
+    print(f"ssh -N -L 8080:{doors.owner} {way}   then open http://localhost:8080/")
     return 0
 
 
 def edge(ledger: Ledger, arguments: Arguments) -> int:
     """Write a proxy's configuration for the gateways that are up."""
     config = from_plain(EdgeConfig, pairs_of(arguments, EdgeConfig, "edge"))
-    text = (nginx if config.kind.value == "nginx" else traefik)(config, doors_all(ledger))
+    here = [doors for doors in doors_all(ledger) if doors.host == os.uname().nodename]
+    if not here:
+        raise InputError(f"run={ledger.name}: its gateways are on other nodes; a proxy reaches those of its own alone")
+    text = (nginx if config.kind.value == "nginx" else traefik)(config, here)
     if (path := out_file(arguments)) is None:
         print(text, end="")
         return 0
@@ -102,17 +106,15 @@ def edge(ledger: Ledger, arguments: Arguments) -> int:
 
 
 def doors_all(ledger: Ledger) -> list[Doors]:
-    """Return the doors of all gateways that are up here. Raises InputError where none is."""
+    """Return the doors of all gateways that are up here, or as jobs. Raises InputError where none is."""
     states = [state_of(place) for place in gateways_of(ledger.run_dir)]
     if not (found := [state["doors"] for state in states if state["state"] == "up"]):
-        raise InputError(
-            f"run={ledger.name}: no gateway is up here; start one: rag-hpc serve gateway run={ledger.handle}"
-        )
+        raise InputError(f"run={ledger.name}: no gateway is up; start one: rag-hpc serve gateway run={ledger.handle}")
     return found
 
 
 def doors_of(ledger: Ledger) -> Doors:
-    """Return the doors of a gateway that is up here."""
+    """Return the doors of a gateway that is up."""
     return doors_all(ledger)[0]
 
 

@@ -2,8 +2,10 @@
 
 On this machine one attendant has all replicas; on Slurm each job is one with its own, and hands over before its
 walltime ends: it submits a successor as early as starts are known to take, drains its replica once the successor gives
-tokens, and is gone. A successor that is late does not keep it: its requests are told to come again. Exit codes: 0 told
-to stop or handed over, 1 the replica never lived long, 2 it cannot run as configured, 3 the walltime is near.
+tokens, and is gone. A successor that is late does not keep it: its requests are told to come again. How many are asked
+for may change meanwhile: those of the highest slots are drained. A job that was killed whole, with its script, is
+submitted anew by the first of the others. Exit codes: 0 told to stop, handed over or no longer asked for, 1 the replica
+never lived long, 2 it cannot run as configured, 3 the walltime is near.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,7 +24,7 @@ from rag_hpc.core.log import configure
 from rag_hpc.core.trust import check_run
 from rag_hpc.errors import ClusterError, RagHpcError
 from rag_hpc.launchers.keeper import Rank
-from rag_hpc.launchers.replicas import submit
+from rag_hpc.launchers.replicas import absent, submit, submit_absent
 from rag_hpc.serve import replicas
 from rag_hpc.serve.places import KEEPER, Door, Place
 from rag_hpc.serve.replicas import ReplicaConfig, Roll, State, slot_of
@@ -29,7 +32,9 @@ from rag_hpc.serve.replicas import ReplicaConfig, Roll, State, slot_of
 log = logging.getLogger(__name__)
 POLL_S = 0.2
 SLACK_S = 5.0  # for a drain, beyond what it may take
-AGAIN_S = 30.0  # between two tries to submit a successor
+AGAIN_S = 30.0  # between two tries to submit a successor, and two looks whether a job is gone
+LOOK_S = 1.0  # between two looks how many replicas are asked for
+TRIES = 3  # of one attendant to submit the gone job of a slot
 
 
 class Attendant:
@@ -40,12 +45,18 @@ class Attendant:
     ) -> None:
         """begun, deadline: on time.monotonic()."""
         self.place, self._deadline, self._in_job = place, deadline, in_job
-        entry = [sys.executable, "-P", "-m", "rag_hpc.serve.replica", str(place.run_dir), place.name]
-        self.children = {name: Rank([*entry, name], place.folder / f"replica-{name}.log") for name in names}
+        self.children = {name: self._child(name) for name in names}
+        self._leaving: dict[str, tuple[Rank, float]] = {}  # no longer asked for, and until when they may drain
+        self._look = self._mend_due = 0.0
+        self._tries: Counter[int] = Counter()  # of a slot
         self._config = ReplicaConfig(**replicas.asked(place).settings)
         self._roll, self._stopped, self._due, self._begun = Roll(place), False, 0.0, begun
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, self._on_signal)
+
+    def _child(self, name: str) -> Rank:
+        entry = [sys.executable, "-P", "-m", "rag_hpc.serve.replica", str(self.place.run_dir), self.place.name, name]
+        return Rank(entry, self.place.folder / f"replica-{name}.log")
 
     def _on_signal(self, number: int, frame: object) -> None:
         self._stopped = True
@@ -54,9 +65,13 @@ class Attendant:
         """Keep the replicas up until a signal, a successor or the deadline; return the exit code."""
         try:
             while not self._stopped and not self._succeeded():
-                if self._deadline is not None and clock() > self._deadline - self._drain_s:
+                now = clock()
+                if self._deadline is not None and now > self._deadline - self._drain_s:
                     return 0 if self._successor_is_asked() else 3
-                self._ask_successor(clock())
+                if not self._follow_number(now):
+                    return 0
+                self._ask_successor(now)
+                self._mend(now)
                 for child in self.children.values():
                     child.tend()
                 time.sleep(POLL_S)
@@ -66,16 +81,61 @@ class Attendant:
 
     def stop(self) -> None:
         """Drain the replicas and end them."""
+        children = [*self.children.values(), *(child for child, _ in self._leaving.values())]
         for number, wait_s in ((signal.SIGTERM, self._drain_s), (signal.SIGKILL, 5.0)):
-            for child in self.children.values():
+            for child in children:
                 child.tell(number)
             until = time.monotonic() + wait_s
-            for child in self.children.values():
+            for child in children:
                 child.wait(until)
 
     @property
     def _drain_s(self) -> float:
         return self._config.drain_s + SLACK_S
+
+    # ---- how many
+
+    def _follow_number(self, now: float) -> bool:
+        """Take up replicas that are asked for now and let go of the others; return False when this job's is not."""
+        if now < self._look:
+            return True
+        self._look = now + LOOK_S
+        try:
+            num = replicas.asked(self.place).num
+        except (RagHpcError, OSError) as error:  # `down` removes it, and ends this process
+            log.debug("how many replicas are asked for is not known: %s", error)
+            return True
+        if self._in_job:
+            return any(slot_of(name)[0] < num for name in self.children)
+        for name, (child, until) in list(self._leaving.items()):
+            if child.process is None or child.process.poll() is not None:
+                del self._leaving[name]
+            elif now > until:
+                child.tell(signal.SIGKILL)
+        for name in [name for name in self.children if slot_of(name)[0] >= num]:
+            child = self.children.pop(name)
+            child.tell(signal.SIGTERM)
+            self._leaving[name] = child, now + self._drain_s
+        for name in (replicas.name_of(slot, 0) for slot in range(num)):
+            if name not in self._leaving:
+                self.children.setdefault(name, self._child(name))
+        return True
+
+    def _mend(self, now: float) -> None:
+        """Submit anew jobs that were killed whole, which nobody puts back into the queue."""
+        if not self._in_job or now < self._mend_due:
+            return
+        self._mend_due = now + AGAIN_S
+        ready = [one.name for one in self._roll.live() if one.state == State.ready.value]
+        if not ready or ready[0] not in self.children:
+            return
+        try:
+            gone = [slot for slot in absent(self.place, patient=False) if self._tries[slot] < TRIES]
+            self._tries.update(gone)
+            for job in submit_absent(self.place, gone):
+                log.warning("job %s takes the place of one that was killed", job)
+        except (RagHpcError, OSError) as error:
+            log.warning("whether jobs are gone is not known, again in %.0f s: %s", AGAIN_S, error)
 
     # ---- the successor of a job
 
@@ -102,7 +162,7 @@ class Attendant:
 
     def _succeeded(self) -> bool:
         """Return whether a successor answers."""
-        if not self._in_job or self._deadline is None:
+        if not self._in_job:
             return False
         ready = [one for one in self._roll.live() if one.state == State.ready.value]
         return any(self._follows(slot_of(one.name)) for one in ready)

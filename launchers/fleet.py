@@ -13,25 +13,26 @@ from rag_hpc.errors import ConfigError, did_you_mean
 from rag_hpc.generators.config import GeneratorName
 from rag_hpc.launchers import replicas as processes
 from rag_hpc.schema import from_plain, to_plain
+from rag_hpc.serve import replicas
 from rag_hpc.serve.replicas import ReplicaConfig, Replicas, replicas_place
 
 if TYPE_CHECKING:
     from rag_hpc.arguments import Arguments
     from rag_hpc.core.ledger import Ledger
+    from rag_hpc.serve.places import Place
     from rag_hpc.slurm.cluster import ClusterConfig
 
 SETTING = "serve.replica."
 
 
 def up(ledger: Ledger, name: str, arguments: Arguments, cluster: ClusterConfig) -> int:
-    """Start replicas, and wait on this machine until all are ready; on Slurm they are queued."""
-    asked, place = asked_of(ledger, arguments), replicas_place(ledger.run_dir, name)
+    """Start replicas, and wait on this machine until all are ready; on Slurm they are queued. Of those that are up, the
+    number changes."""
+    place = replicas_place(ledger.run_dir, name)
+    if place.folder.exists() and (found := processes.state_of(place))["state"] != "down":
+        return resize(ledger, place, arguments, cluster, found["state"])
+    asked = asked_of(ledger, arguments)
     if place.folder.exists():
-        if (found := processes.state_of(place))["state"] != "down":
-            raise ConfigError(
-                f"run={ledger.name}: replicas {name} are {found['state']}; others are started with group=NAME, these "
-                f"ended with: rag-hpc serve down run={ledger.handle} group={name}"
-            )
         processes.end(place)
     with naming_disk(place.folder):
         place.create()
@@ -46,6 +47,29 @@ def up(ledger: Ledger, name: str, arguments: Arguments, cluster: ClusterConfig) 
         processes.end(place)
         raise
     print(f"see: rag-hpc serve status run={ledger.handle}   end them: rag-hpc serve down run={ledger.handle}")
+    return 0
+
+
+def resize(ledger: Ledger, place: Place, arguments: Arguments, cluster: ClusterConfig, state: str) -> int:
+    """Change how many replicas there are. Raises ConfigError when that is not what is asked for."""
+    was = replicas.asked(place)
+    num = whole_number("workers", arguments.override("workers"), was.num, least=1)
+    given = {o.split("=")[0].split(".")[0] for o in arguments.overrides}
+    told = f"run={ledger.name}: replicas {place.name} are {state}"
+    others = (
+        f"others are started with group=NAME, these ended with: rag-hpc serve down run={ledger.handle} "
+        f"group={place.name}"
+    )
+    wanted = asked_of(ledger, arguments) if given & {"generator", "serve"} else was
+    if (wanted.generator, wanted.settings) != (was.generator, was.settings):
+        raise ConfigError(f"{told}, with other settings: while they are up only workers=N may change; {others}")
+    if "cluster" in given and (to_plain(cluster) if cluster.launcher.value == "slurm" else {}) != was.site:
+        raise ConfigError(f"{told}, on another site or with other resources; {others}")
+    if num == was.num and not (was.site and processes.absent(place)):
+        raise ConfigError(f"{told}, {num} of them; another workers=N changes how many; {others}")
+    jobs = processes.resize(place, num)
+    new = f", queued: job {', '.join(jobs)}" if jobs else ""
+    print(f"run={ledger.name}: replicas {place.name} were {was.num} and are to be {num}{new}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`python -m rag_hpc.launchers.gatekeeper RUN_DIR NAME`: keep a gateway up, as its child.
+"""`python -m rag_hpc.launchers.gatekeeper RUN_DIR NAME`: keep a gateway up, as its child, here or in its job.
 
 Exit codes: 0 told to stop, 1 it never lived long, 2 it cannot run as configured, 3 the walltime is near.
 """
@@ -18,7 +18,7 @@ from rag_hpc.core.log import configure
 from rag_hpc.core.trust import check_run
 from rag_hpc.errors import RagHpcError
 from rag_hpc.launchers.keeper import DRAIN_S, POLL_S, Rank
-from rag_hpc.serve.gateway.places import KEEPER, GatewayPlace, Kept
+from rag_hpc.serve.gateway.places import DOORS, KEEPER, GatewayPlace, Kept
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ def keep(place: GatewayPlace, deadline: float | None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, stop)
     command = [sys.executable, "-P", "-m", "rag_hpc.serve.gateway.main", str(place.run_dir), place.name]
+    (place.folder / DOORS).unlink(missing_ok=True)  # of before, on a node that died
     gateway = Rank(command, place.folder / "gateway.log")
     try:
         while not stopped and (deadline is None or time.monotonic() < deadline):
@@ -43,6 +44,7 @@ def keep(place: GatewayPlace, deadline: float | None) -> int:
         for number, wait_s in ((signal.SIGTERM, DRAIN_S), (signal.SIGKILL, 5.0)):
             gateway.tell(number)
             gateway.wait(time.monotonic() + wait_s)
+        (place.folder / DOORS).unlink(missing_ok=True)
     return 0 if stopped else 3
 
 
@@ -55,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_run(Path(run_dir))
         os.umask(0o077)
         place = GatewayPlace(Path(run_dir), name)
-        place.write(KEEPER, Kept(host=os.uname().nodename, pid=os.getpid()))
+        if not place.asked().job:
+            place.write(KEEPER, Kept(host=os.uname().nodename, pid=os.getpid()))
         return keep(place, JobEnv.from_env().deadline(started))
     except RagHpcError as error:
         log.error("%s: %s", type(error).__name__, error)

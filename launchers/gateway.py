@@ -1,4 +1,4 @@
-"""`rag-hpc serve gateway`: a gateway's process under a keeper on this machine, looked at, and ended."""
+"""`rag-hpc serve gateway`: a gateway under a keeper on this machine, or in a job of Slurm; looked at, and ended."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from rag_hpc.core.log import shown
 from rag_hpc.core.stage import Launch
 from rag_hpc.core.trust import private_files
 from rag_hpc.errors import ConfigError, IncompleteError, InputError, MissingDependency, RagHpcError, did_you_mean
+from rag_hpc.launchers import gatejob
 from rag_hpc.launchers.local import environment
 from rag_hpc.schema import from_plain, to_plain
 from rag_hpc.serve.ask import generator_of
@@ -30,28 +31,34 @@ from rag_hpc.serve.replicas import replicas_place
 if TYPE_CHECKING:
     from rag_hpc.arguments import Arguments
     from rag_hpc.core.ledger import Ledger, Request
+    from rag_hpc.slurm.cluster import ClusterConfig
 
 PACKAGES = {"fastapi": "fastapi", "uvicorn": "uvicorn", "jwt": "PyJWT", "structlog": "structlog"}
 PACKAGES["prometheus_client"] = "prometheus-client"
 UP_S, DOWN_S, POLL_S = 120.0, 30.0, 0.1
 
 
-def up(ledger: Ledger, place: GatewayPlace, arguments: Arguments) -> int:
-    """Start a gateway on this machine under a keeper, and wait until it answers."""
+def up(ledger: Ledger, place: GatewayPlace, arguments: Arguments, cluster: ClusterConfig | None = None) -> int:
+    """Start a gateway on this machine under a keeper, and wait until it answers; on Slurm it is queued."""
     require_packages()
     request = ledger.request()
     asked = asked_of(ledger, request, place, arguments)
     if place.folder.exists():
-        if keeper_pid(place) is not None:
+        if (found := state_of(place)["state"]) != "down":
             raise ConfigError(
-                f"run={ledger.name}: gateway {place.name} is up; another is started with gateway.name=NAME, this one "
-                f"ended with: rag-hpc serve down run={ledger.handle} gateway.name={place.name}"
+                f"run={ledger.name}: gateway {place.name} is {found}; another is started with gateway.name=NAME, this "
+                f"one ended with: rag-hpc serve down run={ledger.handle} gateway.name={place.name}"
             )
         end(place)
     with naming_disk(place.folder):
         place.create()
     try:
-        place.write(ASKED, asked)
+        if cluster is not None and cluster.launcher.value == "slurm":
+            job = gatejob.queue(ledger, place, asked, cluster)
+            print(f"run={ledger.name}: gateway {place.name} is queued as job {job}")
+            print(f"see: rag-hpc serve status run={ledger.handle}   its page: rag-hpc serve tunnel run={ledger.handle}")
+            return 0
+        place.write(ASKED, dataclasses.replace(asked, interface=cluster.interface if cluster else None))
         doors = start(place, request)
     except BaseException:
         end(place)
@@ -67,7 +74,7 @@ def up(ledger: Ledger, place: GatewayPlace, arguments: Arguments) -> int:
     print(f"its page, from elsewhere: rag-hpc serve tunnel run={ledger.handle}")
     if doors.port >= 0:
         keys = f"rag-hpc serve grant run={ledger.handle} account.name=NAME"
-        print(f"with a token: http://127.0.0.1:{doors.port}/v1   keys: {keys}")
+        print(f"with a token: http://{doors.address}:{doors.port}/v1   keys: {keys}")
     return 0
 
 
@@ -148,7 +155,11 @@ def start(place: GatewayPlace, request: Request) -> Doors:
 
 def end(place: GatewayPlace) -> None:
     """End one gateway, whose open requests are answered first, and remove its folder. Raises ConfigError for one that
-    another machine keeps up."""
+    another machine keeps up, ClusterError for a job that stays in the queue."""
+    if asked := job_of(place):
+        gatejob.cancel(asked)
+        place.remove()
+        return
     with contextlib.suppress(FileNotFoundError):
         keeper = place.keeper()
         if keeper.host != os.uname().nodename:
@@ -166,6 +177,8 @@ def state_of(place: GatewayPlace) -> dict[str, Any]:
     """Return how a gateway is; `state` is down, with a reason, where nothing answers."""
     import httpx
 
+    if asked := job_of(place):
+        return gatejob.state_of(place, asked)
     found: dict[str, Any] = {"gateway": place.name, "state": "down"}
     try:
         doors = place.doors()
@@ -179,6 +192,14 @@ def state_of(place: GatewayPlace) -> dict[str, Any]:
     except (RagHpcError, OSError, httpx.HTTPError, ValueError, KeyError) as error:
         alive = keeper_pid(place) is not None
         return {**found, "state": "starting" if alive else "down", "reason": str(error)}
+
+
+def job_of(place: GatewayPlace) -> Asked | None:
+    """Return what the gateway is asked to be, None where it is no job of Slurm or where that cannot be read."""
+    with contextlib.suppress(OSError, RagHpcError):
+        asked = place.asked()
+        return asked if asked.job else None
+    return None
 
 
 def as_plain(state: dict[str, Any]) -> dict[str, Any]:

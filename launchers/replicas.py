@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rag_hpc.core.fs import naming_disk
@@ -49,18 +49,26 @@ def start(place: Place, request: Request, asked: Replicas) -> None:
             env=environment(Launch.array, asked.num, request),
             start_new_session=True,
         )
-    limit = time.monotonic() + asked.generator.get("vllm", {}).get("start_timeout_s", 10 * GUESSED_S)
-    roll = Roll(place)
     try:
-        while sum(one.state == State.ready.value for one in roll.live()) < asked.num:
-            if attendant.poll() is not None or time.monotonic() > limit:
-                raise IncompleteError(f"replicas {place.name} do not come up:\n{shown(said(place), block=True)}")
-            time.sleep(POLL_S)
+        wait_ready(place, asked, lambda: attendant.poll() is None)
     except BaseException:
         attendant.terminate()
         attendant.wait()
         raise
     attendant.returncode = 0  # it outlives this process, which Popen would warn of
+
+
+def wait_ready(place: Place, asked: Replicas, alive: Callable[[], bool]) -> None:
+    """Return when as many replicas of this machine as are asked for are ready, and no others. Raises IncompleteError.
+
+    alive: tells whether their attendant is.
+    """
+    limit = time.monotonic() + asked.generator.get("vllm", {}).get("start_timeout_s", 10 * GUESSED_S)
+    roll, wanted = Roll(place), [(slot, State.ready.value) for slot in range(asked.num)]
+    while sorted((replicas.slot_of(one.name)[0], one.state) for one in roll.live()) != wanted:
+        if not alive() or time.monotonic() > limit:
+            raise IncompleteError(f"replicas {place.name} do not come up:\n{shown(said(place), block=True)}")
+        time.sleep(POLL_S)
 
 
 def queue(ledger: Ledger, place: Place, asked: Replicas, cluster: ClusterConfig) -> list[str]:
@@ -73,7 +81,7 @@ def queue(ledger: Ledger, place: Place, asked: Replicas, cluster: ClusterConfig)
     told = dataclasses.replace(asked, listens="tcp", interface=cluster.interface, site=to_plain(cluster))
     place.write(replicas.REPLICAS, told)
     try:
-        return [submit(place, slot, 0, slurm) for slot in range(asked.num)]
+        return submit_absent(place, range(asked.num), slurm)
     except BaseException:
         slurm.cancel([job.id for job in replicas.jobs_of(place)])
         raise
@@ -103,6 +111,51 @@ def submit(place: Place, slot: int, generation: int, slurm: Slurm | None = None)
     return number
 
 
+def resize(place: Place, num: int) -> list[str]:
+    """Ask for another number of replicas of those that are up, and return the ids of new jobs.
+
+    Their attendants let go of the highest slots, which drain. On this machine it returns when all are as asked for.
+    Raises ClusterError and IncompleteError; the same again then makes up for what is missing.
+    """
+    was = replicas.asked(place)
+    now = dataclasses.replace(was, num=num)
+    place.write(replicas.REPLICAS, now)
+    if not was.site:
+        wait_ready(place, now, lambda: keeper_pid(place, ATTENDANT) is not None)
+        return []
+    cluster: ClusterConfig = from_plain(ClusterConfig, was.site)
+    slurm, jobs = connect(cluster.name, cluster.slurm_conf), replicas.jobs_of(place)
+    extra = [job.id for job in jobs if job.slot >= num]
+    states = slurm.states(extra) if extra else {}
+    slurm.cancel([name for name in extra if states[name].state == "PENDING"])  # those that run drain by themselves
+    # a job of a slot that was let go of may drain yet: another takes its place in any case
+    return submit_absent(place, sorted({*range(was.num, num), *absent(place, slurm)}), slurm)
+
+
+def absent(place: Place, slurm: Slurm | None = None, *, patient: bool = True) -> list[int]:
+    """Return the slots that are asked for and have no job in the queue. Raises ClusterError, at once unless patient."""
+    asked = replicas.asked(place)
+    cluster: ClusterConfig = from_plain(ClusterConfig, asked.site)
+    queued = (slurm or connect(cluster.name, cluster.slurm_conf)).queued(patient=patient)
+    held = {job.slot for job in replicas.jobs_of(place) if job.id in queued}
+    return [slot for slot in range(asked.num) if slot not in held]
+
+
+def submit_absent(place: Place, slots: Sequence[int], slurm: Slurm | None = None) -> list[str]:
+    """Submit a new job for each slot, unless somebody else just did, and return their ids."""
+    jobs, made = replicas.jobs_of(place), []
+    for slot in slots:
+        generation = 1 + max((job.generation for job in jobs if job.slot == slot), default=-1)
+        name = replicas.name_of(slot, generation)
+        if replicas.claim(place, name):
+            try:
+                made.append(submit(place, slot, generation, slurm))
+            except BaseException:
+                replicas.unclaim(place, name)
+                raise
+    return made
+
+
 def state_of(place: Place) -> dict[str, Any]:
     """Return how the replicas are: by slot, as their notices say, and what Slurm says of the jobs, once in 30 s."""
     asked = replicas.asked(place)
@@ -112,10 +165,11 @@ def state_of(place: Place) -> dict[str, Any]:
         for one in live
     ]
     found: dict[str, Any] = {"replicas": place.name, "asked": asked.num, "live": rows}
-    ready = len({replicas.slot_of(one.name)[0] for one in live if one.state == State.ready.value})
+    slots = {replicas.slot_of(one.name)[0] for one in live if one.state == State.ready.value}
+    ready = len(slots & {*range(asked.num)})
     if jobs := replicas.jobs_of(place):
         found["jobs"] = waiting(place, asked, [job.id for job in jobs])
-    alive = keeper_pid(place, ATTENDANT) is not None or any(not ended for ended in found.get("jobs", {}).values())
+    alive = keeper_pid(place, ATTENDANT) is not None or bool(found.get("jobs"))
     state = "up" if ready == asked.num else "partial" if ready else "starting" if alive else "down"
     return {**found, "ready": ready, "state": state}
 

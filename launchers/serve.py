@@ -35,7 +35,9 @@ def serve(arguments: Arguments) -> int:
     word, *names = arguments.words
     ledger = find_run(root_of(arguments), arguments.override("run") or (names[0] if names else None))
     if word == "gateway":
-        return gateway.up(ledger, gateway.place_of(ledger, arguments), arguments)
+        given = any(o.split("=")[0].split(".")[0] == "cluster" for o in arguments.overrides)
+        where = site(ledger.request(), arguments) if given else None  # on this machine, wherever the run ran
+        return gateway.up(ledger, gateway.place_of(ledger, arguments), arguments, where)
     if word in access.WORDS:
         return access.run_word(word, ledger, arguments)
     if word == "warm":
@@ -165,7 +167,9 @@ def status(
     for one in replicas if as_text else ():
         fleet.tell(one)
     for gate in gates if as_text else ():
-        print(f"gateway {gate['gateway']}: {gate['state']}  {shown(gate.get('reason', ''))}".rstrip())
+        where = f" on {shown(gate['doors'].host)}" if gate.get("job") and "doors" in gate else ""
+        told = f"gateway {gate['gateway']}: {gate['state']}{where}{of_a_job(gate)}"
+        print(f"{told}  {shown(gate.get('reason', ''))}".rstrip())
     states = [one["state"] for one in (*found, *replicas, *gates)]
     return 0 if states and set(states) == {"up"} else 3
 

@@ -138,9 +138,13 @@ class Slurm:
             raise ClusterError(f"sbatch gave no job id but {text.strip()!r}; is it a site's wrapper? see: type sbatch")
         return ids[-1]
 
-    def queued(self) -> dict[str, str]:
-        """Return the names of all of the user's jobs that wait or run, by id; an array has one. One call of squeue."""
-        rows = [line.split("|", 1) for line in self._call(["squeue", "--me", "-h", "-o", "%F|%j"]).split("\n")]
+    def queued(self, *, patient: bool = True) -> dict[str, str]:
+        """Return the names of all of the user's jobs that wait or run, by id; an array has one. One call of squeue.
+
+        patient: a controller that does not answer is asked again for a minute.
+        """
+        told = self._call(["squeue", "--me", "-h", "-o", "%F|%j"], patient=patient)
+        rows = [line.split("|", 1) for line in told.split("\n")]
         return {row[0].strip(): row[1].strip() for row in rows if len(row) == 2 and row[0].strip().isdigit()}
 
     def states(self, ids: Sequence[str], *, cache: Path | None = None) -> dict[str, State]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 GATE_TIME_MIN = 60  # a gate reads every byte of its stage once, to verify it
 GATE_MEM_GIB = 4.0
 WALLTIME_SLACK_S = 10  # of a replica, whose drain is counted apart
+GATEWAY_SLACK_S = 30  # of a gateway, with its drain
 # a job behind a gate that died goes, too, and its own gate then says so; sites may keep such jobs for ever
 AFTER_A_GATE = {"kill-on-invalid-dep": "yes"}
 _RUN_TIME_PATH = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?((?:/[\w.-]+)*)/?")
@@ -219,6 +220,52 @@ def replica_script(job: ReplicaJob, cluster: ClusterConfig) -> str:
         *_scratch(cluster.scratch),
         *([f"set -a; . {quote(cluster.secrets_file)}; set +a"] if cluster.secrets_file else []),
         f"{quote(job.python)} -P -m rag_hpc.launchers.attendant {words}",
+        "code=$?",
+        '[ "$code" -lt 3 ] || scontrol requeue "$SLURM_JOB_ID"',
+        'exit "$code"',
+    ]
+    return script(flags, lines)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewayJob:
+    """A gateway of a run."""
+
+    run_dir: Path
+    gateway: str
+    folder: Path  # with its files and logs
+    python: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def gateway_script(job: GatewayJob, cluster: ClusterConfig) -> str:
+    """Return the script of a gateway's job. It is put back into the queue when it is killed, its node dies, or its
+    walltime is near; a second gateway answers meanwhile."""
+    flags: dict[str, object] = {
+        **site_flags(cluster),
+        "job-name": job_name(job.run_dir.name, f"gateway.{job.gateway}", folder_mark(job.run_dir)),
+        "nodes": 1,
+        "ntasks": 1,
+        "open-mode": "append",
+        "output": pattern(job.folder / "gateway.job.log"),
+        "requeue": True,
+        "time": cluster.time_min,
+        "mem": _mem(cluster.mem_gib),
+        "cpus-per-task": cluster.cpus_per_task,
+    }
+    told = JobEnv(
+        walltime_s=60 * cluster.time_min if cluster.time_min else None,
+        walltime_margin_s=min(cluster.walltime_margin_s, GATEWAY_SLACK_S) if cluster.time_min else None,
+    )
+    own = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    lines = [
+        "umask 077",
+        *prologue(cluster),
+        *into(job.run_dir),
+        *exports({**own, **settable(job.environment), **SAFE_PATH, **told.to_env()}),
+        *_scratch(cluster.scratch),
+        *([f"set -a; . {quote(cluster.secrets_file)}; set +a"] if cluster.secrets_file else []),
+        f"{quote(job.python)} -P -m rag_hpc.launchers.gatekeeper {quote(job.run_dir)} {quote(job.gateway)}",
         "code=$?",
         '[ "$code" -lt 3 ] || scontrol requeue "$SLURM_JOB_ID"',
         'exit "$code"',

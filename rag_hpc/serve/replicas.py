@@ -4,6 +4,7 @@ RUN/.replicas/NAME/key              32 random bytes in hex: whoever can read it 
 RUN/.replicas/NAME/replicas.json    what was asked for (Replicas)
 RUN/.replicas/NAME/replica-ID.json  how one is (Notice): anew at each change, and every few seconds while it lives
 RUN/.replicas/NAME/jobs.jsonl       the jobs of Slurm that were submitted for it (Job), successors too
+RUN/.replicas/NAME/claim-ID         somebody submits, or submitted, the job of that replica
 RUN/.replicas/NAME/starts.jsonl     how long each waited in the queue and took to its first token
 """
 
@@ -172,6 +173,20 @@ def note_start(place: Place, queue_s: float, start_s: float) -> None:
 def note_job(place: Place, job: Job) -> None:
     """Write down a job before it may start, so that `down` finds it."""
     _append(place, JOBS, dataclasses.asdict(job))
+
+
+def claim(place: Place, name: str) -> bool:
+    """Return whether we are the first to want a job of this name submitted."""
+    try:
+        os.close(os.open(place.folder / f"claim-{name}", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        return False
+    return True
+
+
+def unclaim(place: Place, name: str) -> None:
+    """Let others submit that job."""
+    (place.folder / f"claim-{name}").unlink(missing_ok=True)
 
 
 def jobs_of(place: Place) -> list[Job]:

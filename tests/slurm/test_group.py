@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import signal
 import threading
 import time
@@ -32,26 +31,14 @@ from rag_hpc.slurm import devcluster as dc
 pytestmark = pytest.mark.timeout(300)
 TEXTS = ["Which argument of a deque drops older items?", "sha256 sha256 digest block"]
 DEADLINE_MS = 2000
-SEARCHED = ("lexical", "encode", "retrieve.queries")
 Sh = Callable[..., str]
-
-
-def searched_chain() -> stagerun.Chain:
-    """Return the fixed chain as far as a search needs it."""
-    front = stagerun.front_chain()
-    return front.fork(front.run_dir, stagerun.TO_CHUNK).run(*SEARCHED)
 
 
 @pytest.fixture
 def run(shared_tmp: Path) -> tuple[Ledger, stagerun.Chain]:
     """A run that all nodes see, and what it was made from."""
-    chain = stagerun.chain_or_skip(searched_chain)
-    ledger = servedrun.make_run(chain, shared_tmp)
-    for link in [path for path in ledger.run_dir.iterdir() if path.is_symlink()]:
-        folder = link.resolve()
-        link.unlink()
-        shutil.copytree(folder, link)
-    return ledger, chain
+    chain = stagerun.chain_or_skip(servedrun.searched_chain)
+    return servedrun.make_copied_run(chain, shared_tmp), chain
 
 
 class Load:

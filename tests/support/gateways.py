@@ -37,7 +37,7 @@ def owner(doors: Doors) -> httpx.Client:
 
 def url(doors: Doors) -> str:
     """Return the address of the door that asks for tokens."""
-    return f"http://127.0.0.1:{doors.port}"
+    return f"http://{doors.address}:{doors.port}"
 
 
 def granted(ledger: Ledger, name: str, *, filter: str | None = None, **limits: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import stagerun
@@ -11,6 +12,24 @@ from rag_hpc.core.plan import plan_path, read_plan, write_plan
 from rag_hpc.core.planner import make_plan
 from rag_hpc.serve import ask, page
 from rag_hpc.stages.registry import make_stage
+
+SEARCHED = ("lexical", "encode", "retrieve.queries")
+
+
+def searched_chain() -> stagerun.Chain:
+    """Return the fixed chain as far as a search needs it."""
+    front = stagerun.front_chain()
+    return front.fork(front.run_dir, stagerun.TO_CHUNK).run(*SEARCHED)
+
+
+def make_copied_run(chain: stagerun.Chain, folder: Path) -> Ledger:
+    """Return the ledger of a run below `folder` that holds copies of the chain's folders, which all nodes see."""
+    ledger = make_run(chain, folder)
+    for link in [path for path in ledger.run_dir.iterdir() if path.is_symlink()]:
+        original = link.resolve()
+        link.unlink()
+        shutil.copytree(original, link)
+    return ledger
 
 
 def make_run(chain: stagerun.Chain, folder: Path) -> Ledger:

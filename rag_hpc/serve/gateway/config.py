@@ -34,7 +34,8 @@ class AccountConfig:
 class GatewayConfig:
     """Settings of a gateway, `gateway.KEY=VALUE`."""
 
-    port: int = bounded(-1, -1, 65_535)  # of 127.0.0.1, where a token is asked for; 0 = a free one, -1 = none
+    port: int = bounded(-1, -1, 65_535)  # where a token is asked for; 0 = a free one, -1 = none
+    listen: str = "loopback"  # that port is of 127.0.0.1; or node: of the node's address, for all who reach the node
     deadline_ms: int = bounded(30_000, 100, 600_000)  # of a request that brings none, to its last token
     search_ms: int = bounded(2000, 10, 600_000)  # of that, at the most for the search
     max_stream_s: float = bounded(600.0, 0.1, DAY_S)  # a stream ends then, whatever its deadline and token
@@ -70,3 +71,7 @@ class GatewayConfig:
                     f"gateway.replicas: {replica!r} is neither a bare address such as http://127.0.0.1:8000/v1 nor the "
                     "path of a Unix socket; the key goes into generator.api_key_file"
                 )
+        if self.listen not in ("loopback", "node"):
+            raise ConfigError(f"gateway.listen={self.listen}: loopback or node")
+        if self.listen == "node" and self.port < 0:
+            raise ConfigError("gateway.listen=node: add gateway.port=0 for a free port, or the port that is to listen")

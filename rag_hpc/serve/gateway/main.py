@@ -90,7 +90,7 @@ class Server(uvicorn.Server):
 async def serve(place: GatewayPlace, asked: Asked, scratch: Path) -> None:
     """Answer at all doors until told to stop."""
     config = GatewayConfig(**asked.settings)
-    sockets, doors = listen(config, scratch)
+    sockets, doors = listen(config, scratch, place.address())
     async with service_of(place, asked, config) as service:
         with (place.folder / "requests.jsonl").open("a", encoding="utf-8") as lines:
             app = make_app(service, log=logger(lines), owner=doors.owner)
@@ -112,7 +112,7 @@ async def serve(place: GatewayPlace, asked: Asked, scratch: Path) -> None:
             looking.cancel()
 
 
-def listen(config: GatewayConfig, scratch: Path) -> tuple[list[socket.socket], Doors]:
+def listen(config: GatewayConfig, scratch: Path, address: str) -> tuple[list[socket.socket], Doors]:
     """Return listening sockets, and where they are. Raises ConfigError for a port that is taken."""
     folder, sockets = own_folder(scratch / "doors"), []
     if len(str(folder / "owner")) > LONGEST:
@@ -124,14 +124,15 @@ def listen(config: GatewayConfig, scratch: Path) -> tuple[list[socket.socket], D
     port = -1
     if config.port >= 0:
         try:
-            sockets.append(socket.create_server(("127.0.0.1", config.port)))
+            sockets.append(socket.create_server((address, config.port)))
         except OSError as error:
             raise ConfigError(f"gateway.port={config.port}: {error.strerror}; take another, or 0 for any") from error
         port = sockets[-1].getsockname()[1]
     for sock in sockets:
         sock.listen(1024)
     owner, edge = (str(folder / name) for name in ("owner", "edge"))
-    return sockets, Doors(host=os.uname().nodename, pid=os.getpid(), owner=owner, edge=edge, port=port)
+    host = os.uname().nodename
+    return sockets, Doors(host=host, pid=os.getpid(), owner=owner, edge=edge, port=port, address=address)
 
 
 @contextlib.asynccontextmanager

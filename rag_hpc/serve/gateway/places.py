@@ -21,9 +21,10 @@ from rag_hpc.core.stored import read_object, sealed_json, typed
 from rag_hpc.core.trust import private_files
 from rag_hpc.errors import InputError
 from rag_hpc.serve.gateway.config import GatewayConfig
-from rag_hpc.serve.places import check_own
+from rag_hpc.serve.places import check_own, node_address
 
 FOLDER, ASKED, DOORS, KEEPER, AUTH = ".gateways", "gateway.json", "doors.json", "keeper.json", "auth"
+LOOPBACK = "127.0.0.1"
 FEEDBACK = "feedback"  # folder of the run: verdicts of readers, which stay
 T = TypeVar("T")
 
@@ -36,6 +37,10 @@ class Asked:
     run_dir: str  # a copy of the run's folder does not have the gateway
     name: str
     submission: int  # of the run, whose manifests are read
+    interface: str | None = None  # of the network that other nodes reach it by, where gateway.listen=node
+    job: str = ""  # of Slurm
+    cluster: str = "local"
+    slurm_conf: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)  # of GatewayConfig
     generator: dict[str, Any] = field(default_factory=dict)  # of GeneratorConfig
     cache: dict[str, Any] = field(default_factory=dict)  # of CacheConfig
@@ -43,13 +48,17 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class Doors:
-    """Where a gateway answers, on `host` alone. `owner` asks for no token: who can reach it is the run's owner."""
+    """Where a gateway answers: its sockets on `host` alone, its port to all who reach `address`.
+
+    `owner` asks for no token: who can reach it is the run's owner.
+    """
 
     host: str
     pid: int
     owner: str  # path of a Unix socket
     edge: str  # path of a Unix socket, for a proxy
-    port: int  # of 127.0.0.1, -1 where there is none
+    port: int  # -1 where there is none
+    address: str = LOOPBACK  # that the port is of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +104,12 @@ class GatewayPlace:
         if asked.run_dir != str(self.run_dir):
             raise InputError(f"{self.folder}: a copy of {asked.run_dir}'s gateway; remove it")
         return asked
+
+    def address(self) -> str:
+        """Return the IPv4 address of this node that its port listens on. Raises ConfigError for a node without
+        one, and as `asked` does."""
+        asked = self.asked()
+        return node_address(asked.interface) if asked.settings.get("listen") == "node" else LOOPBACK
 
     def doors(self) -> Doors:
         """Return where it answers. Raises FileNotFoundError, ConfigError for a file that is not ours alone, and

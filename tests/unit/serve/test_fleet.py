@@ -15,6 +15,7 @@ from chatserver import fake_vllm, model_like
 from rag_hpc.cli import main
 from rag_hpc.core.ledger import Ledger, Request
 from rag_hpc.launchers import attendant
+from rag_hpc.launchers import replicas as processes
 from rag_hpc.launchers.attendant import Attendant
 from rag_hpc.serve.places import Place
 from rag_hpc.serve.replicas import (
@@ -44,7 +45,7 @@ def ledger(tmp_path: Path) -> Ledger:
 def place(ledger: Ledger) -> Place:
     found = replicas_place(ledger.run_dir, "1")
     found.create()
-    found.write(REPLICAS, Replicas(num=1, generator={}, settings={"drain_s": 10.0}))
+    found.write(REPLICAS, Replicas(num=5, generator={}, settings={"drain_s": 10.0}))
     return found
 
 
@@ -72,6 +73,15 @@ def test_replicas_come_up_come_again_and_leave_nothing(
         assert (told["state"], told["ready"], told["asked"]) == ("up", 2, 2)
         assert main(["serve", "replicas", f"run={ledger.run_dir}", *asked]) == 2
         assert "are up" in capsys.readouterr().err
+        assert main(["serve", "replicas", f"run={ledger.run_dir}"]) == 2
+        assert "up, 2 of them" in capsys.readouterr().err
+        assert main(["serve", "replicas", f"run={ledger.run_dir}", "workers=3"]) == 0
+        more = {one.name: one for one in Roll(place).live()}
+        assert set(more) == {"0", "1", "2"} and more["1"].pid == first[1].pid
+        assert main(["serve", "replicas", f"run={ledger.run_dir}", "workers=1"]) == 0
+        (left,) = Roll(place).live()
+        assert (left.name, left.pid) == ("0", again["0"].pid)
+        again |= more
     finally:
         assert main(["serve", "down", f"run={ledger.run_dir}"]) == 0
     assert not (ledger.run_dir / ".replicas").exists()
@@ -101,6 +111,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
         return "7"
 
     monkeypatch.setattr(attendant, "submit", submit)
+    monkeypatch.setattr(attendant, "absent", lambda place, **how: [])
     monkeypatch.setattr(attendant.Rank, "tend", lambda self: None)
     monkeypatch.setattr(attendant, "POLL_S", 0.0)
     yield submitted
@@ -126,7 +137,7 @@ class Clock:
 
 
 def test_a_job_hands_over_before_its_walltime(place: Place, quiet: list[tuple[int, int]]) -> None:
-    clock = Clock(place, 0.0, {"3": 1.0, "3-1": 950.0})
+    clock = Clock(place, 800.0, {"3": 1.0, "3-1": 950.0})
     assert Attendant(place, ["3"], 1000.0, in_job=True).keep(clock) == 0
     assert quiet == [(3, 1)] and 950 <= clock.now < 955
     late = Clock(place, 860.0, {"4": 1.0})
@@ -155,3 +166,45 @@ def test_without_a_successor_it_is_put_back_into_the_queue(
     monkeypatch.setattr(attendant, "submit", refused)
     clock = Clock(place, 800.0, {"0": 1.0})
     assert Attendant(place, ["0"], 1000.0, in_job=True).keep(clock) == 3 and not quiet
+
+
+def test_a_job_that_is_no_longer_asked_for_drains_and_has_no_successor(
+    place: Place, quiet: list[tuple[int, int]]
+) -> None:
+    clock = Clock(place, 940.0, {"4": 1.0})
+    place.write(REPLICAS, Replicas(num=4, generator={}, settings={}))
+    assert Attendant(place, ["4"], 1000.0, in_job=True).keep(clock) == 0
+    assert not quiet and clock.now < 943
+
+
+def test_the_first_that_is_ready_submits_a_job_that_was_killed_whole_and_not_for_ever(
+    place: Place, quiet: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    monkeypatch.setattr(attendant, "absent", lambda place, **how: [1])
+    monkeypatch.setattr(attendant, "submit_absent", lambda place, slots: made.extend(slots) or [])
+    first, other = (Attendant(place, [name], None, in_job=True) for name in ("0", "2"))
+    for now in range(0, 200, 31):
+        Clock(place, now, {"0": 0.0, "2": 0.0})()
+        other._mend(now)
+        assert len(made) == min(3, now // 31)
+        first._mend(now)
+    assert made == [1, 1, 1]
+
+
+def test_a_slot_is_submitted_once_however_many_want_it(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[int, int]] = []
+
+    def submit(place: Place, slot: int, generation: int, slurm: object) -> str:
+        if made == [(1, 2)]:
+            raise processes.ClusterError("the site's limit is reached")
+        made.append((slot, generation))
+        return "8"
+
+    monkeypatch.setattr(processes, "submit", submit)
+    note_job(place, Job(id="7", slot=1, generation=1))
+    assert processes.submit_absent(place, [1]) == ["8"] and processes.submit_absent(place, [1]) == []
+    with pytest.raises(processes.ClusterError):
+        processes.submit_absent(place, [0])
+    made.clear()
+    assert processes.submit_absent(place, [0]) == ["8"] and made == [(0, 0)]

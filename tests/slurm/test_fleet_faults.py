@@ -1,0 +1,200 @@
+"""A fleet on a real Slurm: group, replicas and gateway as jobs; parts are killed under load, and no request fails."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import gateways
+import httpx
+import pytest
+import replicaload
+import servedrun
+import stagerun
+from chatserver import fake_vllm, model_like
+
+from rag_hpc.cli import main
+from rag_hpc.core.ledger import Ledger
+from rag_hpc.launchers import gateway
+from rag_hpc.serve.gateway.places import Doors, GatewayPlace
+from rag_hpc.serve.places import Place
+from rag_hpc.serve.replicas import Notice, Roll, places_of, slot_of
+from rag_hpc.slurm import devcluster as dc
+
+pytestmark = pytest.mark.timeout(300)
+SUPPORT = Path(__file__).parents[1] / "support"
+LIMIT_S = 90.0
+SHARDS = "4/4"
+PAGE = "import httpx, sys; t = httpx.HTTPTransport(uds=sys.argv[1]); c = httpx.Client(transport=t); "
+PAGE += "print(c.get('http://localhost/').text)"
+Sh = Callable[..., str]
+
+
+class Questions:
+    """A guest of a gateway, at its port, with a token."""
+
+    def __init__(self, doors: Doors, token: str) -> None:
+        self._doors, self._over, self._thread = doors, threading.Event(), threading.Thread(target=self._ask)
+        self._headers = {"Authorization": f"Bearer {token}"}
+        self.answered, self.failed = 0, list[str]()
+
+    def __enter__(self) -> Questions:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *given: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _ask(self) -> None:
+        with httpx.Client(timeout=30, headers=self._headers) as client:
+            while not self._over.wait(0.3):
+                asked = {"question": "Which argument of a deque drops older items?"}
+                reply = client.post(f"{gateways.url(self._doors)}/v1/query", json=asked)
+                self.answered += 1
+                if reply.status_code != 200 or reply.json()["coverage"] != SHARDS:
+                    self.failed.append(f"{reply.status_code} {reply.text[:200]}")
+
+
+class Watch:
+    """Waits for replicas, and keeps how long that took."""
+
+    def __init__(self, place: Place) -> None:
+        self._place, self._roll = place, Roll(place)
+        self.took_s: dict[str, float] = {}
+
+    def ready(self) -> dict[int, Notice]:
+        """Return the replicas that are ready, by slot."""
+        return {slot_of(one.name)[0]: one for one in self._roll.live() if one.state == "ready"}
+
+    def until(self, what: str, holds: Callable[[dict[int, Notice]], bool]) -> dict[int, Notice]:
+        """Return the replicas once they are as wanted."""
+        begun = time.monotonic()
+        while not holds(found := self.ready()):
+            assert time.monotonic() - begun < LIMIT_S, f"{what}: {found}\n{replicaload.said(self._place)}"
+            time.sleep(0.1)
+        self.took_s[what] = round(time.monotonic() - begun, 1)
+        return found
+
+
+def test_no_request_fails_whatever_of_a_fleet_is_killed(
+    shared_tmp: Path, faulty: dc.DevCluster, sh: Sh, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = servedrun.make_copied_run(stagerun.chain_or_skip(servedrun.searched_chain), shared_tmp)
+    run = f"run={ledger.run_dir}"
+    where = [run, "cluster=devcluster", f"cluster.slurm_conf={faulty.slurm_conf}", "cluster.interface=eth0"]
+    where.append("cluster.cpus_per_task=1")
+    try:
+        assert main(["serve", "up", *where, "workers=2", "serve.deadline_ms=20000"]) == 0
+        assert (
+            main(["serve", "gateway", *where, "gateway.listen=node", "gateway.port=0", "gateway.search_ms=20000"]) == 0
+        )
+        assert main(["serve", "replicas", *where, *engine(shared_tmp), "workers=1", "serve.replica.drain_s=5"]) == 0
+        (place,) = places_of(ledger.run_dir)
+        watch = Watch(place)
+        watch.until("first start", lambda ready: len(ready) == 1)
+        doors = doors_of(ledger)
+        told(ledger, doors, faulty, capsys)
+        token = gateways.token_of(doors, gateways.granted(ledger, "alice"))
+        with replicaload.Load(place) as load, Questions(doors, token) as questions:
+            assert main(["serve", "replicas", run, "workers=2"]) == 0
+            ready = watch.until("one more asked for", lambda ready: len(ready) == 2)
+
+            os.kill(ready[0].pid, signal.SIGKILL)
+            ready = watch.until("replica killed", came_again(ready, 0))
+
+            before = engines(ready[1])
+            for pid in before:
+                os.kill(pid, signal.SIGKILL)
+            ready = watch.until("engine killed", lambda found: len(found) == 2 and bool(engines(found[1]) - before))
+
+            os.kill(parent(ready[0].pid), signal.SIGKILL)
+            ready = watch.until("attendant killed", came_again(ready, 0))
+
+            sh("scontrol", "update", f"NodeName={ready[1].host}", "State=DRAIN", "Reason=test")
+            old = ready[1]
+            os.killpg(os.getpgid(old.pid), signal.SIGKILL)  # with the job's script, so that Slurm sees it fail
+            ready = watch.until("job killed whole, node drained", came_again(ready, 1))
+            assert ready[1].host != old.host and ready[1].job != old.job
+
+            assert main(["serve", "replicas", run, "workers=1"]) == 0
+            watch.until("one less asked for", lambda found: set(found) == {0})
+            time.sleep(1)
+        with capsys.disabled():
+            print(f"\n{len(load.answered)} completions, {questions.answered} questions, seconds: {watch.took_s}")
+        assert not load.failed and len(load.answered) > 100
+        assert not questions.failed and questions.answered > 20
+    finally:
+        assert main(["serve", "down", run]) == 0
+    assert not [name for name in (".serve", ".replicas", ".gateways") if (ledger.run_dir / name).exists()]
+    assert not sh("squeue", "-h").strip()
+
+
+def engine(folder: Path) -> list[str]:
+    """Return what asks for replicas with the fake engine."""
+    program = shutil.copy(SUPPORT / "chatserver.py", folder)
+    python = fake_vllm(folder, program=Path(program), delay_s=0.2, start_s=1)
+    model = model_like(folder / "model")
+    return ["generator=vllm", f"generator.model={model}", f"generator.vllm.python={python}", "serve.replica.canary_s=1"]
+
+
+def doors_of(ledger: Ledger) -> Doors:
+    """Return the doors of the gateway, once it and the group are up."""
+    place, end = GatewayPlace(ledger.run_dir, "1"), time.monotonic() + LIMIT_S
+    while (found := gateway.state_of(place)).get("groups") != SHARDS:
+        assert time.monotonic() < end, f"{found}\n{gateway.said(place)}"
+        time.sleep(0.2)
+    doors: Doors = found["doors"]
+    return doors
+
+
+def told(ledger: Ledger, doors: Doors, cluster: dc.DevCluster, capsys: pytest.CaptureFixture[str]) -> None:
+    """Check who reaches the gateway from where."""
+    assert doors.host in cluster.nodes and re.fullmatch(r"10\.77\.0\.\d", doors.address)
+    assert httpx.post(f"{gateways.url(doors)}/v1/query", json={"question": "deque"}).status_code == 401
+    assert not Path(doors.owner).exists()  # it is of the node
+    capsys.readouterr()
+    assert main(["serve", "tunnel", f"run={ledger.run_dir}"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    matched = re.match(rf"ssh -N -L 8080:(\S+) -J {os.uname().nodename} (\S+) ", line)
+    assert matched is not None
+    page = cluster.run_on(matched[2], [sys.executable, "-c", PAGE, matched[1]])
+    assert "<html" in page.stdout, page.stderr
+
+
+def came_again(before: dict[int, Notice], slot: int) -> Callable[[dict[int, Notice]], bool]:
+    """Return what tells whether all are ready, and that slot's replica is another process."""
+    return lambda ready: len(ready) == len(before) and ready[slot].pid != before[slot].pid
+
+
+def engines(replica: Notice) -> set[int]:
+    """Return the engine's processes, which a guard of the replica started."""
+    found = set[int]().union(*(children(guard) for guard in children(replica.pid)))
+    return {pid for pid in found if b"chatserver" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+
+
+def children(pid: int) -> set[int]:
+    """Return the processes that a process started and that live."""
+    found = set()
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            text = status.read_text()
+        except OSError:
+            continue
+        if f"PPid:\t{pid}\n" in text and "State:\tZ" not in text:
+            found.add(int(status.parent.name))
+    return found
+
+
+def parent(pid: int) -> int:
+    """Return the process that started one."""
+    matched = re.search(r"PPid:\s*(\d+)", Path(f"/proc/{pid}/status").read_text())
+    assert matched is not None
+    return int(matched[1])
