@@ -13,7 +13,9 @@ from rag_hpc.algo.extract import html_names as names
 from rag_hpc.algo.extract.html_page import CHARS, LINK_CHARS, NODE, PARENT, SEM, TAG, Page
 
 _BESIDE = 0.7  # an estimate by which a block of an aside, a navigation, a footer or a hidden part is believed
+FEW_CHARS = 800  # of a short article, which needs its headline
 _GAP = 2  # blocks in a row between two that are kept
+_H1 = names.CODE["h1"]
 _HEADINGS = [names.CODE[f"h{level}"] for level in range(1, 7)]
 _CELLS = [names.CODE[tag] for tag in ("td", "th")]
 _ITEMS = [names.CODE[tag] for tag in ("li", "dt", "dd", "td", "th")]
@@ -25,7 +27,8 @@ def mended(page: Page, p_B: Any, chosen: Any) -> Any:
     """Return the numbers of the blocks to keep, given those over the threshold, in order.
 
     Blocks beside the article have to be surer, unless they are most of what is kept. Items of a list or a table are
-    kept if items before and after them are, and so are one or two paragraphs between two of the same parent.
+    kept if items before and after them are, and so are one or two paragraphs between two of the same parent. A short
+    article keeps the h1 right before it.
     """
     blocks, nodes = page.blocks, page.nodes
     inside_B = nodes[blocks[:, NODE], SEM]
@@ -44,4 +47,7 @@ def mended(page: Page, p_B: Any, chosen: Any) -> Any:
         inner = slice(begin + 1, end)
         may = item_B[inner] if end - begin - 1 > _GAP else text_B[inner]
         kept_B[inner] = plain_B[inner] & may & (around_B[inner] == around_B[begin])
+    at = chosen[0] if len(chosen) else 0
+    if at and tag_B[at - 1] == _H1 and around_B[at - 1] == around_B[at] and blocks[chosen, CHARS].sum() < FEW_CHARS:
+        kept_B[at - 1] = True
     return np.flatnonzero(kept_B)

@@ -8,11 +8,12 @@ from rag_hpc.eval.bench.extract import train
 from rag_hpc.eval.bench.extract.altered import with_altered
 from rag_hpc.eval.bench.extract.data import Sample
 
-_LINES = [f"paragraph number {k} has quite some words, and each of them is told from the rest by {k}" for k in range(12)]
+_LINES = [
+    f"paragraph number {k} has quite some words, and each of them is told from the rest by {k}" for k in range(12)
+]
 _BODY = (
-    "<nav class='menu tags share related byline footer'><a href=/>Home page</a></nav><div class='content sidebar ad note'>"
-    + "".join(f"<p>{line}</p>" for line in _LINES)
-    + "</div>"
+    "<nav class='menu tags share related byline footer'><a href=/>Home page</a></nav>"
+    "<div class='content sidebar ad note'>" + "".join(f"<p>{line}</p>" for line in _LINES) + "</div>"
 )
 
 

@@ -81,3 +81,10 @@ def test_what_stands_beside_has_to_be_surer_unless_it_is_most() -> None:
     body = f"<p>{LINE}</p><aside><p>{LINE[:60]}</p><p>{LINE[:50]}</p></aside>"
     assert kept(body, [0.6, 0.6, 0.8], [0, 1, 2]) == [0, 2]
     assert kept(f"<aside>{body}</aside>", [0.6, 0.6, 0.6], [0, 1, 2]) == [0, 1, 2]
+
+
+def test_a_short_article_keeps_the_h1_right_before_it() -> None:
+    body = "<h1>one</h1><p>two {}</p>"
+    assert kept(body.format(""), [0.1, 0.9], [1]) == [0, 1]
+    assert kept(body.format(LINE * 10), [0.1, 0.9], [1]) == [1]
+    assert kept(f"<div><h1>one</h1></div><p>{LINE}</p>", [0.1, 0.9], [1]) == [1]
