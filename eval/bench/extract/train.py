@@ -4,7 +4,7 @@ Learned from the Scrapinghub and the readability pages and some of IPython's doc
 of its words in the longest common subsequence of the page's words and the gold ones; its weight grows with its part of
 the gold text. Five folds by site: the second round learns from estimates that the first one made for unseen sites, and
 `cross_validated` repeats that for each fold left out. LightGBM grows the trees (Ke et al. 2017); the weights that are
-shipped are from those pages and what altered.py makes of them.
+shipped are the mean of trees grown from those pages alone, and from those and what altered.py makes of them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rag_hpc.algo.extract.trees import Trees, probability
 from rag_hpc.algo.jit import jit_inlined
 from rag_hpc.eval.bench.extract.altered import Labelled, block_weights, with_altered
 from rag_hpc.eval.bench.extract.data import Sample, tokenize
-from rag_hpc.eval.bench.extract.trees import fit
+from rag_hpc.eval.bench.extract.trees import averaged, fit
 
 NUM_FOLDS = 5
 Rounds = tuple[Trees, Trees]
@@ -51,16 +51,27 @@ def labelled(sample: Sample) -> Labelled:
 
 
 def learn(pages: Sequence[Labelled]) -> Rounds:
-    """Return the trees of both rounds, of the pages and what is made of them."""
-    pages = with_altered(pages)
+    """Return the trees of both rounds: the mean of those of the pages, and of the pages with what is made of them."""
+    return _mean(_learned(pages), _learned(with_altered(pages)))
+
+
+def cross_validated(pages: Sequence[Labelled]) -> list[Rounds]:
+    """Return for each fold the trees learned without its pages."""
+    both = zip(_cross_validated(pages), _cross_validated(with_altered(pages)), strict=True)
+    return [_mean(plain, altered) for plain, altered in both]
+
+
+def _mean(a: Rounds, b: Rounds) -> Rounds:
+    return averaged(a[0], b[0]), averaged(a[1], b[1])
+
+
+def _learned(pages: Sequence[Labelled]) -> Rounds:
     folds = sorted({page.fold for page in pages})
     unseen = {fold: _fit_first([page for page in pages if page.fold != fold]) for fold in folds}
     return _fit_first(pages), _fit_second(pages, unseen)
 
 
-def cross_validated(pages: Sequence[Labelled]) -> list[Rounds]:
-    """Return for each fold the trees learned without its pages."""
-    pages = with_altered(pages)
+def _cross_validated(pages: Sequence[Labelled]) -> list[Rounds]:
     pairs = {
         (a, b): _fit_first([page for page in pages if page.fold not in (a, b)])
         for a in range(NUM_FOLDS)

@@ -44,7 +44,7 @@ from rag_hpc.algo.extract.trees import Trees, probability
 from rag_hpc.algo.extract.weights import FIRST, SECOND
 from rag_hpc.algo.text.edits import Heading
 
-_THRESHOLD = 0.4
+_THRESHOLD = 0.25
 _MAX_CELL = 300  # characters up to which cells of a row share a line; layout tables hold more
 _MIN_SHARE = 0.05  # of a page's text; estimates that keep less are no ground to throw the rest away
 _SURE, _SURE_CHARS = 0.8, 250  # an estimate, and characters of prose with it, by which a short article is believed
@@ -117,6 +117,8 @@ def _chosen(page: Page, p_B: Any) -> Any:
         says_little = total < FEW_CHARS or p_B.max() < _HINT or chars_B[likely_B].sum() < _MIN_SHARE * total
         plain_B = ((inside_B & APART) == 0) & (2 * page.blocks[:, LINK_CHARS] <= chars_B)
         chosen_B = plain_B if says_little else likely_B
+    else:
+        return mended(page, p_B, np.flatnonzero(chosen_B))
     return np.flatnonzero(chosen_B) if chosen_B.any() else np.arange(len(chars_B))
 
 
