@@ -3,8 +3,8 @@
 Learned from the Scrapinghub and the readability pages and some of IPython's documentation. A block's label is the share
 of its words in the longest common subsequence of the page's words and the gold ones; its weight grows with its part of
 the gold text. Five folds by site: the second round learns from estimates that the first one made for unseen sites, and
-`cross_validated` repeats that for each fold left out. LightGBM grows the trees (Ke et al. 2017); the weights that are
-shipped are the mean of trees grown from those pages alone, and from those and what altered.py makes of them.
+`cross_validated` repeats that for each fold left out. LightGBM grows the trees (Ke et al. 2017). The second
+round is the mean of trees of those pages and of trees of those and what altered.py makes of them.
 """
 
 from __future__ import annotations
@@ -51,18 +51,18 @@ def labelled(sample: Sample) -> Labelled:
 
 
 def learn(pages: Sequence[Labelled]) -> Rounds:
-    """Return the trees of both rounds: the mean of those of the pages, and of the pages with what is made of them."""
-    return _mean(_learned(pages), _learned(with_altered(pages)))
+    """Return the trees of both rounds; the second is the mean with those of the pages and what is made of them."""
+    return _joined(_learned(pages), _learned(with_altered(pages)))
 
 
 def cross_validated(pages: Sequence[Labelled]) -> list[Rounds]:
     """Return for each fold the trees learned without its pages."""
     both = zip(_cross_validated(pages), _cross_validated(with_altered(pages)), strict=True)
-    return [_mean(plain, altered) for plain, altered in both]
+    return [_joined(plain, altered) for plain, altered in both]
 
 
-def _mean(a: Rounds, b: Rounds) -> Rounds:
-    return averaged(a[0], b[0]), averaged(a[1], b[1])
+def _joined(plain: Rounds, altered: Rounds) -> Rounds:
+    return plain[0], averaged(plain[1], altered[1])
 
 
 def _learned(pages: Sequence[Labelled]) -> Rounds:

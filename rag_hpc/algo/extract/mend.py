@@ -16,9 +16,9 @@ _BESIDE = 0.7  # an estimate by which a block of an aside, a navigation, a foote
 FEW_CHARS = 800  # of a short article, which needs its headline
 _GAP = 2  # blocks in a row between two that are kept
 _H1 = names.CODE["h1"]
-_HEADINGS = [names.CODE[f"h{level}"] for level in range(1, 7)]
-_CELLS = [names.CODE[tag] for tag in ("td", "th")]
-_ITEMS = [names.CODE[tag] for tag in ("li", "dt", "dd", "td", "th")]
+_TAGS = np.array(names.TAGS)
+_IS_TEXT = ~np.isin(_TAGS, [f"h{level}" for level in range(1, 7)])  # by tag code
+_IS_CELL, _IS_ITEM = np.isin(_TAGS, ["td", "th"]), np.isin(_TAGS, ["li", "dt", "dd", "td", "th"])
 APART = sum(1 << names.SEMANTIC.index(name) for name in ("nav", "footer", "aside", "hidden"))
 _CLOSED = APART | 1 << names.SEMANTIC.index("form")
 
@@ -36,9 +36,9 @@ def mended(page: Page, p_B: Any, chosen: Any) -> Any:
     if 2 * blocks[sure, CHARS].sum() > blocks[chosen, CHARS].sum():
         chosen = sure
     tag_B, around_B = nodes[blocks[:, NODE], TAG], nodes[blocks[:, NODE], PARENT]
-    around_B = np.where(np.isin(tag_B, _CELLS), nodes[around_B, PARENT], around_B)
+    around_B = np.where(_IS_CELL[tag_B], nodes[around_B, PARENT], around_B)
     plain_B = (3 * blocks[:, LINK_CHARS] <= blocks[:, CHARS]) & ((inside_B & _CLOSED) == 0)
-    item_B, text_B = np.isin(tag_B, _ITEMS), ~np.isin(tag_B, _HEADINGS)
+    item_B, text_B = _IS_ITEM[tag_B], _IS_TEXT[tag_B]
     kept_B = np.zeros(len(p_B), bool)
     kept_B[chosen] = True
     begins, ends = chosen[:-1], chosen[1:]
