@@ -3,8 +3,8 @@
 Learned from the Scrapinghub and the readability pages and some of IPython's documentation. A block's label is the share
 of its words in the longest common subsequence of the page's words and the gold ones; its weight grows with its part of
 the gold text. Five folds by site: the second round learns from estimates that the first one made for unseen sites, and
-`cross_validated` repeats that for each fold left out. LightGBM grows the trees (Ke et al. 2017); the weights that are
-shipped were grown by this package's own boosting before, which scores the same (results/DECISIONS.md).
+`cross_validated` repeats that for each fold left out. LightGBM grows the trees (Ke et al. 2017). The second
+round is the mean of trees of those pages and of trees of those and what altered.py makes of them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import base64
 import html
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,25 +21,15 @@ from rag_hpc.algo.extract.context import context_features
 from rag_hpc.algo.extract.decode import decode
 from rag_hpc.algo.extract.density import scan_page
 from rag_hpc.algo.extract.features import block_features
-from rag_hpc.algo.extract.html_page import END, START, Page
+from rag_hpc.algo.extract.html_page import END, START
 from rag_hpc.algo.extract.trees import Trees, probability
 from rag_hpc.algo.jit import jit_inlined
+from rag_hpc.eval.bench.extract.altered import Labelled, block_weights, with_altered
 from rag_hpc.eval.bench.extract.data import Sample, tokenize
-from rag_hpc.eval.bench.extract.trees import fit
+from rag_hpc.eval.bench.extract.trees import averaged, fit
 
 NUM_FOLDS = 5
 Rounds = tuple[Trees, Trees]
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """A scanned page with the features, labels and weights of its blocks."""
-
-    fold: int
-    page: Page
-    x_BF: Any
-    y_B: Any
-    weight_B: Any
 
 
 def labelled(sample: Sample) -> Labelled:
@@ -56,20 +45,33 @@ def labelled(sample: Sample) -> Labelled:
     hits = np.concatenate([[0], np.cumsum(_in_common(all_W, gold_G))])
     ends_B = np.cumsum(lengths_B)
     share_B = (hits[ends_B] - hits[ends_B - lengths_B]) / np.maximum(lengths_B, 1)
-    weight_B = 50 * np.minimum(lengths_B, 400) / max(len(gold), 100) + 0.05
+    weight_B = block_weights(lengths_B, len(gold))
     fold = zlib.crc32(sample.site.encode()) % NUM_FOLDS
     return Labelled(fold, page, block_features(page), (share_B > 0.5).astype(np.float64), weight_B)
 
 
 def learn(pages: Sequence[Labelled]) -> Rounds:
-    """Return the trees of both rounds."""
+    """Return the trees of both rounds; the second is the mean with those of the pages and what is made of them."""
+    return _joined(_learned(pages), _learned(with_altered(pages)))
+
+
+def cross_validated(pages: Sequence[Labelled]) -> list[Rounds]:
+    """Return for each fold the trees learned without its pages."""
+    both = zip(_cross_validated(pages), _cross_validated(with_altered(pages)), strict=True)
+    return [_joined(plain, altered) for plain, altered in both]
+
+
+def _joined(plain: Rounds, altered: Rounds) -> Rounds:
+    return plain[0], averaged(plain[1], altered[1])
+
+
+def _learned(pages: Sequence[Labelled]) -> Rounds:
     folds = sorted({page.fold for page in pages})
     unseen = {fold: _fit_first([page for page in pages if page.fold != fold]) for fold in folds}
     return _fit_first(pages), _fit_second(pages, unseen)
 
 
-def cross_validated(pages: Sequence[Labelled]) -> list[Rounds]:
-    """Return for each fold the trees learned without its pages."""
+def _cross_validated(pages: Sequence[Labelled]) -> list[Rounds]:
     pairs = {
         (a, b): _fit_first([page for page in pages if page.fold not in (a, b)])
         for a in range(NUM_FOLDS)

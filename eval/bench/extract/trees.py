@@ -57,3 +57,16 @@ def fit(x_NF: F32, y_N: Array, weight_N: Array) -> Trees:
         np.array(roots, np.uint16),
         0.0,
     )
+
+
+def averaged(a: Trees, b: Trees) -> Trees:
+    """Return trees whose log odds are the mean of both."""
+    num = np.uint16(len(a.value))
+    return Trees(
+        np.concatenate([a.feature, b.feature]),
+        np.concatenate([a.threshold, b.threshold]),
+        np.concatenate([a.left, b.left + num]),
+        np.concatenate([a.value, b.value]) / np.float32(2),
+        np.concatenate([a.roots, b.roots + num]),
+        (a.bias + b.bias) / 2,
+    )

@@ -39,20 +39,19 @@ from rag_hpc.algo.extract.html_page import (
     Tables,
 )
 from rag_hpc.algo.extract.html_scan import scan, tables
+from rag_hpc.algo.extract.mend import APART, FEW_CHARS, mended
 from rag_hpc.algo.extract.trees import Trees, probability
 from rag_hpc.algo.extract.weights import FIRST, SECOND
 from rag_hpc.algo.text.edits import Heading
 
-_THRESHOLD = 0.4
+_THRESHOLD = 0.25
 _MAX_CELL = 300  # characters up to which cells of a row share a line; layout tables hold more
-_FEW_CHARS = 800  # a page of which less is kept has its landmark looked at
 _MIN_SHARE = 0.05  # of a page's text; estimates that keep less are no ground to throw the rest away
 _SURE, _SURE_CHARS = 0.8, 250  # an estimate, and characters of prose with it, by which a short article is believed
 _HINT = 0.2  # an estimate that tells a block from others, where none is over the threshold
 _LEVELS = {names.CODE[f"h{level}"]: level for level in range(1, 7)}
 _DD = names.CODE["dd"]
 _MAIN = 1 << names.SEMANTIC.index("main")
-_APART = sum(1 << names.SEMANTIC.index(name) for name in ("nav", "footer", "aside", "hidden"))
 
 
 def scan_page(source: bytes, url: str) -> Page:
@@ -106,18 +105,20 @@ def _chosen(page: Page, p_B: Any) -> Any:
     chars_B, inside_B = page.blocks[:, CHARS], page.nodes[page.blocks[:, NODE], SEM]
     chosen_B = p_B > _THRESHOLD
     num_chars, total = chars_B[chosen_B].sum(), chars_B.sum()
-    main_B = (inside_B & (_MAIN | _APART)) == _MAIN
-    if num_chars >= _FEW_CHARS and num_chars >= _MIN_SHARE * total:
-        return np.flatnonzero(chosen_B)
+    main_B = (inside_B & (_MAIN | APART)) == _MAIN
+    if num_chars >= FEW_CHARS and num_chars >= _MIN_SHARE * total:
+        return mended(page, p_B, np.flatnonzero(chosen_B))
     if chars_B[(p_B > _SURE) & _prose(page)].sum() >= _SURE_CHARS:
-        return np.flatnonzero(chosen_B)
-    if num_chars < _FEW_CHARS and 2 * chars_B[chosen_B & main_B].sum() < chars_B[main_B].sum():
+        return mended(page, p_B, np.flatnonzero(chosen_B))
+    if num_chars < FEW_CHARS and 2 * chars_B[chosen_B & main_B].sum() < chars_B[main_B].sum():
         chosen_B |= main_B
     elif num_chars < _MIN_SHARE * total:
         likely_B = p_B > p_B.max() / 2
-        says_little = total < _FEW_CHARS or p_B.max() < _HINT or chars_B[likely_B].sum() < _MIN_SHARE * total
-        plain_B = ((inside_B & _APART) == 0) & (2 * page.blocks[:, LINK_CHARS] <= chars_B)
+        says_little = total < FEW_CHARS or p_B.max() < _HINT or chars_B[likely_B].sum() < _MIN_SHARE * total
+        plain_B = ((inside_B & APART) == 0) & (2 * page.blocks[:, LINK_CHARS] <= chars_B)
         chosen_B = plain_B if says_little else likely_B
+    else:
+        return mended(page, p_B, np.flatnonzero(chosen_B))
     return np.flatnonzero(chosen_B) if chosen_B.any() else np.arange(len(chars_B))
 
 

@@ -102,6 +102,7 @@ _AT_PLACE = _AT_TREE + len(_TREE)
 _AT_ALIKE = _AT_PLACE + len(_PLACE)
 _AT_NEAR = _AT_ALIKE + len(_ALIKE)
 _NUM_FEATURES = len(NAMES)
+GROUP_COLUMNS = np.arange(_AT_GROUPS, _AT_CUES).reshape(3, _NUM_GROUPS)  # inherited, branch, own
 _FAR = 1000.0
 _FNV0, _FNV = np.uint64(names.FNV_START), np.uint64(names.FNV_PRIME)
 
