@@ -66,7 +66,7 @@ def averaged(a: Trees, b: Trees) -> Trees:
         np.concatenate([a.feature, b.feature]),
         np.concatenate([a.threshold, b.threshold]),
         np.concatenate([a.left, b.left + num]),
-        np.concatenate([a.value, b.value]) / np.float32(2),
+        (np.concatenate([a.value, b.value]) / 2).astype(np.float32),
         np.concatenate([a.roots, b.roots + num]),
         (a.bias + b.bias) / 2,
     )
