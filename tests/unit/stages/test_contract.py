@@ -57,7 +57,7 @@ WRONG = [  # stage, settings, what the message must say
     ("retrieve.queries", {"num_known_items": 0}, "at least 1; try 100"),
     ("retrieve.search", {"k": 101}, "between 1 and depth=100"),
     ("retrieve.search", {"b": 1.1}, "0 <= b <= 1"),
-    ("retrieve.search", {"num_probes": -1}, "num_probes >= 0"),
+    ("retrieve.search", {"num_probes": -1}, "num_probes, shortlist and ef_search >= 0"),
     ("retrieve.search", {"method": "splade"}, "fused"),
     ("retrieve.search", {"dense_weight": 1.5}, "between 0 and 1; try null"),
     ("retrieve.search", {"exact": "often"}, "sample"),
