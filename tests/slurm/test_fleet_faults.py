@@ -113,7 +113,8 @@ def test_no_request_fails_whatever_of_a_fleet_is_killed(
             before = engines(ready[1])
             for pid in before:
                 os.kill(pid, signal.SIGKILL)
-            ready = watch.until("engine killed", lambda found: len(found) == 2 and bool(engines(found[1]) - before))
+            watch.until("engine started again", lambda found: bool(engines(ready[1]) - before))
+            ready = watch.until("engine ready again", lambda found: len(found) == 2)
 
             os.kill(parent(ready[0].pid), signal.SIGKILL)
             ready = watch.until("attendant killed", came_again(ready, 0))

@@ -53,7 +53,8 @@ def test_walltimes_pass_under_load_and_no_request_fails(shared_tmp: Path, slurm_
                         twice_s[one.name] = time.time() - one.begun_unix
                 time.sleep(0.2)
             time.sleep(1)
-        assert not load.failed and len(set(load.answered)) >= 4 and len(load.answered) > 50
+        # guests ask the first that is ready: slot 0's, and then its successor
+        assert not load.failed and len(set(load.answered)) >= 2 and len(load.answered) > 50
         later = {one.name: one for one in roll.live()}
         assert set(later) == {"0-1", "1-1"} and not {one.job for one in later.values()} & {
             one.job for one in first.values()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import lru_cache
 from pathlib import Path
 
 import stagerun
@@ -16,8 +17,9 @@ from rag_hpc.stages.registry import make_stage
 SEARCHED = ("lexical", "encode", "retrieve.queries")
 
 
+@lru_cache(maxsize=1)
 def searched_chain() -> stagerun.Chain:
-    """Return the fixed chain as far as a search needs it."""
+    """Return the fixed chain as far as a search needs it, made once a process."""
     front = stagerun.front_chain()
     return front.fork(front.run_dir, stagerun.TO_CHUNK).run(*SEARCHED)
 
