@@ -25,13 +25,14 @@ APT := slurmctld slurmd slurm-client slurmdbd munge mariadb-server iproute2 open
 # what the README asks of a machine beforehand
 BARE := python3 python3-venv make git ca-certificates
 
-.PHONY: sizes demo test test-vllm test-ragas lint unit slurm-packages check-packages devcluster-check clean-demo help
+.PHONY: sizes demo test test-vllm test-fleet test-ragas lint unit slurm-packages check-packages devcluster-check clean-demo help
 
 help:
 	@echo "make demo   install what the demo needs and run the pipeline, baseline and distributed"
 	@echo "make test   install what the tests need and run the whole suite"
 	@echo "make test-vllm VLLM_PYTHON=PYTHON   the generator job with a real vLLM"
 	@echo "make test-ragas   the judge with RAGAS"
+	@echo "make test-fleet   replicas and gateways on a real Slurm, killed under load"
 	@echo "make lint   ruff and mypy"
 	@echo "make devcluster-check   a Slurm of four nodes on this machine: does it work, and go without a trace?"
 
@@ -115,6 +116,10 @@ test-vllm: $(VENV)/.test
 test-ragas: $(VENV)/.test
 	@$(DOTS) $(PIP) install --quiet --no-cache-dir -c constraints.txt -e '.[eval]'
 	$(BIN)/python -m pytest tests/unit/stages/test_judge.py tests/unit/algo/answer/test_strings.py
+
+# A fleet on a real Slurm, parts of which are killed under load, and walltimes that pass; it wants the machine to itself.
+test-fleet: slurm-packages $(VENV)/.test
+	RAG_HPC_SOAK=1 $(BIN)/python -m pytest -s tests/slurm/test_replicas.py tests/slurm/test_fleet_faults.py
 
 # mypy sees the folders under the one name that they are imported by.
 lint: $(VENV)/.test
