@@ -110,7 +110,7 @@ def plain_text(wikitext: str, files: Iterable[str] = (), categories: Iterable[st
     text = unescape(page.read(source))
     lines = [_line(_plain(line).strip()) for line in page.with_listings(_SWITCH.sub("", text).split("\n"))]
     text = _BLANKS.sub("\n\n", "\n".join(_without_empty_sections(lines))).strip()
-    return WikiText(_SLOT.sub(lambda slot: page.slots[int(slot[1])], text), list(dict.fromkeys(page.found)))
+    return WikiText(page.filled(text), list(dict.fromkeys(page.found)))
 
 
 def markdown_headings(text: str) -> str:
@@ -171,10 +171,14 @@ class _Page:
                 block.append(_plain(line[1:]).rstrip())
                 continue
             if block:
-                self.slots.append("```\n" + "\n".join(block).rstrip() + "\n```")
+                self.slots.append("```\n" + self.filled("\n".join(block).rstrip()) + "\n```")
                 yield f"\x00{len(self.slots) - 1}\x00"
                 block = []
             yield line
+
+    def filled(self, text: str) -> str:
+        """Return the text with what its slots stand for."""
+        return _SLOT.sub(lambda slot: self.slots[int(slot[1])], text)
 
     def _take(self, token: str, source: str, at: int) -> int:
         """Handle one token that ends at `at`; return where to go on."""

@@ -27,6 +27,8 @@ from rag_hpc.sources.wiki.wikitext import markdown_headings, plain_text
         ("<nowiki>[[a]] '''</nowiki> &amp;lt; &eacute;x<br/>y H<sub>2</sub>O __NOTOC__", "[[a]] ''' &lt; éx\ny H2O"),
         ("* a\n** b\n# c\n: d\n;e\n----\n* ", "- a\n  - b\n- c\nd\ne"),
         ("see <code>x = [1]</code> and <math>\\frac{{a}}{b}</math>", "see x = [1] and \\frac{{a}}{b}"),
+        ("a\n x <nowiki>''y''</nowiki>\n\nb", "a\n```\nx ''y''\n```\n\nb"),  # kept text in a listing
+        ("a\n <pre></pre>", "a\n```\n``\n```"),  # found by fuzzing
         ("{{open [[also [http://x this", "{{open [[also [http://x this"),
         ("}} ]] |} </ref> | ]", "}} ]] |}  | ]"),
         ("[[a\nb]]", "[[a\nb]]"),
