@@ -15,7 +15,7 @@ _NAMES = ["p", *(f"p_{k:+d}" for k in (-3, -2, -1, 1, 2, 3)), "window", "window_
 _NAMES += [f"share_{level}" for level in range(NUM_LEVELS)] + [f"mass_{level}" for level in range(NUM_LEVELS)]
 _NAMES += ["mass_before", "page_mass", "up", "down", "in_best", "alike", "since", "till", "page_max"]
 NAMES = [f"guess_{name}" for name in _NAMES]
-_NUM_FEATURES = len(NAMES)
+NUM_FEATURES = len(NAMES)
 _AT_WINDOW = 1 + 2 * _REACH
 _AT_SHARE = _AT_WINDOW + 3
 _AT_PLACE = _AT_SHARE + 2 * NUM_LEVELS
@@ -29,7 +29,7 @@ def context_features(page: Page, p_B: Any) -> Any:
 @jit_inlined
 def _features(nodes_N: Any, blocks_B: Any, p_B: Any) -> Any:
     num = blocks_B.shape[0]
-    z_BF = np.zeros((num, _NUM_FEATURES), np.float32)
+    z_BF = np.zeros((num, NUM_FEATURES), np.float32)
     chars_B = np.minimum(blocks_B[:, CHARS], _MAX_CHARS).astype(np.float64)
     sums_N2 = _sums(nodes_N, blocks_B, chars_B, p_B)
     best, total = 0, max(sums_N2[0, 1], 1e-3)

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from rag_hpc.algo.extract import html_names as names
+from rag_hpc.algo.extract.context import NUM_FEATURES as NUM_CONTEXT_FEATURES
 from rag_hpc.algo.extract.context import context_features
 from rag_hpc.algo.extract.decode import ExtractError, clean_text
 from rag_hpc.algo.extract.entities import unescape
-from rag_hpc.algo.extract.features import block_features, is_prose
+from rag_hpc.algo.extract.features import NUM_FEATURES, block_features, is_prose
 from rag_hpc.algo.extract.html_page import (
     CELL,
     CHARS,
@@ -84,9 +85,11 @@ def block_headings(page: Page) -> list[tuple[int, str]]:
 
 def estimates(page: Page, first: Trees, second: Trees) -> Any:
     """Return for each block the probability that it is main text."""
-    x_BF = block_features(page)
-    first_B = probability(first, x_BF)
-    return probability(second, np.hstack([x_BF, context_features(page, first_B)]))
+    x_FB = np.empty((NUM_FEATURES + NUM_CONTEXT_FEATURES, len(page.blocks)), np.float32)
+    x_FB[:NUM_FEATURES] = block_features(page).T
+    first_B = probability(first, x_FB[:NUM_FEATURES].T)
+    x_FB[NUM_FEATURES:] = context_features(page, first_B).T
+    return probability(second, x_FB.T)
 
 
 @cache

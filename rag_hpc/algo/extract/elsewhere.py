@@ -16,16 +16,15 @@ _TAG = re.compile(r"</?(?:p|div|br|h[1-6]|li|ul|ol|blockquote)\b[^<>]*+>", re.IG
 _ANY_TAG = re.compile(r"</?[a-zA-Z][^<>]*+>")
 
 
-def noscript_chars(source: bytes) -> int:
-    """Return about how many characters of text the longest noscript element of a page holds."""
-    if not any(spelling in source for spelling in (b"noscript", b"NOSCRIPT", b"NoScript")):
-        return 0
+def noscript_chars(source: bytes, least: int) -> int:
+    """Return about how many characters of text the longest noscript element holds, of those of over `least` bytes."""
     lower, num_chars, at = source.lower(), 0, 0
     while (begin := lower.find(b"<noscript", at)) >= 0:
         at = lower.find(b"</noscript", begin)
         if at < 0:
             break
-        num_chars = max(num_chars, len(_MARKUP.sub(b"", source[begin:at])))
+        if at - begin > least:
+            num_chars = max(num_chars, len(_MARKUP.sub(b"", source[begin:at])))
     return num_chars
 
 
@@ -39,6 +38,8 @@ def article_body(source: bytes, begin: int, end: int) -> str:
 
     Source: https://schema.org/articleBody.
     """
+    if source.find(b'"articleBody"', begin, end) < 0:
+        return ""
     longest = max((found[1] for found in _ARTICLE_BODY.finditer(source, begin, end)), key=len, default=b"")
     try:
         text = str(json.loads(b'"' + longest + b'"', strict=False))

@@ -77,13 +77,15 @@ def _looks_html(text: str) -> bool:
 
 def _from_html(raw: str, source: bytes, url: str, extractor: Extractor) -> Extracted:
     from rag_hpc.algo.extract.density import block_headings, main_text, scan_page
+    from rag_hpc.algo.extract.html_page import NOSCRIPT
     from rag_hpc.algo.extract.meta import page_meta
 
     page = scan_page(source, url)
     meta = page_meta(source, page.noted(), url)
     if extractor is Extractor.density:
         text, headings = main_text(page)
-        if noscript_chars(source) > max(MIN_CHARS, TIMES_VISIBLE * len(text)):
+        least = max(MIN_CHARS, TIMES_VISIBLE * len(text))
+        if page.state[NOSCRIPT] > least and noscript_chars(source, least) > least:
             text, headings = max((text, headings), main_text(scan_page(noscript_shown(source), url)), key=_length)
         article = clean_text(meta.article)
         if len(article) > max(MIN_CHARS, TIMES_VISIBLE * len(text)):

@@ -101,7 +101,7 @@ _AT_TREE = _AT_TEXT + len(_TEXT)
 _AT_PLACE = _AT_TREE + len(_TREE)
 _AT_ALIKE = _AT_PLACE + len(_PLACE)
 _AT_NEAR = _AT_ALIKE + len(_ALIKE)
-_NUM_FEATURES = len(NAMES)
+NUM_FEATURES = len(NAMES)
 GROUP_COLUMNS = np.arange(_AT_GROUPS, _AT_CUES).reshape(3, _NUM_GROUPS)  # inherited, branch, own
 _FAR = 1000.0
 _FNV0, _FNV = np.uint64(names.FNV_START), np.uint64(names.FNV_PRIME)
@@ -114,7 +114,7 @@ def block_features(page: Page) -> Any:
 
 @jit_inlined
 def _features(out: Any, nodes_N: Any, blocks_B: Any) -> Any:
-    x_BF = np.zeros((blocks_B.shape[0], _NUM_FEATURES), np.float32)
+    x_BF = np.zeros((blocks_B.shape[0], NUM_FEATURES), np.float32)
     sums_N4 = _sums(nodes_N, blocks_B)
     chain_N = chain(nodes_N, _best_container(nodes_N, blocks_B, sums_N4))
     half, most = _majority(sums_N4, 0.5), _majority(sums_N4, 0.8)

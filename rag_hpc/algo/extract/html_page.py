@@ -16,10 +16,11 @@ MAX_NODES, MAX_BLOCKS = 300_000, 100_000  # a thousand times what a page has; fe
 MAX_MARKS = 256  # tags with metadata that are noted
 TOO_DEEP, TOO_MANY = 1, 2
 
-# The scanner's state: registers of the open block, then of the tree, then what the last tag's attributes said.
+# The scanner's state: registers of the open block, then of the tree, then what the last tag's attributes said; at last
+# the bytes of the longest noscript element.
 CH, LCH, WD, PU, LK, FST, BEGIN, OUT, SPACE, SOFT = range(10)
 IN_LINK, LINK_DEPTH, DEPTH, NUM_NODES, NUM_BLOCKS, NUM_MARKS, SKIPPED, PRES, ERROR = range(10, 19)
-A_MASK, A_SEM, A_HREF, A_CLOSED, A_CLASS, A_SHOWN, IN_READING, STATE_SIZE = range(19, 27)
+A_MASK, A_SEM, A_HREF, A_CLOSED, A_CLASS, A_SHOWN, IN_READING, NOSCRIPT, STATE_SIZE = range(19, 28)
 
 
 class Tables(NamedTuple):

@@ -50,6 +50,7 @@ from rag_hpc.algo.extract.html_page import (
     MAX_DEPTH,
     MAX_MARKS,
     MAX_NODES,
+    NOSCRIPT,
     NUM_BLOCK_COLUMNS,
     NUM_BLOCKS,
     NUM_MARKS,
@@ -76,7 +77,7 @@ _TAG = names.CODE
 _P, _LI, _UL, _OL, _TR, _TD, _TH, _TABLE, _PRE, _LISTING, _A, _BR, _SCRIPT = (
     _TAG[name] for name in ("p", "li", "ul", "ol", "tr", "td", "th", "table", "pre", "listing", "a", "br", "script")
 )
-_TEMPLATE, _SHADOW_ROOT = _TAG["template"], _TAG["shadowroot"]
+_TEMPLATE, _SHADOW_ROOT, _NOSCRIPT = _TAG["template"], _TAG["shadowroot"], _TAG["noscript"]
 _BLOCK, _RAW, _SKIP, _CLOSES_P, _SCOPE = names.BLOCK, names.RAW, names.SKIP, names.CLOSES_P, names.SCOPE
 _PART, _HEADING, _BREAK, _LINK, _MARK = names.TABLE_PART, names.HEADING, names.BREAK, names.LINK, names.MARK
 _GAP, _READING, _BASE = names.GAP, names.READING, names.BASE
@@ -89,6 +90,7 @@ _H_CLASS, _H_ID, _H_ROLE, _H_ITEMPROP, _H_HREF, _H_HIDDEN, _H_STYLE, _H_ARIA = (
     for name in ("class", "id", "role", "itemprop", "href", "hidden", "style", "aria-hidden")
 )
 _H_SHADOW, _H_SHADOW_OLD = (np.uint64(names.name_hash(name)) for name in ("shadowrootmode", "shadowroot"))
+_LESS = 60  # <
 _MAX_STYLE = 1000  # bytes of a style that are read
 
 
@@ -97,7 +99,8 @@ def scan(source: bytes, known: Tables) -> Page:
 
     source: HTML in UTF-8. Text has its entities still.
     """
-    num = min(source.count(b"<"), MAX_NODES) + 2
+    src = np.frombuffer(source, np.uint8)
+    num = min(int(np.count_nonzero(src == _LESS)), MAX_NODES) + 2
     page = Page(
         np.empty(len(source) + 16, np.uint8),
         np.empty((num, NUM_NODE_COLUMNS), np.int32),
@@ -107,7 +110,7 @@ def scan(source: bytes, known: Tables) -> Page:
         np.zeros(len(names.TAGS), np.int64),
         np.zeros(STATE_SIZE, np.int64),
     )
-    _scan(np.frombuffer(source, np.uint8), known, page)
+    _scan(src, known, page)
     state = page.state
     return page._replace(
         out=page.out[: state[OUT]],
@@ -207,6 +210,8 @@ def _start_tag(src: Any, i: Any, known: Any, page: Any) -> Any:
     i = tag_end(src, i)
     if kind & _RAW:
         end = _raw_end(src, i, begin + 1, name_end, tag, page)
+        if tag == _NOSCRIPT:
+            _s[NOSCRIPT] = max(_s[NOSCRIPT], end - i)
         if kind & _MARK and (tag != _SCRIPT or mentions_json(src, name_end, i)):
             _note(page, tag, i, end)
         return end

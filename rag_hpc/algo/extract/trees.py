@@ -24,19 +24,38 @@ class Trees(NamedTuple):
     bias: float
 
 
-@jit_inlined
-def probability(trees: Any, x_BF: Any) -> Any:
+def probability(trees: Trees, x_BF: Any) -> Any:
     """Return the estimate for each row, rounded so that the last bit of a library's exp() does not show.
 
-    DEPTH steps for every row, leaf or not: without branches, rows overlap in the processor.
+    Quickest with features that lie together by column, as in the transpose of an array of (F, B).
     """
-    score_B = np.full(x_BF.shape[0], trees.bias)
-    for root in trees.roots:
-        for i in range(x_BF.shape[0]):
-            at = np.uint64(root)
-            for _ in range(DEPTH):
-                at = np.uint64(trees.left[at]) + np.uint64(x_BF[i, trees.feature[at]] > trees.threshold[at])
-            score_B[i] += trees.value[at]
-    for i in range(score_B.size):
+    return _folded(trees, np.ascontiguousarray(x_BF.T))
+
+
+@jit_inlined
+def _folded(trees: Any, x_FB: Any) -> Any:
+    """Return the estimates; each tree is folded from its leaves up, for all rows at once and without branches."""
+    num = x_FB.shape[1]
+    score_B, value_NB = np.full(num, trees.bias), np.empty((2 << DEPTH, num), np.float32)
+    for k in range(trees.roots.size):
+        root = np.int64(trees.roots[k])
+        end = np.int64(trees.roots[k + 1]) if k + 1 < trees.roots.size else trees.feature.size
+        for node in range(end - 1, root - 1, -1):
+            left = np.int64(trees.left[node])
+            if left == node:
+                value_NB[node - root] = trees.value[node]
+            else:
+                x_B, limit = x_FB[trees.feature[node]], trees.threshold[node]
+                _choose(x_B, limit, value_NB[left - root], value_NB[left - root + 1], value_NB[node - root])
+        for i in range(num):
+            score_B[i] += value_NB[0, i]
+    for i in range(num):
         score_B[i] = np.round(_STEPS / (1.0 + np.exp(-score_B[i]))) / _STEPS
     return score_B
+
+
+@jit_inlined
+def _choose(x_B: Any, limit: Any, low_B: Any, high_B: Any, out_B: Any) -> None:
+    for i in range(out_B.size):
+        low, high = low_B[i], high_B[i]  # both are read: no branch
+        out_B[i] = high if x_B[i] > limit else low

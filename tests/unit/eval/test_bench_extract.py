@@ -30,6 +30,21 @@ def test_trees_learn_what_depends_on_two_columns_and_are_the_same_again() -> Non
     assert all(np.array_equal(a, b) for a, b in zip(trees, again, strict=True))
 
 
+def test_trees_give_the_sum_of_the_leaves_that_a_walk_reaches() -> None:
+    rng = np.random.default_rng(3)
+    x = rng.integers(0, 5, (700, 6)).astype(np.float32)  # many values are thresholds
+    trees = fit(x, ((x[:, 0] > 2) ^ (x[:, 1] > x[:, 2])).astype(float), np.ones(700))
+    for rows in (x, x[:1], x[:0], np.asfortranarray(x)):
+        scores = np.full(len(rows), trees.bias)
+        for root in trees.roots:
+            for i, row in enumerate(rows):
+                at = int(root)
+                while trees.left[at] != at:
+                    at = int(trees.left[at]) + int(row[trees.feature[at]] > trees.threshold[at])
+                scores[i] += float(trees.value[at])
+        assert probability(trees, rows).tolist() == (np.round(4096 / (1 + np.exp(-scores))) / 4096).tolist()
+
+
 def test_blocks_of_the_gold_text_are_labelled_and_weights_survive_writing() -> None:
     body = b"<nav><a href=/>Home page</a></nav><p>some words of gold</p><p>then more gold words here</p>"
     gold = "some words of gold then more gold words here"
