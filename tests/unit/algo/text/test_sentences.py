@@ -23,6 +23,10 @@ def pieces(text: str) -> list[str]:
         ("See e.g. Fig. 3 by J. Doe et al. for it. Next.", ["See e.g. Fig. 3 by J. Doe et al. for it.", "Next."]),
         ("Version 2.0 of foo.bar works... mostly. Yes.", ["Version 2.0 of foo.bar works... mostly.", "Yes."]),
         ("It began in 1990. It ended.", ["It began in 1990.", "It ended."]),
+        ("See 3.al. It was approx. 5, APPROX. 6.", ["See 3.al. It was approx. 5, APPROX. 6."]),
+        ("A tapprox. It, a coconut. He, two zal. She.", ["A tapprox.", "It, a coconut.", "He, two zal.", "She."]),
+        ("Il s'est. Et cité. Она. Он №5. É. X_al. End.", "Il s'est.|Et cité.|Она.|Он №5.|É. X_al.|End.".split("|")),
+        ("See \u017ft. Paul. It\u0131. Co. of 1920 x. y", ["See \u017ft. Paul.", "It\u0131.", "Co. of 1920 x. y"]),
         ("1. Install it. Run it.\n2. Go.", ["1. Install it.", "Run it.", "2. Go."]),
         ("第一句。第二句！完", ["第一句。", "第二句！", "完"]),
         ("No stop here\n\nNew paragraph", ["No stop here", "New paragraph"]),
@@ -60,8 +64,8 @@ def test_spans_cover_all_but_space_and_never_overlap(text: str) -> None:
     assert not text[end_before:].strip()
 
 
-@pytest.mark.parametrize("unit", [".", " ", "\n", ". ", '" ', "a.", '...""', "a\n", "1. "])
+@pytest.mark.parametrize("unit", [".", " ", "\n", ". ", '" ', "a.", '...""', "a\n", "1. ", "of. ", "กา "])
 def test_monotonous_text_takes_linear_time(unit: str) -> None:
     begin = time.process_time()
     sentence_spans(unit * 200_000 + "x")
-    assert time.process_time() - begin < 20
+    assert time.process_time() - begin < 5
