@@ -26,21 +26,22 @@ _TOKEN = re.compile(
     r"|\[(?:https?:|ftps?:|mailto:|//)[^\s\[\]<>|]*|-\{(?!\{)|\}-"
 )
 _KINDS = {
-    "<!--": "comment",
-    "{{": "open_template",
-    "}}": "close_template",
-    "{|": "open_table",
-    "|}": "close_table",
-    "[[": "open_link",
-    "]]": "close_link",
-    "]": "close_ext",
-    "|": "bar",
-    "[": "open_ext",
-    "<": "tag",
-    "'": "quotes",
-    "-{": "open_variants",
-    "}-": "close_variants",
+    "<!--": ("", "comment"),
+    "{{": ("open", "template"),
+    "}}": ("close", "template"),
+    "{|": ("open", "table"),
+    "|}": ("close", "table"),
+    "[[": ("open", "link"),
+    "]]": ("close", "link"),
+    "]": ("close", "ext"),
+    "|": ("", "bar"),
+    "[": ("open", "ext"),
+    "<": ("", "tag"),
+    "'": ("", "quotes"),
+    "-{": ("open", "variants"),
+    "}-": ("close", "variants"),
 }
+_DIVIDED = ("template", "link", "variants")  # by bars
 _INDENT = 20  # blanks and colons that may stand before a table's marks
 _RAW = {
     name: re.compile(rf"</{name}\s*>", re.IGNORECASE)
@@ -119,7 +120,7 @@ def markdown_headings(text: str) -> str:
     return _BLANKS.sub("\n\n", "\n".join(_without_empty_sections(lines))).strip()
 
 
-@dataclass
+@dataclass(slots=True)
 class _Frame:
     """An open construct: how it was written, and its arguments as pieces of text."""
 
@@ -129,7 +130,8 @@ class _Frame:
 
     def texts(self) -> list[str]:
         """Return the arguments."""
-        return [_plain("".join(pieces)) for pieces in self.args]
+        texts = ["".join(pieces) for pieces in self.args]
+        return [_plain(text) if _GONE in text else text for text in texts]
 
     def literally(self) -> list[str]:
         """Return the pieces of the construct as it was written, for one that is never closed."""
@@ -155,9 +157,10 @@ class _Page:
         """Return the page's text; called once."""
         at = 0
         while (token := _TOKEN.search(source, at)) is not None:
-            if token.start() > at:
-                self._stack[-1].args[-1].append(source[at : token.start()])
-            at = self._take(token[0], source, token.end())
+            begin, end = token.span()
+            if begin > at:
+                self._stack[-1].args[-1].append(source[at:begin])
+            at = self._take(token[0], source, end)
         self._put(source[at:])
         while len(self._stack) > 1:
             self._drop()
@@ -182,22 +185,21 @@ class _Page:
 
     def _take(self, token: str, source: str, at: int) -> int:
         """Handle one token that ends at `at`; return where to go on."""
-        kind = _KINDS.get(token) or _KINDS[token[0]]
-        if kind.endswith("_table") and not _begins_line(source, at - len(token)):
+        change, kind = _KINDS.get(token) or _KINDS[token[0]]
+        if kind == "table" and not _begins_line(source, at - len(token)):
             token, at = token[0], at - 1  # a brace or a bar, and what comes after it
-            kind = "bar" if token == "|" else "text"
-        if kind == "bar" and self._stack[-1].kind in ("template", "link", "variants"):
+            change, kind = "", "bar" if token == "|" else "text"
+        if change:
+            (self._open if change == "open" else self._close)(kind, token)
+        elif kind == "bar" and self._stack[-1].kind in _DIVIDED:
             self._stack[-1].args.append([])
-        elif kind in ("bar", "text"):
+        elif kind == "bar" or kind == "text":
             self._put(token)
         elif kind == "tag":
             return self._tag(token, source, at)
         elif kind == "comment":
             end = source.find("-->", at)
             return len(source) if end < 0 else end + 3
-        elif kind != "quotes":
-            change, _, kind = kind.partition("_")
-            (self._open if change == "open" else self._close)(kind, token)
         return at
 
     def _put(self, text: str) -> None:
@@ -211,11 +213,12 @@ class _Page:
             self._stack.append(_Frame(kind, token))
 
     def _close(self, kind: str, token: str) -> None:
-        if all(frame.kind != kind for frame in self._stack):
-            self._put("" if kind == "ref" else token)
-            return
-        while self._stack[-1].kind != kind:
-            self._drop()
+        if self._stack[-1].kind != kind:
+            if all(frame.kind != kind for frame in self._stack):
+                self._put("" if kind == "ref" else token)
+                return
+            while self._stack[-1].kind != kind:
+                self._drop()
         frame = self._stack.pop()
         if kind == "link" and "\n" in "".join(frame.args[0]):
             self._stack[-1].args[-1] += [*frame.literally(), token]
@@ -295,7 +298,9 @@ def _plain(text: str) -> str:
     """Return the text without the marks of what was left out, and without brackets that held nothing else."""
     if _GONE not in text:
         return text
-    return _LEFT_OVER.sub("(", _EMPTY_BRACKETS.sub("", text)).replace(_GONE, "")
+    if "(" in text:
+        text = _LEFT_OVER.sub("(", _EMPTY_BRACKETS.sub("", text))
+    return text.replace(_GONE, "")
 
 
 def _table(text: str) -> str:
