@@ -47,9 +47,12 @@ _CHARACTERS = {
     "′": "prime, ′",
     "″": "pprime, ″",
     "…": "..., …, ellipsis, hellip",
-    "€": "euro, euro sign",
+    "€": "euro sign",
     "£": "pound sign",
-    "§": "sect, section sign, §",
+    "§": "sect, section sign",
+    "\u2011": "nbhyph, nbhyphen, nb-hyphen",
+    "er": "er",
+    "re": "re",
     "†": "dagger, †",
     "‡": "double dagger, ddagger, double-dagger, ‡",
     "♯": "sharp",
@@ -87,15 +90,21 @@ _FIRST = (  # templates that show their first argument
     " tooltip abbr abbrlink abbrv hover_title define nihongo2 hebrew arabic ar script proper_name"
     " nastaliq ruby ruby-ja rubi furigana not_a_typo typo notatypo as_written nts number_table_sorting"
     " flagathlete flag flagu flagcountry ill ill2 interlanguage_link interlanguage_link_multi"
-    " illm link-interwiki chem2 ce overline overbar sub su subscript lc uc ucfirst lcfirst langr plainlist flatlist"
-    " plain_list indent block_indent blockindent poem linktext dfn"
+    " illm link-interwiki chem2 ce overline overbar sub su subscript lc uc ucfirst lcfirst langr"
+    " indent block_indent blockindent poem linktext dfn"
     " unicode polytonic gr grc-gre nohyphens"
     " j translation_text"
+    " citation_needed_span cn_span cn-span clarify_span clarification_needed_span 要出典範囲 要検証範囲"
+    " birth_year_and_age death_year_and_age sort_under"
+    " exp exposant ind indice romain petites_capitales pc terme_défini abréviation abrd abr comment"
+    " versalita fmtn num число nombre_en_lettres"
+    " 仮リンク le internal_link_helper 補助漢字フォント jis90フォント jis2004フォント cp932フォント 拡張漢字 僻字"
+    " нп нп1 нп2 нп3 нп4 нп5 iw не_переведено не_переведено_2 не_переведено_3 не_переведено_5"
 ).split()
 _SECOND = (
-    "lang transliteration transl translit rtl-lang langx native_name nativename wikt-lang wt color colour fontcolor"
+    "lang rtl-lang langx native_name nativename wikt-lang wt color colour fontcolor"
     " font_color font_colour colored_text coloured_text background_color bgcolor background_colour align"
-    " sort sortkey font text_color tcolor"
+    " sortkey font text_color tcolor langue llang"
 ).split()
 _QUOTATIONS = (  # set apart from what stands around them; by language: en, de, fr, es, it, pt, nl, pl, ru, uk, zh, ja
     "quote blockquote block_quote cquote quotation quote_box quotebox quote_frame pull_quote pullquote bquote rquote"
@@ -110,7 +119,7 @@ _SHIPS = (
 _CURRENCIES = {
     "US$": "usd us$ usdollar us_dollar",
     "£": "gbp £ gbp£ pounds",
-    "€": "eur € euros",
+    "€": "eur € euro euros",
     "₹": "inr inrconvert ₹ indian_rupee",
     "¥": "jpy ¥ jpyconvert yen",
     "CN¥": "cny rmb",
@@ -143,6 +152,7 @@ _SUPERSCRIPTS = str.maketrans("0123456789+-−()n", "⁰¹²³⁴⁵⁶⁷⁸⁹
 _NAME = re.compile(r"[\w .\-]{1,40}")
 _BLANKS = re.compile(r"[\s_]+")
 _MOST_SPACES = 20
+_CENTURY = re.compile(r"(?:[ivxl]{1,7}(?:er|e) (?:siècle|millénaire)|\d{1,4}(?:er|re|e|nd))(?: av\. j\.-c\.)?")  # of French
 
 
 class Arguments:
@@ -183,9 +193,11 @@ def expanded(texts: Sequence[str]) -> str:
     function, colon, _ = name.partition(":")
     if colon and function in _FUNCTIONS:
         return texts[0].partition(":")[2].strip()
-    if name.startswith(("lang-", "script/")):
+    if name.startswith(("lang-", "script/", "link-", "internal link helper/")):
         return Arguments(texts[1:]).get(1, "text")
-    return ""
+    if name.startswith("zitat-"):
+        return _quotation(Arguments(texts[1:]))
+    return texts[0].strip() if _CENTURY.fullmatch(name) else ""
 
 
 _FUNCTIONS = (
@@ -304,6 +316,32 @@ def _listed(own: Arguments) -> str:
     return "\n" + "\n".join(f"* {item}" for item in own.all()) + "\n"
 
 
+def _block(own: Arguments) -> str:
+    """Of {{flatlist|...}} the list, each item a line of the source."""
+    return f"\n{own.get(1)}\n" if own.get(1) else ""
+
+
+def _life(own: Arguments) -> str:
+    """Return {{bd|1881年|9月25日|1936年|10月19日}} of the Chinese Wikipedia as from when to when."""
+    parts = [own.get(place) for place in range(1, 5)]
+    return "－".join(filter(None, ("".join(parts[:2]), "".join(parts[2:]))))
+
+
+def _century(own: Arguments) -> str:
+    """Return {{s-|XIX|e}} of the French Wikipedia as "XIXe siècle"."""
+    return f"{own.get(1)}{own.get(2)} siècle" if own.get(2) else own.get(1)
+
+
+def _ordinal(own: Arguments) -> str:
+    number = own.get(1)
+    teens = number[-2:-1] == "1"
+    return number + ("th" if teens else {"1": "st", "2": "nd", "3": "rd"}.get(number[-1:], "th")) if number else ""
+
+
+def _height(own: Arguments) -> str:
+    return " ".join(f"{own.get(unit)} {unit}" for unit in ("m", "cm", "ft", "in") if own.get(unit))
+
+
 def _sic(own: Arguments) -> str:
     said = own.get(1)
     return said if own.get("hide") and said else f"{said} [sic]".strip()
@@ -347,7 +385,18 @@ def _fill() -> None:
     _name(["frac", "sfrac", "fraction", "fract"], _fraction)
     _name(["convert", "cvt"], _measure)
     _name(["val"], _value)
-    _name(["e", "×10^", "x10^"], lambda own: f"×10{own.get(1).translate(_SUPERSCRIPTS)}")
+    _name(["e", "×10^", "x10^"], lambda own: f"×10{own.get(1).translate(_SUPERSCRIPTS)}" if own.get(1) else "e")
+    _name(["transliteration", "transl", "translit"], lambda own: own.get(3, 2, "text"))  # the second may be a system
+    _name(["sort"], lambda own: own.get(2, 1))
+    _name(["flatlist", "plainlist", "plain list", "columns-list", "columns list", "col-list"], _block)
+    _name(["unité", "unite", "nombre", "nb", "unidad", "m", "date-", "date", "incise", "siglo"], _joined(" "))
+    _name(["§", "§§"], lambda own: f"§ {' '.join(own.all())}".strip())
+    _name(["s", "s-", "s2", "s2-", "siècle"], _century)
+    _name(["bd"], _life)
+    _name(["tsl"], lambda own: own.get(3, 2))
+    _name(["lien"], lambda own: own.get("texte", "fr", 1, "trad"))
+    _name(["ordinal", "ord"], _ordinal)
+    _name(["height"], _height)
     _name(["10^"], lambda own: f"10{own.get(1).translate(_SUPERSCRIPTS)}")
     _name(["sup", "superscript"], lambda own: own.get(1).translate(_SUPERSCRIPTS))
     _name(["gaps"], _joined(""))
@@ -355,7 +404,7 @@ def _fill() -> None:
     _name(["sortname", "ship"], lambda own: f"{own.get(1)} {own.get(2)}".strip())
     _name(["sclass", "sclass-", "sclass2", "sclass2-"], lambda own: f"{own.get(1)}-class {own.get(2)}".strip())
     _name(["birth date", "birth date and age", "bda", "death date", "start date", "end date", "film date"], _date)
-    _name(["dts", "start date and age", "birth-date", "death-date", "launch date"], _date)
+    _name(["dts", "start date and age", "birth-date", "death-date", "launch date", "death date and age", "dda"], _date)
     _name(["as of", "asof"], _as_of)
     _name(["circa", "c.", "ca.", "ca", "circ"], _before("c."))
     _name(["floruit", "fl", "fl."], _before("fl."))
@@ -363,9 +412,10 @@ def _fill() -> None:
     _name(["born", "b."], _before("b."))
     _name(["died", "d."], _before("d."))
     _name(["ad"], _before("AD"))
-    _name(["bc", "bce"], lambda own: f"{own.get(1)} BC".strip())
+    _name(["bc"], lambda own: f"{own.get(1)} BC".strip())
+    _name(["bce"], lambda own: f"{own.get(1)} BCE".strip())
     _name(["nihongo", "nihongo3", "nihongo krt", "読み仮名"], _japanese)
-    _name(["zh", "chinese", "zh-cp", "zh-stp", "zh-c"], _chinese)
+    _name(["zh", "lang-zh", "chinese", "zh-cp", "zh-stp", "zh-c"], _chinese)
     _name(["angbr", "angle bracket", "angle brackets", "grapheme"], _marked("⟨", "⟩"))
     _name(["bracket", "interp", "interpolation", "brackets", "squote"], _marked("[", "]"))
     _name(["gloss"], _marked("'", "'"))

@@ -64,11 +64,12 @@ _RAW = {
         "templatedata",
         "mapframe",
         "hiero",
+        "includeonly",
     )
 }
 _CODE = {"pre", "source", "syntaxhighlight"}
 _KEPT = _CODE | {"nowiki", "math", "chem", "ce"}
-_BREAKS = {"br", "p", "div", "li", "tr", "blockquote", "hr", "ul", "ol", "dd", "dt", "center"}
+_BREAKS = {"br", "p", "div", "li", "tr", "hr", "ul", "ol", "dd", "dt", "center"}
 _TAG_NAME = re.compile(r"</?([a-zA-Z][a-zA-Z0-9-]*)(?=[\s/>])")
 # What MediaWiki takes for tags; others it shows. Of HTML: https://www.mediawiki.org/wiki/Help:HTML_in_wikitext
 _TAGS = (
@@ -77,7 +78,7 @@ _TAGS = (
     | set(
         "abbr b bdi bdo big caption cite code data del dfn dl em font h1 h2 h3 h4 h5 h6 i ins kbd link mark meta q rb"
         " ruby s samp small span strike strong sub sup table td th time tt u var wbr"
-        " categorytree charinsert dynamicpagelist embedvideo html includeonly indicator inputbox langconvert languages"
+        " blockquote categorytree charinsert dynamicpagelist embedvideo html indicator inputbox langconvert languages"
         " maplink noinclude onlyinclude phonos poem ref references rss section talkpage templatestyles thread translate"
         " tvar wikitext".split()
     )
@@ -86,8 +87,11 @@ _LANGUAGE_LINK = re.compile(r"[a-z]{2,3}(?:-[a-z]+)*:")
 _FILES = {"file", "image", "media"}
 _SWITCH = re.compile(r"__[A-Z]+__")
 _GONE = "\x01"  # where something was left out
-_EMPTY_BRACKETS = re.compile(rf" ?\((?=[\s,;:]*+{_GONE})[\s,;:{_GONE}]*+\)")
-_LEFT_OVER = re.compile(rf"\((?=[\s,;]*+{_GONE})[\s,;{_GONE}]*+(?<=[,;\s{_GONE}])")
+_BREAK = f"\n{_GONE}"  # what follows does not begin a line of the source
+_BETWEEN = r"\s,;，、；"
+_EMPTY_BRACKETS = re.compile(rf" ?[(（](?=[{_BETWEEN}:：/–—-]*+{_GONE})[{_BETWEEN}:：/–—{_GONE}-]*+[)）]")
+_LEFT_OVER = re.compile(rf"([(（])(?=[{_BETWEEN}]*+{_GONE})[{_BETWEEN}{_GONE}]*+")
+_INDENTED = re.compile(r"(?<=\n) +")
 _HEADING = re.compile(r"(#{1,6}) \S")
 _BLANKS = re.compile(r"\n{3,}")
 _SLOT = re.compile("\x00([0-9]+)\x00")
@@ -223,7 +227,8 @@ class _Page:
         if kind == "link" and "\n" in "".join(frame.args[0]):
             self._stack[-1].args[-1] += [*frame.literally(), token]
         else:
-            self._put(self._text_of(frame) or _GONE)
+            text = self._text_of(frame) or _GONE
+            self._put(f"{text}{_GONE}" if text.endswith("\n") else text)
 
     def _drop(self) -> None:
         """Take the innermost construct for text: it has no end."""
@@ -242,6 +247,10 @@ class _Page:
                 self._close("ref", token)
             else:
                 self._open("ref", token)
+        elif name == "ref":
+            self._put(_GONE)
+        elif name == "blockquote":
+            (self._close if closing else self._open)(name, _BREAK)
         elif name in _RAW and not closing and not alone and name not in self._unclosed:
             end = _RAW[name].search(source, at)
             if end is None:
@@ -251,7 +260,7 @@ class _Page:
                 self._keep(name, source[at : end.start()])
             return end.end()
         elif name in _BREAKS:
-            self._put(f"\n{_GONE}")  # what follows does not begin a line of the source
+            self._put(_BREAK)
         return at
 
     def _keep(self, name: str, text: str) -> None:
@@ -261,7 +270,7 @@ class _Page:
             text = f"```\n{body}\n```" if "\n" in body else f"`{body}`"
         self.slots.append(text)
         slot = f"\x00{len(self.slots) - 1}\x00"
-        self._put(f"\n{slot}\n" if text.startswith("```") else slot)
+        self._put(f"\n{slot}{_BREAK}" if text.startswith("```") else slot)
 
     def _text_of(self, frame: _Frame) -> str:
         if frame.kind == "ref":
@@ -275,6 +284,8 @@ class _Page:
             return self._link(texts)
         if frame.kind == "table":
             return _table(texts[0])
+        if frame.kind == "blockquote":
+            return f"\n{_INDENTED.sub('', texts[0])}\n"  # there MediaWiki takes no line for a listing
         return texts[0].strip()
 
     def _link(self, texts: list[str]) -> str:
@@ -298,8 +309,8 @@ def _plain(text: str) -> str:
     """Return the text without the marks of what was left out, and without brackets that held nothing else."""
     if _GONE not in text:
         return text
-    if "(" in text:
-        text = _LEFT_OVER.sub("(", _EMPTY_BRACKETS.sub("", text))
+    if "(" in text or "（" in text:
+        text = _LEFT_OVER.sub(r"\1", _EMPTY_BRACKETS.sub("", text))
     return text.replace(_GONE, "")
 
 
