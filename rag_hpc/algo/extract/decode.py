@@ -7,12 +7,12 @@ import unicodedata
 
 import numpy as np
 
-from rag_hpc.algo.text.charset import BOMS, believed, declared_charset, known_charset
+from rag_hpc.algo.text.charset import BOMS, believed, declared_charset, decoded_leniently, is_nearly_utf8, known_charset
 from rag_hpc.algo.text.edits import Heading
 from rag_hpc.errors import InputError
 
-_MAX_BROKEN = 0.001  # share of replacement characters up to which a declared charset is still believed
-_MAX_JUNK = 0.01  # share of replacement and control characters above which bytes are no text
+_MAX_BROKEN = 0.001  # share of replacement characters up to which bytes are still taken for UTF-8
+_MAX_JUNK = 0.01  # share of replacement and control characters above which bytes are no text, in no declared charset
 _NEWLINES = re.compile(r"\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
 _INVISIBLE = r"\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u2060\ufeff\ud800-\udfff\ufffe\uffff"
 _DROPPED = re.compile(f"[{_INVISIBLE}]")
@@ -38,7 +38,8 @@ def decode(body: bytes, charset: str | None, url: str) -> str:
     """Return the body as text: by its byte order mark, UTF-8 if its bytes prove it, the given charset, the one in
     <meta>, UTF-8, or by detection.
 
-    The first that decodes without error wins; then the first declared one with few errors; detection comes last.
+    The first that decodes without error wins; then UTF-8 with next to none; then the first declared one with few
+    errors; detection comes last.
     Raises ExtractError: binary, undecodable.
     """
     return decode_both(body, charset, url)[0]
@@ -70,9 +71,12 @@ def _decoded(body: bytes, charset: str | None) -> tuple[str, str]:
             whole = body[: error.start]
             if name == "utf-8" and error.reason == "unexpected end of data" and not whole.isascii():  # it was cut
                 return whole.decode(name), ""
+            if name == "utf-8" and is_nearly_utf8(body):
+                return decoded_leniently(body, name), ""
     for name in names:
-        text = body.decode(name, errors="replace")
-        if text.count("\ufffd") <= _MAX_BROKEN * len(text):
+        text = decoded_leniently(body, name)
+        few = _MAX_BROKEN * len(text) if name == "utf-8" else max(1, _MAX_JUNK * len(text))
+        if text.count("\ufffd") <= few:
             return text, ""
     return body.decode(_detected(body), errors="replace"), ""
 

@@ -12,6 +12,7 @@ from rag_hpc.algo.text.eucjp import CODECS, register
 
 HEAD_BYTES = 4096  # browsers read 1024; some generators put a long comment first
 _META = re.compile(rb"""<meta[^>]{1,512}?charset\s*=\s*+["']?\s*([A-Za-z0-9_:.\-]{2,40})""", re.IGNORECASE)
+_COMMENT = re.compile(rb"<!--.*?-->", re.DOTALL)
 _XML = re.compile(rb"""^\s*<\?xml[^>]{1,200}?encoding\s*=\s*["']([A-Za-z0-9_:.\-]{2,40})""", re.IGNORECASE)
 _HEADER = re.compile(r"""charset\s*=\s*+["']?\s*([A-Za-z0-9_:.\-]{2,40})""", re.IGNORECASE)
 BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
@@ -74,6 +75,8 @@ _SUPERSETS = {
 _REPLACED = {"csiso2022kr", "hz-gb-2312", "iso-2022-cn", "iso-2022-cn-ext", "iso-2022-kr", "replacement"}
 _NOT_FOR_PAGES = {"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape", "utf-7", "charmap"}
 _DOUBLE = {"gb18030", "big5hkscs", "cp932", "cp949", CODECS["euc_jp"]}
+_MAX_BROKEN, _PROOF = 0.001, 10  # share of broken characters in UTF-8, and whole ones beyond ASCII to one of them
+_LENIENT = "x_web_lenient"
 _MIN_UTF8 = 4  # characters that are no ASCII: as many as no text of two bytes a character spells by chance
 register()
 
@@ -102,7 +105,7 @@ def header_charset(content_type: str) -> str | None:
 
 def meta_label(body: bytes) -> str | None:
     """Return the charset label in the first meta tag of a page that has one, as it is spelt."""
-    found = _META.search(body, 0, HEAD_BYTES)
+    found = _META.search(_COMMENT.sub(b"", body[:HEAD_BYTES]))
     return found[1].decode("ascii") if found else None
 
 
@@ -133,9 +136,35 @@ def believed(body: bytes, charset: str | None) -> str | None:
     except UnicodeDecodeError as error:
         whole = body[: error.start]
         if error.reason != "unexpected end of data" or whole.isascii():  # else the body was cut inside a character
-            return charset
+            return "utf-8" if is_nearly_utf8(body) else charset
         text = whole.decode("utf-8")
     return charset if charset in _DOUBLE and len(text) - len(text.encode("ascii", "ignore")) < _MIN_UTF8 else "utf-8"
+
+
+def decoded_leniently(body: bytes, charset: str) -> str:
+    """Return the text as browsers have it where the charset has no character for some bytes: control characters for
+    those of the upper half's first two rows, the euro sign that early GBK had, else U+FFFD."""
+    return body.decode(charset, "replace" if charset in CODECS.values() else _LENIENT)
+
+
+def _lenient(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    byte = error.object[error.start]
+    if error.encoding == "gb18030" and byte == 0x80:
+        return "€", error.start + 1
+    is_control = error.encoding == "charmap" and 0x80 <= byte <= 0x9F  # codecs of one byte a character
+    return (chr(byte), error.start + 1) if is_control else ("\ufffd", error.end)
+
+
+codecs.register_error(_LENIENT, _lenient)
+
+
+def is_nearly_utf8(body: bytes) -> bool:
+    """Return whether next to all of a body is UTF-8, by so many characters beyond ASCII that it is no other charset."""
+    text = body.decode("utf-8", "replace")
+    broken = text.count("\ufffd")
+    return _PROOF * broken < len(text) - len(text.encode("ascii", "ignore")) and broken <= _MAX_BROKEN * len(text)
 
 
 def _written_charset(body: bytes) -> str | None:

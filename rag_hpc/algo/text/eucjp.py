@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 CODECS = {"euc_jp": "x_eucjp_web", "iso2022_jp": "x_iso2022jp_web"}  # Python's narrow codec to the name of ours
+_BASES = {"iso2022_jp": "iso2022_jp_ext"}  # with half-width kana
 _ROWS = range(0x21, 0x7F)
 
 
@@ -29,7 +30,7 @@ def _find(name: str) -> codecs.CodecInfo | None:
     narrow = next((narrow for narrow, ours in CODECS.items() if ours == name), None)
     if narrow is None:
         return None
-    base = codecs.lookup(narrow)
+    base = codecs.lookup(_BASES.get(narrow, narrow))
 
     def decode(data: Any, errors: str = "strict") -> tuple[str, int]:
         handler = {"strict": "x_jis_strict", "replace": "x_jis_replace"}.get(errors, errors)

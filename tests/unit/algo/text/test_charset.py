@@ -49,6 +49,37 @@ def test_a_page_of_the_japanese_web_keeps_its_circled_numbers() -> None:
     assert decode(page.encode("cp932"), None, "u") == page
 
 
+LENIENT = [  # bytes that the charset has no character for, in a short page
+    ("gbk", "港口".encode("gbk") + b"\x80" + "5元".encode("gbk"), "港口€5元"),
+    ("windows-1252", b"He said \x93hello\x94, \xe9t\xe9, and \x9d went", "He said “hello”, été, and \x9d went"),
+    ("windows-874", "ท่าเรือ".encode("cp874") * 9 + b"\xdb", "ท่าเรือ" * 9 + "\ufffd"),
+    ("windows-1253", "Ελλάδα".encode("cp1253") * 20 + b"\xd2", "Ελλάδα" * 20 + "\ufffd"),
+    ("windows-1251", "Порт".encode("cp1251") + b"\x98", "Порт\x98"),
+    ("shift_jis", "日本の港".encode("cp932") * 60 + b"\xeb\x9f", "日本の港" * 60 + "\ufffd\ufffd"),
+    ("iso-2022-jp", b"\x1b$BF|K\\\x1b(I6E\x1b(B", "日本ｶﾅ"),
+]
+
+
+@pytest.mark.parametrize(("label", "body", "text"), LENIENT)
+def test_a_byte_without_character_costs_that_byte_alone(label: str, body: bytes, text: str) -> None:
+    page = f"<meta charset={label}><p>"
+    assert decode(page.encode() + body, None, "u") == page + text
+    assert decode(b"<p>" + body, header_charset(f"text/html; charset={label}"), "u") == f"<p>{text}"
+
+
+def test_utf8_with_a_broken_character_is_utf8_whatever_is_declared() -> None:
+    text = "<meta charset=windows-1251><p>" + "Порт был построен. " * 100
+    assert decode(text.encode() + b"\xd0 x", "cp1251", "u") == f"{text}\ufffd x"
+    latin = "<p>" + "plain words of the page " * 100 + "caf\u00e9 \u201d"
+    assert decode(latin.encode("cp1252") + b"\x9d", "cp1252", "u") == f"{latin}\x9d"
+
+
+@pytest.mark.parametrize("comment", ["<!-- <meta charset=windows-1251> -->", "<!--\n<meta charset=shift_jis>\n-- > x-->"])
+def test_a_charset_in_a_comment_is_none(comment: str) -> None:
+    page = f"<!doctype html>{comment}<meta charset=koi8-r><p>Порт был построен"
+    assert decode(page.encode("koi8-r"), None, "u") == page
+
+
 @pytest.mark.parametrize("label", ["hz-gb-2312", "iso-2022-kr", "replacement", "utf-7", "rot13", "idna", "", None])
 def test_labels_that_browsers_refuse_are_none(label: str | None) -> None:
     assert known_charset(label) is None
