@@ -75,7 +75,7 @@ KINDS = {
     "noembed": RAW,
     "noframes": RAW,
     "xmp": RAW,
-    "template": BLOCK | SKIP,
+    "template": SKIP,
     "shadowroot": _FLOW,  # a template that browsers show
     "svg": SKIP,
     "select": SKIP | GAP,

@@ -30,6 +30,7 @@ SKIPPED = {
     "script": "<script>document.write('<p>')</script>",
     "textarea": "<textarea>typed</textarea>",
     "img": "<img src=x alt=y>",
+    "template": "<template><p>x</p></template>",
     "picture": "<picture><source srcset=x><img src=y></picture>",
 }
 KEPT = [

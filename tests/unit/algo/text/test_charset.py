@@ -74,7 +74,9 @@ def test_utf8_with_a_broken_character_is_utf8_whatever_is_declared() -> None:
     assert decode(latin.encode("cp1252") + b"\x9d", "cp1252", "u") == f"{latin}\x9d"
 
 
-@pytest.mark.parametrize("comment", ["<!-- <meta charset=windows-1251> -->", "<!--\n<meta charset=shift_jis>\n-- > x-->"])
+@pytest.mark.parametrize(
+    "comment", ["<!-- <meta charset=windows-1251> -->", "<!--\n<meta charset=shift_jis>\n-- > x-->"]
+)
 def test_a_charset_in_a_comment_is_none(comment: str) -> None:
     page = f"<!doctype html>{comment}<meta charset=koi8-r><p>Порт был построен"
     assert decode(page.encode("koi8-r"), None, "u") == page
