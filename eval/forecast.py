@@ -187,11 +187,24 @@ class Units:
 
 
 def dealt_out(seconds: Sequence[float], p: int) -> float:
-    """Return when the last of p workers ends, each taking the next unit as soon as it has ended one."""
-    free = [0.0] * min(p, len(seconds))
-    for one in seconds:
-        heapq.heapreplace(free, free[0] + one)
-    return max(free, default=0.0)
+    """Return when the last of p workers ends, each taking its next unit as soon as it has ended one.
+
+    As core/take.py has it: a worker's own stripe first, then others' units from the far end.
+    """
+    p = min(p, len(seconds))
+    free = [(0.0, worker) for worker in range(p)]
+    own = list(range(p))  # each worker's next unit
+    begun, last = [False] * len(seconds), len(seconds) - 1
+    for _ in seconds:
+        at, worker = free[0]
+        while own[worker] < len(seconds) and begun[own[worker]]:
+            own[worker] += p
+        while begun[last]:
+            last -= 1
+        unit = own[worker] if own[worker] < len(seconds) else last
+        begun[unit] = True
+        heapq.heapreplace(free, (at + seconds[unit], worker))
+    return max((at for at, _ in free), default=0.0)
 
 
 def _gap(records: Sequence[dict[str, Any]]) -> float:

@@ -28,9 +28,11 @@ def call(root: Path, *words: str) -> int:
     return cli.main(["forecast", *words, f"cluster.root={root}"])
 
 
-def test_units_go_to_the_first_worker_that_is_free() -> None:
+def test_units_go_to_who_is_free_own_stripe_first_then_others_from_the_far_end() -> None:
     assert dealt_out([4, 1, 1, 1], 1) == 7 and dealt_out([4, 1, 1, 1], 2) == 4 and dealt_out([1, 1, 1], 2) == 2
     assert dealt_out([3, 2], 8) == 3 and dealt_out([], 4) == 0
+    assert dealt_out([3, 1, 1, 4], 2) == 5  # the second worker goes on with its own fourth unit, not with the third
+    assert dealt_out([9, 1, 3, 1, 4, 1], 2) == 10  # and then with the fifth, before the third
 
 
 def test_a_pilots_own_time_is_foretold(pilots: Path) -> None:
