@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -43,10 +42,11 @@ def server(slurm_env: dc.DevCluster) -> Iterator[ChatServer]:
 
 
 def lend(folder: Path, cluster: dc.DevCluster) -> None:
-    """Copy the chain's corpus to where nodes, which have a /tmp of their own, look for it: gates plan all stages."""
+    """Copy the chain's corpus to the nodes' own /tmp, below which gates, which plan all stages, look for it."""
     for node in cluster.nodes if Path("/tmp") in folder.parents else []:
-        place = cluster.state / "nodes" / node / folder.relative_to("/tmp")
-        shutil.copytree(folder, place, ignore=shutil.ignore_patterns("run"))
+        hosts = cluster.state / "nodes" / node / folder.relative_to("/tmp")  # the host's /tmp, in a node
+        done = cluster.run_on(node, ["sh", "-c", f"mkdir -p {folder} && cp -a {hosts}/corpus {hosts}/*.jsonl {folder}"])
+        assert done.returncode == 0, done.stderr
 
 
 def test_killed_judges_lose_no_sample_and_judge_none_twice(
