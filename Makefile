@@ -106,11 +106,16 @@ devcluster-check: slurm-packages $(VENV)/.demo
 test: slurm-packages lint
 	$(BIN)/python -m pytest $(MANY)
 
-# Tests of a real vLLM, of an environment of its own (Python >= 3.11), and two of its replicas, one of which is killed.
+# Tests of a real vLLM, of an environment of its own (Python >= 3.11), and two of its replicas, one of which is killed;
+# replicas once more as Slurm jobs on a cluster of this machine, whose nodes see a /tmp of their own and that environment.
 test-vllm: $(VENV)/.test
 	@[ -n "$(VLLM_PYTHON)" ] || { echo "name the python of an environment that has vLLM: make test-vllm VLLM_PYTHON=..."; exit 1; }
 	RAG_HPC_VLLM_PYTHON=$(VLLM_PYTHON) $(BIN)/python -m pytest tests/unit/generators tests/unit/stages/test_judge.py -k real
 	$(BIN)/python -m rag_hpc.eval.bench.answers.replicas python=$(VLLM_PYTHON) work=build/replicas
+	@if [ "$$(id -u)" = 0 ] && command -v slurmctld >/dev/null; then \
+	    cd $(dir $(VLLM_PYTHON)).. && $(RUN) devcluster up && trap '$(RUN) devcluster down' EXIT && cd $(CURDIR) && \
+	    $(BIN)/python -m rag_hpc.eval.bench.answers.replicas python=$(VLLM_PYTHON) work=build/slurm-replicas cluster=devcluster; \
+	else echo "not root, or no Slurm here: replicas as Slurm jobs are not tried"; fi
 
 # Tests with RAGAS, whose packages (170 MB) the other tests do without.
 test-ragas: $(VENV)/.test

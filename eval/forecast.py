@@ -9,29 +9,23 @@ stand beside T, and count towards a deadline.
 from __future__ import annotations
 
 import dataclasses
-import heapq
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from rag_hpc.arguments import as_json, number_between, whole_number
 from rag_hpc.errors import ConfigError, InputError
+from rag_hpc.eval.dealt import BAND, Units
 from rag_hpc.eval.laws import Share, fit
 from rag_hpc.eval.results import Results, by_stage, named
 from rag_hpc.eval.text import aligned, duration
-from rag_hpc.eval.times import StageTime, speedups, step_times
+from rag_hpc.eval.times import StageTime, speedups
 
 if TYPE_CHECKING:
     from rag_hpc.arguments import Arguments
 
-DRAWS, BAND = 400, 0.90
-NOISE, RUN_NOISE = 0.10, 0.03  # of a unit where one pilot cannot tell; of all units of a run together
-LEAST_S = 1e-4
 PS = "2,4,8,16,32"
 
 
@@ -47,6 +41,13 @@ class Forecast:
     by: str  # the law, or "units"
     workers: int  # that have anything to do: no more than units
     beside_s: float = 0.0  # queue and set-up of a worker, in the pilots' mean: not in T, but before it
+    wants_cores: float = 0.0  # that so many workers keep busy, by the pilots'
+    has_cores: int = 0  # of the one machine that all workers share; 0 where more of them may be given more
+
+    @property
+    def short_of_cores(self) -> bool:
+        """Whether the workers will wait for cores, which no pilot within them can tell of: T is then a lower bound."""
+        return bool(self.has_cores) and self.wants_cores > self.has_cores
 
 
 def forecast(arguments: Arguments) -> int:
@@ -97,6 +98,7 @@ def predict(runs: Sequence[Results], ps: Sequence[int]) -> list[Forecast]:
         chosen = fit(by_p).fit
         units = [Units.of(runs, step) for step in steps]
         beside = statistics.fmean(_beside(times[stage]) for times in measured)
+        busy, cores = statistics.fmean(_busy(times[stage]) for times in measured), _shared_cores(runs, steps[0])
         for p in ps:
             workers = max((min(p, len(one.seconds)) for one in units), default=1)
             if chosen is not None:
@@ -113,99 +115,11 @@ def predict(runs: Sequence[Results], ps: Sequence[int]) -> list[Forecast]:
                     by=by,
                     workers=workers,
                     beside_s=beside,
+                    wants_cores=busy * workers,
+                    has_cores=cores,
                 )
             )
     return rows
-
-
-@dataclass(frozen=True, kw_only=True)
-class Units:
-    """What each unit of a step takes one worker, and how that varies."""
-
-    seconds: tuple[float, ...]  # in the order in which workers take them
-    beyond: float  # T of the runs in that of their units dealt out again
-    slower: float  # exponent of p: how much longer a unit takes where more workers run
-    noise: float  # standard deviation of a unit's log seconds from run to run
-    ps: tuple[int, ...] = ()  # of the runs
-
-    @classmethod
-    def of(cls, runs: Sequence[Results], step: str) -> Units:
-        """Return those of a step that all runs have finished; a unit's gap to its worker's next one counts as its own.
-
-        With one run, or units that were cut otherwise, nothing tells how they vary: NOISE is assumed.
-        """
-        ps, rows, walls = list[int](), list[list[float]](), list[float]()
-        for run in runs:
-            records = run.records(step)
-            gap = _gap(records)
-            row = [max(LEAST_S, record["ended_unix"] - record["started_unix"]) + gap for record in records]
-            time = next((time for time in step_times(run) if time.stage == step), None)
-            if time and (not rows or len(row) == len(rows[0])):
-                ps.append(time.p)
-                rows.append(row)
-                walls.append(time.wall_s)
-        return cls.measured(ps, rows, walls) if rows else cls(seconds=(), beyond=1.0, slower=0.0, noise=NOISE)
-
-    @classmethod
-    def measured(cls, ps: Sequence[int], rows: Sequence[Sequence[float]], walls: Sequence[float]) -> Units:
-        """Return the units of R runs: each run's p, seconds of its units, and T."""
-        beyond = [math.log(max(LEAST_S, t) / dealt_out(row, p)) for p, row, t in zip(ps, rows, walls, strict=True)]
-        logs_RN, log_p_R = np.log(np.array(rows)), np.log(np.array(ps, dtype=np.float64))
-        of_run_R = (logs_RN - logs_RN.mean(axis=0)).mean(axis=1)
-        spread = log_p_R - log_p_R.mean()
-        slower = max(0.0, float(spread @ of_run_R / (spread @ spread))) if np.ptp(log_p_R) > 0 else 0.0
-        alone_RN = logs_RN - slower * log_p_R[:, None]
-        off_RN = alone_RN - alone_RN.mean(axis=0)
-        noise = math.sqrt(float((off_RN**2).sum()) / (off_RN.size - off_RN.shape[1])) if len(rows) > 1 else NOISE
-        seconds = np.exp(alone_RN.mean(axis=0))
-        return cls(
-            seconds=tuple(seconds.tolist()), beyond=math.exp(np.mean(beyond)), slower=slower, noise=noise, ps=tuple(ps)
-        )
-
-    def _reach(self, p: int) -> float:
-        """Return by how much the error of a run to come exceeds a run's own: as of a line through the runs' log p."""
-        logs_R = np.log(np.array(self.ps, dtype=np.float64))
-        spread = float(((logs_R - logs_R.mean()) ** 2).sum())
-        ahead = (math.log(p) - float(logs_R.mean())) ** 2 / spread if spread > 0 else 0.0
-        return math.sqrt(1 + 1 / len(logs_R) + ahead)
-
-    def seconds_at(self, p: int) -> Share:
-        """Return the median of T at p workers over draws of the units' noise, and its band."""
-        if not self.seconds:
-            return Share(value=0.0, low=0.0, high=0.0)
-        rng, units_N = np.random.default_rng(0), np.array(self.seconds)
-        working = min(p, len(units_N))
-        factor = self.beyond * working**self.slower
-        drawn = [
-            factor * dealt_out((units_N * np.exp(rng.normal(0.0, self.noise, len(units_N)))).tolist(), p)
-            for _ in range(DRAWS)
-        ]
-        run_noise = math.hypot(RUN_NOISE, self.noise / math.sqrt(len(units_N)))
-        of_run = np.exp(rng.normal(0.0, run_noise * self._reach(working), DRAWS))
-        low, middle, high = np.quantile(np.array(drawn) * of_run, [(1 - BAND) / 2, 0.5, (1 + BAND) / 2])
-        return Share(value=float(middle), low=float(low), high=float(high))
-
-
-def dealt_out(seconds: Sequence[float], p: int) -> float:
-    """Return when the last of p workers ends, each taking the next unit as soon as it has ended one."""
-    free = [0.0] * min(p, len(seconds))
-    for one in seconds:
-        heapq.heapreplace(free, free[0] + one)
-    return max(free, default=0.0)
-
-
-def _gap(records: Sequence[dict[str, Any]]) -> float:
-    """Return the median time between two units of a worker."""
-    workers: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for record in records:
-        key = tuple(record[name] for name in ("submission", "job_id", "array_task_id", "restarts", "host", "rank"))
-        workers.setdefault(key, []).append(record)
-    gaps = [
-        after["started_unix"] - before["ended_unix"]
-        for own in workers.values()
-        for before, after in pairwise(sorted(own, key=lambda record: float(record["started_unix"])))
-    ]
-    return max(0.0, statistics.median(gaps)) if gaps else 0.0
 
 
 def _added(parts: Sequence[Share]) -> Share:
@@ -224,6 +138,25 @@ def _beside(time: StageTime) -> float:
     return (time.queue_s or 0.0) + time.per_worker["setup"]
 
 
+def _busy(time: StageTime) -> float:
+    """Return the cores that a worker keeps busy while it has work."""
+    return time.cpu_s / time.wall_s / time.num_workers if time.wall_s > 0 and time.num_workers else 0.0
+
+
+def _shared_cores(runs: Sequence[Results], step: str) -> int:
+    """Return the cores of the machine that all workers are on; 0 where a scheduler finds more of them elsewhere.
+
+    Hosts that are one machine, as a development cluster's are, share its cores.
+    """
+    records = [record for run in runs for record in run.records(step)]
+    machines = {record["hardware"].get("machine") for record in records}
+    alone = len(machines) == 1 and None not in machines
+    elsewhere = any(run.submission["cluster"].get("launcher") == "slurm" for run in runs)
+    if not alone or (elsewhere and len({record["host"] for record in records}) == 1):
+        return 0
+    return int(records[0]["hardware"].get("cores", 0))
+
+
 def _best(totals: dict[int, Share], beside: dict[int, float], limits: dict[str, float]) -> int | None:
     """Return the fewest workers that end before the deadline for certain, queue and set-up included; without a deadline
     the most in the budget."""
@@ -240,8 +173,12 @@ def _table(rows: Sequence[Forecast], totals: dict[int, Share], beside: dict[int,
     cells = []
     for row in rows:
         band = f"{duration(row.low)} to {duration(row.high)}"
-        note = f"only {row.workers} have a unit" if row.workers < row.p else ""
-        cells.append((row.stage, str(row.p), duration(row.seconds), band, duration(row.beside_s), row.by, note))
+        notes = [f"only {row.workers} have a unit"] if row.workers < row.p else []
+        if row.short_of_cores:
+            notes.append(f"at least: they want {row.wants_cores:.1f} of {row.has_cores} cores")
+        cells.append(
+            (row.stage, str(row.p), duration(row.seconds), band, duration(row.beside_s), row.by, "; ".join(notes))
+        )
     for p, total in totals.items():
         band = f"{duration(total.low)} to {duration(total.high)}"
         hours = f"{p * total.value / 3600:.3g} worker-hours"

@@ -116,7 +116,7 @@ def _same_answers(run: Results, baseline: Results | None) -> Milestone:
         note = (
             "is the baseline"
             if run.config["pipeline"]["name"] == "baseline"
-            else "no baseline; name one: --baseline RUN"
+            else "no baseline; make one of the same corpus, rag-hpc run pipeline=baseline, or name one: --baseline RUN"
         )
         return unjudged(name, predicted, note)
     rows = verify.compare(baseline, run)

@@ -27,7 +27,7 @@ from rag_hpc.models.encoder import Encoder
 from rag_hpc.models.tokens import TokenCounter
 from rag_hpc.search.answer import Answered, Answerer, checked, reading
 
-DEFAULTS = {"data": "", "work": "", "questions": "100"}
+DEFAULTS = {"data": "", "work": "", "questions": "40"}
 WAYS = {
     "near=0.95": CompressConfig(near=0.95),
     "sentences=24": CompressConfig(sentences=24),

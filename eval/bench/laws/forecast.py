@@ -19,7 +19,8 @@ from rag_hpc.core.record import pressure_cpu
 from rag_hpc.errors import RagHpcError
 from rag_hpc.eval.bench.registry import known
 from rag_hpc.eval.bench.rows import Row
-from rag_hpc.eval.forecast import BAND, RUN_NOISE, Units, dealt_out, predict
+from rag_hpc.eval.dealt import BAND, RUN_NOISE, Units, dealt_out
+from rag_hpc.eval.forecast import predict
 from rag_hpc.eval.results import Results
 from rag_hpc.eval.times import stage_times
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import fake_run
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 
 from rag_hpc import cli
 from rag_hpc.eval.bench.laws.forecast import held_rows
-from rag_hpc.eval.forecast import Units, dealt_out, predict
+from rag_hpc.eval.dealt import Units, dealt_out
+from rag_hpc.eval.forecast import predict
 from rag_hpc.eval.results import Results
 from rag_hpc.eval.times import stage_times
 
@@ -28,9 +30,11 @@ def call(root: Path, *words: str) -> int:
     return cli.main(["forecast", *words, f"cluster.root={root}"])
 
 
-def test_units_go_to_the_first_worker_that_is_free() -> None:
+def test_units_go_to_who_is_free_own_stripe_first_then_others_from_the_far_end() -> None:
     assert dealt_out([4, 1, 1, 1], 1) == 7 and dealt_out([4, 1, 1, 1], 2) == 4 and dealt_out([1, 1, 1], 2) == 2
     assert dealt_out([3, 2], 8) == 3 and dealt_out([], 4) == 0
+    assert dealt_out([3, 1, 1, 4], 2) == 5  # the second worker goes on with its own fourth unit, not with the third
+    assert dealt_out([9, 1, 3, 1, 4, 1], 2) == 10  # and then with the fifth, before the third
 
 
 def test_a_pilots_own_time_is_foretold(pilots: Path) -> None:
@@ -80,6 +84,25 @@ def test_the_fewest_workers_before_a_deadline_and_the_most_within_a_budget(
     assert best(f"deadline_h={totals[4] + beside}") == (0, 4) and best(f"deadline_h={totals[4]}") == (0, 8)
     assert best(f"worker_h={max(p * hours for p, hours in totals.items())}") == (0, 8)
     assert best("deadline_h=1e-9") == (1, None)
+
+
+def test_workers_that_want_more_cores_than_their_machine_has_are_said_to_take_longer(
+    pilots: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Results.records
+
+    def records(self: Results, step: str) -> list[dict[str, Any]]:
+        return [{**one, "hardware": {"machine": "m", "cores": 2}} for one in real(self, step)]
+
+    monkeypatch.setattr(Results, "records", records)
+    (time, _) = stage_times(Results(pilots / "c-w2"))
+    rows = {row.p: row for row in predict([Results(pilots / "c-w2")], [1, 8]) if row.stage == "crawl"}
+    assert rows[8].wants_cores == pytest.approx(8 * time.cpu_s / time.wall_s / 2) and rows[8].has_cores == 2
+    assert rows[8].short_of_cores and not rows[1].short_of_cores
+    assert call(pilots, "c-w2", "p=8") == 0
+    assert f"at least: they want {rows[8].wants_cores:.1f} of 2 cores" in capsys.readouterr().out
+    monkeypatch.setattr(Results, "records", lambda self, step: [{**one, "hardware": {}} for one in real(self, step)])
+    assert predict([Results(pilots / "c-w2")], [8])[0].has_cores == 0  # records of before do not tell
 
 
 def test_what_cannot_be_foretold_is_said(pilots: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fakeragas
 import pytest
 import stagerun
 from chatserver import ChatServer
@@ -151,32 +152,11 @@ def test_no_attempt_repeats_a_request_of_another(
     assert [body["seed"] for body in server.bodies[num:]] == [0, 1, 2]  # the same prompt, three draws
 
 
-class FakeRagas:
-    """Stands in for RAGAS where it is not installed: one question to the judge, whose number is the score."""
-
-    def llm(self, fill: Any) -> Any:
-        return fill
-
-    def score(self, name: str, one: Sample, llm: Any, embed: Any, strictness: int) -> float:
-        import pydantic
-
-        class Number(pydantic.BaseModel):
-            value: float
-
-        return float(llm(f"{name}: {one.sample_id} {one.answer} {one.reference}", Number).value)
-
-
-def number(body: dict[str, Any]) -> str:
-    text = body["messages"][0]["content"]
-    return '{"value": %s}' % ("null" if "q3" in text else "1" if "faith" in text else "0.25")
-
-
 @pytest.fixture
 def settings(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The settings of a stage whose judge is the server; RAGAS's part is its own where that is installed."""
-    monkeypatch.setattr(judges, "load_ragas", FakeRagas)
-    monkeypatch.setattr(JudgeConfig, "require", lambda self: None)
-    server.answer = number
+    fakeragas.take_place(monkeypatch.setattr)
+    server.answer = fakeragas.number
     return {**to_plain(config(server)), "metrics": ["faithfulness", "context_recall"]}
 
 
