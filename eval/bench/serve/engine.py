@@ -87,9 +87,11 @@ class Engine(asyncio.Protocol):
 
 
 @contextlib.contextmanager
-def playing(*, delay_ms: float = 0.0, pieces: int = 1, pause_ms: float = 0.0) -> Iterator[tuple[int, int]]:
-    """Yield the port and the process of an engine; it is gone afterwards."""
-    port = free_port()
+def playing(
+    *, port: int = 0, delay_ms: float = 0.0, pieces: int = 1, pause_ms: float = 0.0
+) -> Iterator[tuple[int, int]]:
+    """Yield the port and the process of an engine; it is gone afterwards. port: 0 for a free one."""
+    port = port or free_port()
     told = [f"--delay-ms={delay_ms}", f"--pieces={pieces}", f"--pause-ms={pause_ms}"]
     with started([sys.executable, "-m", __spec__.name, str(port), *told], port) as pid:
         yield port, pid

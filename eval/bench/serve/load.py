@@ -45,6 +45,7 @@ class Target:
     socket: str  # path of a Unix socket, or HOST:PORT
     path: str
     token: str = ""
+    deadline_ms: int = 0  # that is asked for; 0 = what the gateway gives
     kept: bool = False  # connections are, for the next request, as clients do; else each request has one of its own
 
 
@@ -142,7 +143,7 @@ def _told(sample: Sample, reply: Reply) -> None:
             event = json.loads(line[6:])
             text += [choice["delta"].get("content") or "" for choice in event.get("choices", ())]
             sample.told = event.get("done", sample.told)
-            sample.error = str(event.get("error", sample.error))
+            sample.error = str(event.get("error") or event.get("rag", {}).get("fallback") or sample.error)
         if not sample.told and ended and any(text):
             sample.told = {"answer": "".join(text), "pieces": len(text), "timings_ms": {}}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -159,5 +160,6 @@ def _request(target: Target, body: dict[str, Any]) -> bytes:
         "Content-Type: application/json",
         f"Content-Length: {len(text)}",
         *([f"Authorization: Bearer {target.token}"] if target.token else []),
+        *([f"X-Deadline-Ms: {target.deadline_ms}"] if target.deadline_ms else []),
     ]
     return "\r\n".join(lines).encode() + END + text

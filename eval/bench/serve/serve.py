@@ -1,6 +1,7 @@
 """`rag-hpc bench serve run=RUN`: a gateway that is up, asked as many people ask; latencies held against predictions.
 
-Parts: `steps`, the steps of an answer; `overhead`, what the gateway adds to one that it keeps, beside other proxies.
+Parts: `steps`, the steps of an answer; `overhead`, what the gateway adds to one that it keeps, beside other proxies;
+`streams`, many of them open at once.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from rag_hpc.core.record import pressure_cpu
 from rag_hpc.errors import ConfigError
 from rag_hpc.eval.bench.registry import Options, known
 from rag_hpc.eval.bench.rows import Row, cpu_class
-from rag_hpc.eval.bench.serve import doors, overhead
+from rag_hpc.eval.bench.serve import doors, overhead, streams
 from rag_hpc.eval.bench.serve.load import Sample, Target, load
 from rag_hpc.eval.bench.serve.quantiles import ENOUGH, QUANTILES, interval, quantile
 from rag_hpc.schema import from_plain
@@ -28,6 +29,7 @@ from rag_hpc.stores.questions import read_questions
 
 PARTS: dict[str, dict[str, str]] = {
     "steps": {"qps": "1", "seconds": "60", "warmup": "10", "route": "query"},
+    "streams": {"streams": "1000", "qps": "50", "seconds": "20"},
     "overhead": {"qps": "200", "seconds": "10", "pairs": "7", "litellm": "", "vllm_router": ""},
 }
 DEFAULTS = {"part": "steps", "run": "", "slo": "", "seed": "0"}
@@ -52,7 +54,8 @@ def run(options: Options) -> list[Row]:
 
     Options: run, whose gateway on this machine is asked (its owner's door); qps, requests a second on average; slo=FILE;
     seed. part=steps: seconds of load after `warmup` seconds that do not count; route=query or retrieve. part=overhead:
-    seconds of each turn; pairs of turns; litellm and vllm_router, the programs of peers that stand beside.
+    seconds of each turn; pairs of turns; litellm and vllm_router, the programs of peers that stand beside. part=streams:
+    how many; qps, how many more a second; seconds for which all of them are open.
     """
     part = options.get("part", DEFAULTS["part"])
     if part not in PARTS:
@@ -61,6 +64,8 @@ def run(options: Options) -> list[Row]:
     if given.get("route", "query") not in ROUTES:
         raise ConfigError(f"route={given['route']}: known: {', '.join(ROUTES)}")
     ledger, slo = find_run(runs_root(None), given["run"] or None), slo_of(given["slo"])
+    if part == "streams":
+        return streams.run(ledger, given)
     return overhead.run(ledger, given, slo.overhead_ms) if part == "overhead" else steps(ledger, given, slo)
 
 

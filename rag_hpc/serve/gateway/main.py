@@ -11,6 +11,7 @@ import dataclasses
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -234,12 +235,19 @@ def logger(lines: Any) -> Any:
     )
 
 
+def raise_files() -> None:
+    """Let this process open as many files as it may: a stream holds two, its asker's and its replica's."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one gateway; return the process's exit code."""
     run_dir, name = sys.argv[1:] if argv is None else argv
     configure(prefix=f"gateway@{os.uname().nodename}")
     try:
         check_run(Path(run_dir))
+        raise_files()
         os.umask(0o077)
         place = GatewayPlace(Path(run_dir), name)
         with scratch_folder() as scratch:
