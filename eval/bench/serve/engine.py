@@ -35,23 +35,29 @@ class Engine(asyncio.Protocol):
         self._tasks: set[asyncio.Task[None]] = set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
     def connection_lost(self, error: Exception | None) -> None:
+        """Note that it is gone."""
         for task in self._tasks:
             task.cancel()
 
     def data_received(self, data: bytes) -> None:
+        """Read on."""
         self._parser.feed_data(data)
 
     def on_url(self, url: bytes) -> None:
+        """Note which route is asked."""
         self._url = url
 
     def on_body(self, data: bytes) -> None:
+        """Keep a piece of the body."""
         self._body += data
 
     def on_message_complete(self) -> None:
+        """Take the message as whole."""
         asked = json.loads(self._body) if self._body else {}
         self._body.clear()
         task = asyncio.get_running_loop().create_task(self._answer(asked))
@@ -59,6 +65,9 @@ class Engine(asyncio.Protocol):
         task.add_done_callback(self._tasks.discard)
 
     async def _answer(self, asked: dict[str, Any]) -> None:
+        if self._url.endswith(b"/render"):  # asked by vllm-router for a prompt's tokens, which nobody has here
+            self._transport.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+            return
         if b"completions" not in self._url:
             self._whole({"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "nobody"}]})
             return
@@ -116,7 +125,10 @@ async def _main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, over.set)
     server = await loop.create_server(
-        lambda: Engine(given.delay_ms / 1000, given.pieces, given.pause_ms / 1000), "127.0.0.1", given.port, backlog=4096
+        lambda: Engine(given.delay_ms / 1000, given.pieces, given.pause_ms / 1000),
+        "127.0.0.1",
+        given.port,
+        backlog=4096,
     )
     async with server:
         await over.wait()

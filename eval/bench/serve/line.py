@@ -59,10 +59,12 @@ class Line(asyncio.Protocol):
     # ---- called by the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
+        """Read on."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -70,6 +72,7 @@ class Line(asyncio.Protocol):
             self.close()
 
     def connection_lost(self, error: Exception | None) -> None:
+        """Note that it is gone."""
         self._transport = None
         if self._reply.status and not self._sized and error is None:  # such a body ends with its connection
             self.on_message_complete()
@@ -79,20 +82,24 @@ class Line(asyncio.Protocol):
     # ---- called by the parser
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """Note what is said of the body."""
         name = name.lower()
         self._sized = self._sized or name in (b"content-length", b"transfer-encoding")
         if name == b"content-type":
             self._reply.streamed = value.startswith(b"text/event-stream")
 
     def on_headers_complete(self) -> None:
+        """Note the status."""
         self._reply.status = self._parser.get_status_code()
 
     def on_body(self, data: bytes) -> None:
+        """Keep a piece of the body."""
         self._reply.body += data
         if not self._seen and self._reply.streamed and FIRST in self._reply.body:
             self._seen, self._reply.first = True, time.monotonic()
 
     def on_message_complete(self) -> None:
+        """Take the message as whole."""
         self._reply.whole = time.monotonic()
         if not self._reply.streamed:
             self._reply.first = self._reply.whole

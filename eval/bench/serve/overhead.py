@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from rag_hpc.core.ledger import Ledger
 from rag_hpc.core.record import pressure_cpu
 from rag_hpc.errors import InputError
@@ -117,7 +115,9 @@ def costs(sides: dict[str, Side], note: str) -> Iterator[Row]:
     each = {name: 1000 * side.cpu_s / max(1, len(side.samples)) for name, side in sides.items()}
     others = {name: each[name] for name, _ in _peers(sides)}
     for name in (name for name in sides if name.startswith("ours")):
-        yield Row(name=f"serve.overhead.{name}.cpu", ours=each[name], unit="ms of CPU a request", peers=others, note=note)
+        yield Row(
+            name=f"serve.overhead.{name}.cpu", ours=each[name], unit="ms of CPU a request", peers=others, note=note
+        )
     failed = {name: sum(not one.good for one in side.samples) / len(side.samples) for name, side in sides.items()}
     ours = max(share for name, share in failed.items() if name.startswith("ours"))
     others = {name: failed[name] for name, _ in _peers(sides)}
@@ -152,10 +152,8 @@ def _own(values: Sequence[float], bar_ms: float, note: str, pressure: float | No
         )
 
 
-def _sides(
-    stack: contextlib.ExitStack, ledger: Ledger, place: GatewayPlace, given: dict[str, str]
-) -> dict[str, Side]:
-    """Return the sides, started: ours by the owner's door and by a token, the engine, and the proxies that are given."""
+def _sides(stack: contextlib.ExitStack, ledger: Ledger, place: GatewayPlace, given: dict[str, str]) -> dict[str, Side]:
+    """Return the sides, started: ours by the owner's door and by a token, the engine, and the proxies given."""
     doors = place.doors()
     texts = questions_of(ledger)[:MOST_QUESTIONS]
     own = [_body(ledger.name, text) for text in texts]

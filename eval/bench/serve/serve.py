@@ -6,6 +6,8 @@ Parts: `steps`, the steps of an answer; `overhead`, what the gateway adds to one
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +20,7 @@ from rag_hpc.core.ledger import Ledger, find_run, runs_root
 from rag_hpc.core.plan import read_plans
 from rag_hpc.core.record import pressure_cpu
 from rag_hpc.errors import ConfigError
+from rag_hpc.eval import loads
 from rag_hpc.eval.bench.registry import Options, known
 from rag_hpc.eval.bench.rows import Row, cpu_class
 from rag_hpc.eval.bench.serve import doors, overhead, streams
@@ -52,10 +55,11 @@ class Slo:
 def run(options: Options) -> list[Row]:
     """Return the rows of a part.
 
-    Options: run, whose gateway on this machine is asked (its owner's door); qps, requests a second on average; slo=FILE;
-    seed. part=steps: seconds of load after `warmup` seconds that do not count; route=query or retrieve. part=overhead:
-    seconds of each turn; pairs of turns; litellm and vllm_router, the programs of peers that stand beside. part=streams:
-    how many; qps, how many more a second; seconds for which all of them are open.
+    Options: run, whose gateway on this machine is asked (its owner's door); qps, requests a second on average;
+    slo=FILE; seed.
+    part=steps: seconds of load after `warmup` seconds that do not count; route=query or retrieve.
+    part=overhead: seconds of each turn; pairs of turns; litellm and vllm_router, the programs of peers beside it.
+    part=streams: how many; qps, how many more a second; seconds for which all of them are open.
     """
     part = options.get("part", DEFAULTS["part"])
     if part not in PARTS:
@@ -82,8 +86,39 @@ def steps(ledger: Ledger, given: Options, slo: Slo) -> list[Row]:
     samples = load(target, bodies, rate, float(given["seconds"]), seed)
     seen = [one for one in (before, pressure_cpu()) if one is not None]
     note = f"{len(samples)} requests of run {ledger.name}, {given['qps']} a second, {cpu_class()}"
-    rows = latencies(given["route"], samples, slo, note, max(seen, default=None))
+    if not samples:
+        raise ConfigError(f"qps={given['qps']} seconds={given['seconds']}: no request fell due; more of either")
+    contention = max(seen, default=None)
+    rows = latencies(given["route"], samples, slo, note, contention)
+    loads.write(ledger.run_dir, measured(given, samples, answers, contention))
     return [*rows, failures(samples, note), *same(samples, answers)]
+
+
+def measured(
+    given: Options, samples: Sequence[Sample], answers: dict[str, str], contention: float | None
+) -> loads.Load:
+    """Return the load as the run keeps it, for `rag-hpc milestones`."""
+    streamed = given["route"] == "query"
+    values = [1000 * (one.first_s if streamed else one.whole_s) if one.good else float("inf") for one in samples]
+    figures = (quantile(values, 0.99), *interval(values, 0.99))
+    p99, low, high = (value if math.isfinite(value) else None for value in figures)
+    pairs = pairs_of(samples, answers)
+    return loads.Load(
+        route=given["route"],
+        qps=float(given["qps"]),
+        seconds=float(given["seconds"]),
+        requests=len(samples),
+        failed=sum(not one.good for one in samples),
+        until=loads.FIRST_WORDS if streamed else loads.WHOLE,
+        p99_ms=p99,
+        low_ms=low,
+        high_ms=high,
+        compared=len(pairs),
+        same=sum(mine == batch for mine, batch in pairs),
+        processor=cpu_class(),
+        contention=contention,
+        unix=time.time(),
+    )
 
 
 def latencies(route: str, samples: Sequence[Sample], slo: Slo, note: str, contention: float | None) -> list[Row]:
@@ -145,15 +180,20 @@ def failures(samples: Sequence[Sample], note: str) -> Row:
 
 def same(samples: Sequence[Sample], answers: dict[str, str]) -> list[Row]:
     """Return the share of answers that are the batch job's, of those that it has."""
-    pairs = [
-        (sample.told["answer"], answers[sample.body["question"]])
-        for sample in samples
-        if sample.good and "answer" in sample.told and sample.body["question"] in answers
-    ]
+    pairs = pairs_of(samples, answers)
     if not pairs:
         return []
     equal = sum(mine == batch for mine, batch in pairs) / len(pairs)
     return [Row(name="serve.same", ours=equal, unit="of answers", bar=1.0, note=f"{len(pairs)} beside the run's own")]
+
+
+def pairs_of(samples: Sequence[Sample], answers: dict[str, str]) -> list[tuple[str, str]]:
+    """Return (what was answered, what the batch job answered) where it did."""
+    return [
+        (sample.told["answer"], answers[sample.body["question"]])
+        for sample in samples
+        if sample.good and "answer" in sample.told and sample.body["question"] in answers
+    ]
 
 
 def asked_of(ledger: Ledger) -> tuple[list[str], dict[str, str]]:

@@ -50,7 +50,9 @@ def hold(place: GatewayPlace, questions: Sequence[str], num: int, rate: float, h
     with engine.playing(port=port, pieces=1):  # searches are kept from here on
         warm = ask(target, [Sample(due_s=0.0, body=body) for body in bodies])
     if failed := [one for one in warm if not one.good]:
-        raise ConfigError(f"gateway {place.name} does not stream: {failed[0].status} {failed[0].error}; {HOW.format(num=num)}")
+        raise ConfigError(
+            f"gateway {place.name} does not stream: {failed[0].status} {failed[0].error}; {HOW.format(num=num)}"
+        )
     with engine.playing(port=port, pieces=pieces, pause_ms=1000 * lasts_s / (pieces - 1)):
         before = rss_bytes(doors.pid)
         with _Peak(doors.pid) as peak:
@@ -68,7 +70,9 @@ def hold(place: GatewayPlace, questions: Sequence[str], num: int, rate: float, h
             less_is_better=True,
             note=note + (f"; {failed[0].status} {failed[0].error}"[:200] if failed else ""),
         ),
-        Row(name="serve.streams.first.p99", ours=quantile(first, 0.99), unit="ms", contention=pressure_cpu(), note=note),
+        Row(
+            name="serve.streams.first.p99", ours=quantile(first, 0.99), unit="ms", contention=pressure_cpu(), note=note
+        ),
         Row(name="serve.streams.memory", ours=(peak.most - before) / num / 1024, unit="KiB a stream", note=note),
     ]
 
