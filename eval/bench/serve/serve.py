@@ -1,7 +1,7 @@
 """`rag-hpc bench serve run=RUN`: a gateway that is up, asked as many people ask; latencies held against predictions.
 
 Parts: `steps`, the steps of an answer; `overhead`, what the gateway adds to one that it keeps, beside other proxies;
-`streams`, many of them open at once.
+`streams`, many of them open at once; `policy`, which replica answers, in virtual time, as `calibrate` measures it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rag_hpc.errors import ConfigError
 from rag_hpc.eval import loads
 from rag_hpc.eval.bench.registry import Options, known
 from rag_hpc.eval.bench.rows import Row, cpu_class
-from rag_hpc.eval.bench.serve import doors, overhead, streams
+from rag_hpc.eval.bench.serve import calibrate, doors, overhead, policy, streams
 from rag_hpc.eval.bench.serve.load import Sample, Target, load
 from rag_hpc.eval.bench.serve.quantiles import ENOUGH, QUANTILES, interval, quantile
 from rag_hpc.schema import from_plain
@@ -33,6 +33,15 @@ from rag_hpc.stores.questions import read_questions
 PARTS: dict[str, dict[str, str]] = {
     "steps": {"qps": "1", "seconds": "60", "warmup": "10", "route": "query"},
     "streams": {"streams": "1000", "qps": "50", "seconds": "20"},
+    "calibrate": {"vllm": "", "layers": "8", "hidden": "512"},
+    "policy": {
+        "step_ms": "15.2",
+        "prefill_us": "584",
+        "decode_us": "1196",
+        "blocks": "512",
+        "replicas": "8",
+        "requests": "1200",
+    },  # as part=calibrate measured it: results/serve/calibrate.json
     "overhead": {"qps": "200", "seconds": "10", "pairs": "7", "litellm": "", "vllm_router": ""},
 }
 DEFAULTS = {"part": "steps", "run": "", "slo": "", "seed": "0"}
@@ -59,6 +68,8 @@ def run(options: Options) -> list[Row]:
     slo=FILE; seed.
     part=steps: seconds of load after `warmup` seconds that do not count; route=query or retrieve.
     part=overhead: seconds of each turn; pairs of turns; litellm and vllm_router, the programs of peers beside it.
+    part=calibrate: vllm, an interpreter that has vLLM; layers and hidden, of the model that is made.
+    part=policy: step_ms, prefill_us, decode_us and blocks of a replica; replicas; requests a seed. Needs no run.
     part=streams: how many; qps, how many more a second; seconds for which all of them are open.
     """
     part = options.get("part", DEFAULTS["part"])
@@ -67,6 +78,8 @@ def run(options: Options) -> list[Row]:
     given = known(options, DEFAULTS | PARTS[part])
     if given.get("route", "query") not in ROUTES:
         raise ConfigError(f"route={given['route']}: known: {', '.join(ROUTES)}")
+    if part in ("calibrate", "policy"):
+        return calibrate.run(given) if part == "calibrate" else policy.run(given)
     ledger, slo = find_run(runs_root(None), given["run"] or None), slo_of(given["slo"])
     if part == "streams":
         return streams.run(ledger, given)
