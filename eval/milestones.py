@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rag_hpc.arguments import as_json, group_values
 from rag_hpc.core.ledger import run_handle
-from rag_hpc.eval import ceilings, curves, priced, quality, verify
+from rag_hpc.eval import ceilings, curves, loads, priced, quality, verify
 from rag_hpc.eval.cost import Prices
 from rag_hpc.eval.results import Results, choose_baseline, chosen_run, same_documents
 from rag_hpc.eval.text import aligned, duration, percent, share
@@ -76,6 +76,7 @@ def judge(run: Results, baseline: Results | None, prices: Prices | None = None) 
         *_speed(run, baseline, predicted),
         *ceilings.rows(run, baseline, predicted, same),
         *priced.rows(run, baseline, predicted, prices),
+        *loads.rows(run, predicted),
     ]
     return [*ceilings.in_order(found, strict=bool(predicted.get("strict"))), *_times(run)]
 

@@ -86,6 +86,8 @@ class MilestoneConfig:
     max_cost_per_query: float | None = None
     max_cost_per_correct_answer: float | None = None
     max_cost_ratio: float | None = None  # of all stages, to the baseline's
+    max_p99_ms: float | None = None  # of requests to the served run, as `rag-hpc bench serve` measures them
+    min_qps: float | None = None  # requests a second at which that holds
     strict: bool = False  # what comes after a missed one is not judged
 
 

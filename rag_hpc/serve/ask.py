@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -204,10 +204,10 @@ def plain(run: str, question: str, answered: Answered, page_of: PageOf = lambda 
     for check in answered.checks:
         first = answered.passages[check.citation - 1].start if check.start >= 0 else 0
         offsets = {"doc_start": first + check.start, "doc_end": first + check.end}
-        citations.append({**asdict(check), **offsets, "score": scores.get((check.citation, check.start))})
+        citations.append({**vars(check), **offsets, "score": scores.get((check.citation, check.start))})
     found, firsts = verdicts(citations), {check.citation: check.start for check in reversed(answered.checks)}
     passages = [
-        {**asdict(passage), "number": n, "cited": n in found, "verdict": found.get(n), "ranks": ranks_of(answered, n)}
+        {**vars(passage), "number": n, "cited": n in found, "verdict": found.get(n), "ranks": ranks_of(answered, n)}
         | {"page": page_of(passage, firsts[n]) if n in found else None}
         for n, passage in enumerate(answered.passages, 1)
     ]

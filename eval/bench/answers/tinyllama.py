@@ -15,9 +15,16 @@ _SPECIAL = ["<unk>", "<s>", "</s>"]
 
 
 def make_tiny_llama(
-    folder: Path, *, texts: Iterable[str] = (_TEXT,), chat: bool = True, positions: int = 8192, seed: int = 0
+    folder: Path,
+    *,
+    texts: Iterable[str] = (_TEXT,),
+    chat: bool = True,
+    positions: int = 8192,
+    seed: int = 0,
+    layers: int = 2,
+    hidden: int = 64,
 ) -> Path:
-    """Write a model of two layers and 64 dimensions, with heads for two tensor-parallel ranks; return its folder.
+    """Write a model of few layers and dimensions, with heads for two tensor-parallel ranks; return its folder.
 
     texts: what the byte-level BPE tokenizer is trained on. chat: with a chat template, or without any.
     """
@@ -42,9 +49,9 @@ def make_tiny_llama(
     tokenizer.save_pretrained(folder)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         num_key_value_heads=2,
         max_position_embeddings=positions,

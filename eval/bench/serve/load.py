@@ -11,7 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from rag_hpc.eval.bench.serve.line import Line, Reply
+
 END = b"\r\n\r\n"
+SPIN_S = 0.002  # before a request is due its sender no longer sleeps, since a sleep ends up to 1 ms late
+IDLE_S = 2.0  # an older connection may be one that the other side is about to close
+OPEN_S = 60.0  # for a connection; whoever has none by then has failed
 
 
 @dataclass(kw_only=True)
@@ -37,9 +42,11 @@ class Sample:
 class Target:
     """Where requests go."""
 
-    socket: str  # path of a Unix socket
+    socket: str  # path of a Unix socket, or HOST:PORT
     path: str
     token: str = ""
+    deadline_ms: int = 0  # that is asked for; 0 = what the gateway gives
+    kept: bool = False  # connections are, for the next request, as clients do; else each request has one of its own
 
 
 def due_times(rate: float, seconds: float, seed: int) -> list[float]:
@@ -52,63 +59,107 @@ def due_times(rate: float, seconds: float, seed: int) -> list[float]:
 
 def load(target: Target, bodies: Sequence[dict[str, Any]], rate: float, seconds: float, seed: int) -> list[Sample]:
     """Return a sample a request, in the order in which they were due; bodies are drawn at random."""
-    rng = np.random.default_rng(seed + 1)
-    samples = [Sample(due_s=due, body=bodies[int(rng.integers(len(bodies)))]) for due in due_times(rate, seconds, seed)]
-    asyncio.run(_all(target, samples))
-    return samples
+    rng, due = np.random.default_rng(seed + 1), due_times(rate, seconds, seed)
+    return ask(target, [Sample(due_s=one, body=bodies[int(rng.integers(len(bodies)))]) for one in due])
 
 
-async def _all(target: Target, samples: Sequence[Sample]) -> None:
-    begun = time.monotonic()
-    tasks = []
-    for sample in samples:
-        await asyncio.sleep(max(0.0, begun + sample.due_s - time.monotonic()))
-        tasks.append(asyncio.create_task(_one(target, sample, begun + sample.due_s)))
-    await asyncio.gather(*tasks)
+def ask(target: Target, samples: Sequence[Sample]) -> list[Sample]:
+    """Send each request when it is due, and return the samples with what came of them."""
+    return asyncio.run(_Load(target).run(samples))
 
 
-async def _one(target: Target, sample: Sample, due: float) -> None:
-    sample.sent_s = time.monotonic() - due
-    try:
-        reader, writer = await asyncio.open_unix_connection(target.socket, limit=1 << 22)
+class _Load:
+    """Requests to one target, and the connections that they leave behind."""
+
+    def __init__(self, target: Target) -> None:
+        self._target, self._idle = target, list[Line]()
+
+    async def run(self, samples: Sequence[Sample]) -> list[Sample]:
+        made = {id(sample.body): sample.body for sample in samples}
+        requests = {key: _request(self._target, body) for key, body in made.items()}
+        tasks, replies = [], dict[int, Reply]()
+        begun = time.monotonic()
+        for number, sample in enumerate(samples):
+            await _until(begun + sample.due_s)
+            one = self._one(sample, requests[id(sample.body)], begun + sample.due_s, number, replies)
+            tasks.append(asyncio.create_task(one))
+        await asyncio.gather(*tasks)
+        for line in self._idle:
+            line.close()
+        for number, reply in replies.items():  # now that no answer is waited for
+            _told(samples[number], reply)
+        return list(samples)
+
+    async def _one(self, sample: Sample, request: bytes, due: float, number: int, replies: dict[int, Reply]) -> None:
+        sample.sent_s = time.monotonic() - due
         try:
-            writer.write(_request(target, sample.body))
-            head = (await reader.readuntil(END)).decode("latin-1")
-            sample.status = int(head.split(" ", 2)[1])
-            await _read(reader, sample, due, streamed="text/event-stream" in head)
-        finally:
-            writer.close()
-    except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+            line = await self._line()
+            reply = await line.ask(request)
+        except (OSError, ValueError, TimeoutError) as error:
+            sample.error = f"{type(error).__name__}: {error}"
+            return
+        sample.status, replies[number] = reply.status, reply
+        sample.first_s, sample.whole_s = reply.first - due, reply.whole - due
+        if self._target.kept and line.open:
+            self._idle.append(line)
+        else:
+            line.close()
+
+    async def _line(self) -> Line:
+        while self._idle:
+            line = self._idle.pop()
+            if line.open and time.monotonic() - line.used < IDLE_S:
+                return line
+            line.close()
+        loop, where = asyncio.get_running_loop(), self._target.socket
+        async with asyncio.timeout(OPEN_S):
+            if where.startswith("/"):
+                return (await loop.create_unix_connection(Line, where))[1]
+            host, _, port = where.rpartition(":")
+            return (await loop.create_connection(Line, host, int(port)))[1]
+
+
+async def _until(due: float) -> None:
+    if (left_s := due - SPIN_S - time.monotonic()) > 0:
+        await asyncio.sleep(left_s)
+    while time.monotonic() < due:
+        await asyncio.sleep(0)
+
+
+def _told(sample: Sample, reply: Reply) -> None:
+    """Note what an answer says; one that is no answer is an error."""
+    if reply.status != 200:
+        sample.error = bytes(reply.body[:200]).decode("utf-8", "replace")
+        return
+    try:
+        if not reply.streamed:
+            sample.told = json.loads(reply.body)
+            return
+        text, ended = [], False
+        for line in bytes(reply.body).split(b"\n"):
+            if not line.startswith(b"data: {"):
+                ended = ended or line == b"data: [DONE]"
+                continue
+            event = json.loads(line[6:])
+            text += [choice["delta"].get("content") or "" for choice in event.get("choices", ())]
+            sample.told = event.get("done", sample.told)
+            sample.error = str(event.get("error") or event.get("rag", {}).get("fallback") or sample.error)
+        if not sample.told and ended and any(text):
+            sample.told = {"answer": "".join(text), "pieces": len(text), "timings_ms": {}}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         sample.error = f"{type(error).__name__}: {error}"
 
 
-async def _read(reader: asyncio.StreamReader, sample: Sample, due: float, *, streamed: bool) -> None:
-    if not streamed:
-        body = await reader.read(-1)
-        sample.first_s = sample.whole_s = time.monotonic() - due
-        sample.told = json.loads(body) if sample.status == 200 else {}
-        sample.error = "" if sample.status == 200 else body[:200].decode("utf-8", "replace")
-        return
-    while line := await reader.readline():
-        if not line.startswith(b"data: {"):
-            continue
-        event = json.loads(line[6:])
-        if "delta" in event and sample.first_s == float("inf"):
-            sample.first_s = time.monotonic() - due
-        sample.told = event.get("done", sample.told)
-        sample.error = str(event.get("error", ""))
-    sample.whole_s = time.monotonic() - due
-
-
 def _request(target: Target, body: dict[str, Any]) -> bytes:
-    """Return the bytes of a request, on a connection of its own: what a gateway's proxies spare, it does not."""
+    """Return the bytes of a request."""
     text = json.dumps(body).encode()
     lines = [
         f"POST {target.path} HTTP/1.1",
         "Host: localhost",
-        "Connection: close",
+        *([] if target.kept else ["Connection: close"]),
         "Content-Type: application/json",
         f"Content-Length: {len(text)}",
         *([f"Authorization: Bearer {target.token}"] if target.token else []),
+        *([f"X-Deadline-Ms: {target.deadline_ms}"] if target.deadline_ms else []),
     ]
     return "\r\n".join(lines).encode() + END + text

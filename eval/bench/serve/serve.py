@@ -1,7 +1,13 @@
-"""`rag-hpc bench serve run=RUN`: a gateway that is up, asked as many people ask; latencies held against predictions."""
+"""`rag-hpc bench serve run=RUN`: a gateway that is up, asked as many people ask; latencies held against predictions.
+
+Parts: `steps`, the steps of an answer; `overhead`, what the gateway adds to one that it keeps, beside other proxies;
+`streams`, many of them open at once; `policy`, which replica answers, in virtual time, as `calibrate` measures it.
+"""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,28 +15,38 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rag_hpc.core import manifest
 from rag_hpc.core.ledger import Ledger, find_run, runs_root
 from rag_hpc.core.plan import read_plans
 from rag_hpc.core.record import pressure_cpu
-from rag_hpc.errors import ConfigError, InputError
+from rag_hpc.errors import ConfigError
+from rag_hpc.eval import loads
 from rag_hpc.eval.bench.registry import Options, known
 from rag_hpc.eval.bench.rows import Row, cpu_class
+from rag_hpc.eval.bench.serve import calibrate, doors, overhead, policy, streams
 from rag_hpc.eval.bench.serve.load import Sample, Target, load
+from rag_hpc.eval.bench.serve.quantiles import ENOUGH, QUANTILES, interval, quantile
 from rag_hpc.schema import from_plain
-from rag_hpc.serve.gateway.config import GatewayConfig
-from rag_hpc.serve.gateway.places import gateways_of
 from rag_hpc.stores.answers import read_answers
 from rag_hpc.stores.questions import read_questions
 
-DEFAULTS = {"run": "", "qps": "1", "seconds": "60", "warmup": "10", "route": "query", "slo": "", "seed": "0"}
+PARTS: dict[str, dict[str, str]] = {
+    "steps": {"qps": "1", "seconds": "60", "warmup": "10", "route": "query"},
+    "streams": {"streams": "1000", "qps": "50", "seconds": "20"},
+    "calibrate": {"vllm": "", "layers": "8", "hidden": "512"},
+    "policy": {
+        "step_ms": "15.2",
+        "prefill_us": "584",
+        "decode_us": "1196",
+        "blocks": "512",
+        "replicas": "8",
+        "requests": "1200",
+    },  # as part=calibrate measured it: results/serve/calibrate.json
+    "overhead": {"qps": "200", "seconds": "10", "pairs": "7", "litellm": "", "vllm_router": ""},
+}
+DEFAULTS = {"part": "steps", "run": "", "slo": "", "seed": "0"}
 ROUTES = {"query": "/v1/query", "retrieve": "/v1/retrieve"}
 STEPS = ("embed", "search", "generate")
-QUANTILES = (0.5, 0.95, 0.99)
-ENOUGH = {0.5: 100, 0.95: 200, 0.99: 10_000}  # samples, below which a quantile is shown and not judged
-RESAMPLES = 500
 
 
 @dataclass(kw_only=True)
@@ -46,16 +62,34 @@ class Slo:
 
 
 def run(options: Options) -> list[Row]:
-    """Return rows of latencies, of failures and of answers that are not the batch job's.
+    """Return the rows of a part.
 
-    Options: run, whose gateway on this machine is asked (its owner's door); qps, requests a second on average; seconds
-    of load after `warmup` seconds that do not count; route=query or retrieve; slo=FILE; seed.
+    Options: run, whose gateway on this machine is asked (its owner's door); qps, requests a second on average;
+    slo=FILE; seed.
+    part=steps: seconds of load after `warmup` seconds that do not count; route=query or retrieve.
+    part=overhead: seconds of each turn; pairs of turns; litellm and vllm_router, the programs of peers beside it.
+    part=calibrate: vllm, an interpreter that has vLLM; layers and hidden, of the model that is made.
+    part=policy: step_ms, prefill_us, decode_us and blocks of a replica; replicas; requests a seed. Needs no run.
+    part=streams: how many; qps, how many more a second; seconds for which all of them are open.
     """
-    given = known(options, DEFAULTS)
-    if given["route"] not in ROUTES:
+    part = options.get("part", DEFAULTS["part"])
+    if part not in PARTS:
+        raise ConfigError(f"part={part}: known: {', '.join(PARTS)}")
+    given = known(options, DEFAULTS | PARTS[part])
+    if given.get("route", "query") not in ROUTES:
         raise ConfigError(f"route={given['route']}: known: {', '.join(ROUTES)}")
-    ledger = find_run(runs_root(None), given["run"] or None)
-    target, slo = Target(socket=socket_of(ledger), path=ROUTES[given["route"]]), slo_of(given["slo"])
+    if part in ("calibrate", "policy"):
+        return calibrate.run(given) if part == "calibrate" else policy.run(given)
+    ledger, slo = find_run(runs_root(None), given["run"] or None), slo_of(given["slo"])
+    if part == "streams":
+        return streams.run(ledger, given)
+    return overhead.run(ledger, given, slo.overhead_ms) if part == "overhead" else steps(ledger, given, slo)
+
+
+def steps(ledger: Ledger, given: Options, slo: Slo) -> list[Row]:
+    """Return rows of latencies, of failures and of answers that are not the batch job's."""
+    place = doors.gateway_of(ledger, caches=False)
+    target = Target(socket=place.doors().owner, path=ROUTES[given["route"]])
     questions, answers = asked_of(ledger)
     streamed = {"stream": True} if given["route"] == "query" else {}
     bodies = [{"question": question, "deadline_ms": 60_000, **streamed} for question in questions]
@@ -65,8 +99,39 @@ def run(options: Options) -> list[Row]:
     samples = load(target, bodies, rate, float(given["seconds"]), seed)
     seen = [one for one in (before, pressure_cpu()) if one is not None]
     note = f"{len(samples)} requests of run {ledger.name}, {given['qps']} a second, {cpu_class()}"
-    rows = latencies(given["route"], samples, slo, note, max(seen, default=None))
+    if not samples:
+        raise ConfigError(f"qps={given['qps']} seconds={given['seconds']}: no request fell due; more of either")
+    contention = max(seen, default=None)
+    rows = latencies(given["route"], samples, slo, note, contention)
+    loads.write(ledger.run_dir, measured(given, samples, answers, contention))
     return [*rows, failures(samples, note), *same(samples, answers)]
+
+
+def measured(
+    given: Options, samples: Sequence[Sample], answers: dict[str, str], contention: float | None
+) -> loads.Load:
+    """Return the load as the run keeps it, for `rag-hpc milestones`."""
+    streamed = given["route"] == "query"
+    values = [1000 * (one.first_s if streamed else one.whole_s) if one.good else float("inf") for one in samples]
+    figures = (quantile(values, 0.99), *interval(values, 0.99))
+    p99, low, high = (value if math.isfinite(value) else None for value in figures)
+    pairs = pairs_of(samples, answers)
+    return loads.Load(
+        route=given["route"],
+        qps=float(given["qps"]),
+        seconds=float(given["seconds"]),
+        requests=len(samples),
+        failed=sum(not one.good for one in samples),
+        until=loads.FIRST_WORDS if streamed else loads.WHOLE,
+        p99_ms=p99,
+        low_ms=low,
+        high_ms=high,
+        compared=len(pairs),
+        same=sum(mine == batch for mine, batch in pairs),
+        processor=cpu_class(),
+        contention=contention,
+        unix=time.time(),
+    )
 
 
 def latencies(route: str, samples: Sequence[Sample], slo: Slo, note: str, contention: float | None) -> list[Row]:
@@ -82,17 +147,17 @@ def latencies(route: str, samples: Sequence[Sample], slo: Slo, note: str, conten
     steps["overhead"] = overhead_ms, slo.overhead_ms, good
     rows = []
     for step, (figure, bar, of) in steps.items():
-        values = np.array([figure(sample) if sample.good else np.inf for sample in of])
-        for quantile in QUANTILES if len(values) else ():
-            judged = bar if len(values) >= ENOUGH[quantile] else None
-            name = f"serve.{route}.{step}.p{round(100 * quantile)}"
-            few = "" if judged is not None or bar is None else f"; {ENOUGH[quantile]} samples are needed to judge it"
+        values = [figure(sample) if sample.good else float("inf") for sample in of]
+        for at in QUANTILES if len(values) else ():
+            judged = bar if len(values) >= ENOUGH[at] else None
+            name = f"serve.{route}.{step}.p{round(100 * at)}"
+            few = "" if judged is not None or bar is None else f"; {ENOUGH[at]} samples are needed to judge it"
             rows.append(
                 Row(
                     name=name,
-                    ours=float(np.quantile(values, quantile, method="higher")),
+                    ours=quantile(values, at),
                     unit="ms",
-                    interval=interval(values, quantile),
+                    interval=interval(values, at),
                     bar=judged,
                     less_is_better=True,
                     contention=contention,
@@ -112,17 +177,6 @@ def overhead_ms(sample: Sample) -> float:
     return 1000 * sample.whole_s - float(sum(sample.told["timings_ms"].values()))
 
 
-def interval(values: Any, quantile: float) -> tuple[float, float]:
-    """Return the 95 percent interval of a quantile, by resampling requests."""
-    rng = np.random.default_rng(0)
-    drawn = [
-        np.quantile(values[rng.integers(len(values), size=len(values))], quantile, method="higher")
-        for _ in range(RESAMPLES)
-    ]
-    low, high = np.quantile(drawn, (0.025, 0.975), method="nearest")
-    return float(low), float(high)
-
-
 def failures(samples: Sequence[Sample], note: str) -> Row:
     """Return the share of requests that were not answered, and the first of their errors."""
     failed = [sample for sample in samples if not sample.good]
@@ -139,32 +193,20 @@ def failures(samples: Sequence[Sample], note: str) -> Row:
 
 def same(samples: Sequence[Sample], answers: dict[str, str]) -> list[Row]:
     """Return the share of answers that are the batch job's, of those that it has."""
-    pairs = [
-        (sample.told["answer"], answers[sample.body["question"]])
-        for sample in samples
-        if sample.good and "answer" in sample.told and sample.body["question"] in answers
-    ]
+    pairs = pairs_of(samples, answers)
     if not pairs:
         return []
     equal = sum(mine == batch for mine, batch in pairs) / len(pairs)
     return [Row(name="serve.same", ours=equal, unit="of answers", bar=1.0, note=f"{len(pairs)} beside the run's own")]
 
 
-def socket_of(ledger: Ledger) -> str:
-    """Return the owner's door of a run's gateway on this machine. Raises InputError where none is up, and ConfigError
-    for one that caches: what is asked again would take none of the steps."""
-    for place in gateways_of(ledger.run_dir):
-        try:
-            owner = place.doors().owner
-            if GatewayConfig(**place.asked().settings).cache:
-                raise ConfigError(f"gateway {place.name} caches; start it for this with gateway.cache=false")
-            return owner
-        except FileNotFoundError:
-            continue
-    raise InputError(
-        f"run={ledger.name}: no gateway is up; start one: rag-hpc serve up, then rag-hpc serve gateway "
-        "gateway.cache=false"
-    )
+def pairs_of(samples: Sequence[Sample], answers: dict[str, str]) -> list[tuple[str, str]]:
+    """Return (what was answered, what the batch job answered) where it did."""
+    return [
+        (sample.told["answer"], answers[sample.body["question"]])
+        for sample in samples
+        if sample.good and "answer" in sample.told and sample.body["question"] in answers
+    ]
 
 
 def asked_of(ledger: Ledger) -> tuple[list[str], dict[str, str]]:

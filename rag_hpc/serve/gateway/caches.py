@@ -23,6 +23,8 @@ from rag_hpc.serve.cache.entry import Key, Kind, Scope
 from rag_hpc.serve.gateway.problems import Problem
 from rag_hpc.serve.gateway.steps import Question, Retrieved, Said
 
+_NAMES = {kind: [field.name for field in fields(kind)] for kind in (CitationCheck, Passage)}
+
 
 class Scopes:
     """What the outcomes of a question's steps depend on beside it."""
@@ -193,7 +195,7 @@ def said_of(value: Mapping[str, Any]) -> Said | None:
 
 
 def _named(kind: type, row: Mapping[str, Any]) -> dict[str, Any]:
-    return {field.name: row[field.name] for field in fields(kind)}
+    return {name: row[name] for name in _NAMES[kind]}
 
 
 def _ranks_plain(ranks: list[dict[str, Place]]) -> list[dict[str, list[float]]]:

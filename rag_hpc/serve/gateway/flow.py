@@ -128,7 +128,7 @@ class Flow:
         """Return an answer as `ask --json` has it, with coverage, what is missing, the milliseconds of each step,
         and which of them a cache knew.
 
-        For a thread: the page of a PDF is looked up in a file.
+        For a thread where it `has_pages`: they are looked up in files.
         """
         return {
             **plain(self.run, question.text, said.answered, self._page_of),
@@ -138,6 +138,10 @@ class Flow:
             "timings_ms": question.timings_ms(),
             "cache": question.sources,
         }
+
+    def has_pages(self, said: Said) -> bool:
+        """Return whether passages of an answer may be of documents with pages."""
+        return any(".pdf" in passage.doc_id.lower() for passage in said.answered.passages)
 
     async def _generate(self, question: Question, passages: list[Passage], emit: Emit) -> tuple[Answer, str, str]:
         """Return the answer, why it ended, and why it is not the model's or cut, where it is so."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -105,6 +107,8 @@ async def serve(place: GatewayPlace, asked: Asked, scratch: Path) -> None:
                     timeout_graceful_shutdown=DRAIN_S,
                 )
             )
+            gc.collect()
+            gc.freeze()  # a collection among what stays, such as the model, would stop all requests
             place.write(DOORS, doors)
             log.info("gateway %s of %s answers at %s", place.name, asked.run, doors.owner)
             looking = asyncio.create_task(server.look())
@@ -125,6 +129,8 @@ def listen(config: GatewayConfig, scratch: Path, address: str) -> tuple[list[soc
     if config.port >= 0:
         try:
             sockets.append(socket.create_server((address, config.port)))
+            # connections have it from here; without it a body waits 40 ms for its head's acknowledgement
+            sockets[-1].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError as error:
             raise ConfigError(f"gateway.port={config.port}: {error.strerror}; take another, or 0 for any") from error
         port = sockets[-1].getsockname()[1]
@@ -229,12 +235,19 @@ def logger(lines: Any) -> Any:
     )
 
 
+def raise_files() -> None:
+    """Let this process open as many files as it may: a stream holds two, its asker's and its replica's."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one gateway; return the process's exit code."""
     run_dir, name = sys.argv[1:] if argv is None else argv
     configure(prefix=f"gateway@{os.uname().nodename}")
     try:
         check_run(Path(run_dir))
+        raise_files()
         os.umask(0o077)
         place = GatewayPlace(Path(run_dir), name)
         with scratch_folder() as scratch:

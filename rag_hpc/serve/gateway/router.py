@@ -1,4 +1,8 @@
-"""Which of the generator's replicas answers: one that has seen the prompt's beginning, unless others have less to do.
+"""Which of the generator's replicas answers: one that has seen the prompt's beginning, unless others have far less
+to do.
+
+Measured in virtual time by `rag-hpc bench serve part=policy`. Of replicas with equally much to do the hash of the
+beginning takes one, so that gateways that know nothing of each other choose alike.
 
 A replica that fails again and again is not asked for a while (its circuit is open), then by one request, to try it.
 """
@@ -7,11 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-SLACK = 1.25  # of the mean work: beyond it a replica is passed over, whatever it has seen
+WORTH = 16.0  # requests like it: by so many more may one that has seen a prompt's beginning be behind one that has not
+KNOWN = 4096  # beginnings that are remembered
 FAILURES = 3  # in a row, before the circuit opens
 OPEN_S = (1.0, 2.0, 5.0, 15.0, 30.0)  # and for how long, each time
 
@@ -41,6 +47,7 @@ class Router:
     def __init__(self, addresses: Sequence[str], clock: Callable[[], float] = time.monotonic) -> None:
         self.replicas = [Replica(address) for address in addresses]
         self._clock = clock
+        self._known: OrderedDict[str, set[str]] = OrderedDict()  # who has seen which beginning, as far as is known here
 
     def follow(self, models: Mapping[str, str]) -> list[Replica]:
         """Have these replicas from now on, address -> model: who stays keeps its counts. Returns those that left."""
@@ -57,27 +64,38 @@ class Router:
         able = [one for one in self.replicas if one not in without and self._able(one)]
         if not able:
             return None
-        mean = (sum(one.work for one in able) + tokens) / len(able)
-        light = [one for one in able if one.work + tokens <= SLACK * mean] or able
-        least = min(one.work for one in light)
+        knows = self._known.get(session, set())
+        costs = [one.work + (0.0 if one.address in knows else WORTH * tokens) for one in able]
+        light = [one for one, cost in zip(able, costs, strict=True) if cost == min(costs)]
         if not session:
-            return next(one for one in light if one.work == least)
-        return max(light, key=lambda one: _rank(session, one.address))
+            return light[0]
+        found = max(light, key=lambda one: _rank(session, one.address))
+        self._known[session] = knows | {found.address}
+        self._known.move_to_end(session)
+        if len(self._known) > KNOWN:
+            self._known.popitem(last=False)
+        return found
 
     def waits_s(self) -> float:
         """Return after how many seconds a replica may be asked that cannot be now."""
         return max(0.0, min((one.closed_until for one in self.replicas), default=0.0) - self._clock())
 
     @contextmanager
-    def asking(self, replica: Replica, tokens: float) -> Iterator[None]:
-        """Count a request as the replica's work."""
+    def asking(self, replica: Replica, tokens: float) -> Iterator[Callable[[float], None]]:
+        """Count a request as the replica's work. What is yielded is told how much of it is left."""
+        left = tokens
+
+        def leaves(num: float) -> None:
+            nonlocal left
+            replica.work, left = replica.work - max(0.0, left - num), min(left, num)
+
         replica.work += tokens
         replica.requests += 1
         replica.tried = replica.open
         try:
-            yield
+            yield leaves
         finally:
-            replica.work = max(0.0, replica.work - tokens)
+            replica.work = max(0.0, replica.work - left)
             replica.requests -= 1
             replica.tried = False
 

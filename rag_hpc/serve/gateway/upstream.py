@@ -104,8 +104,9 @@ class Upstream:
                 raise UpstreamFailed(f"no replica answers: {said}", waits_s or self.router.waits_s() or 1.0)
             begun = False
             try:
-                with self.router.asking(replica, prompt.tokens):
+                with self.router.asking(replica, prompt.tokens) as leaves:
                     async for piece in self._ask(replica, prompt):
+                        leaves(prompt.max_tokens)  # the prompt is read
                         begun = True
                         yield piece
             except UpstreamFailed as error:

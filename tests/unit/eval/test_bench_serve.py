@@ -14,7 +14,7 @@ import pytest
 
 from rag_hpc.core.ledger import Ledger
 from rag_hpc.errors import ConfigError, InputError
-from rag_hpc.eval.bench.serve import serve
+from rag_hpc.eval.bench.serve import doors, serve
 from rag_hpc.eval.bench.serve.load import Sample, Target, due_times, load
 from rag_hpc.serve.gateway.places import ASKED, DOORS, Asked, Doors, GatewayPlace
 
@@ -99,11 +99,13 @@ def test_the_predictions_of_conf_are_read_and_wrong_options_refused() -> None:
 def test_a_gateway_that_caches_is_not_measured(tmp_path: Path) -> None:
     place, told = GatewayPlace(tmp_path, "1"), {"run": "r", "run_dir": str(tmp_path), "name": "1", "submission": 1}
     with pytest.raises(InputError, match="no gateway is up"):
-        serve.socket_of(Ledger(tmp_path))
+        doors.gateway_of(Ledger(tmp_path), caches=False)
     place.create()
     place.write(DOORS, Doors(host="h", pid=1, owner="/owner", edge="/edge", port=-1))
     place.write(ASKED, Asked(**told))
     with pytest.raises(ConfigError, match=r"gateway\.cache=false"):
-        serve.socket_of(Ledger(tmp_path))
+        doors.gateway_of(Ledger(tmp_path), caches=False)
     place.write(ASKED, Asked(**told, settings={"cache": False}))
-    assert serve.socket_of(Ledger(tmp_path)) == "/owner"
+    assert doors.gateway_of(Ledger(tmp_path), caches=False).doors().owner == "/owner"
+    with pytest.raises(ConfigError, match=r"without gateway\.cache=false"):
+        doors.gateway_of(Ledger(tmp_path), caches=True)

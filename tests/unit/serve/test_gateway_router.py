@@ -54,6 +54,31 @@ def test_a_session_keeps_its_replica_until_that_has_more_than_its_share() -> Non
     assert {homes[session] for session in moved} == {home.address}  # nobody else's sessions move
 
 
+def test_a_new_beginning_goes_where_least_is_to_do_and_a_read_prompt_is_done() -> None:
+    router = Router(["a", "b", "c"])
+    with contextlib.ExitStack() as stack:
+        for session in ("1", "2", "3"):
+            replica = picked(router, session)
+            leaves = stack.enter_context(router.asking(replica, 100))
+        assert [one.work for one in router.replicas] == [100] * 3  # wherever their hashes would have them
+        leaves(20)
+        leaves(20)
+        assert replica.work == 20 and picked(router, "4") is replica
+        leaves(50)  # of what is done nothing comes back
+        assert replica.work == 20
+    assert [one.work for one in router.replicas] == [0] * 3
+
+
+def test_a_beginning_that_was_not_asked_for_longest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rag_hpc.serve.gateway.router.KNOWN", 2)
+    router = Router(["a", "b"])
+    home = picked(router, "1")
+    with router.asking(home, 50):
+        assert picked(router, "1") is home and picked(router, "2") is not home
+        picked(router, "3")
+        assert picked(router, "1") is not home  # nobody is known to have seen it
+
+
 def test_a_replica_that_fails_rests_and_is_then_tried_by_one_request() -> None:
     clock = Clock()
     router = Router(["a"], clock)
@@ -81,7 +106,8 @@ def test_a_replica_that_says_when_to_come_back_is_left_alone_until_then() -> Non
     assert {picked(router, session).address for session in map(str, range(20))} == {"b"}
     assert router.pick("", 1, without=[router.replicas[1]]) is None
     clock.now += 4.0
-    assert {picked(router, session).address for session in map(str, range(20))} == {"a", "b"}
+    assert {picked(router, session).address for session in map(str, range(20))} == {"b"}  # which has seen them by now
+    assert {picked(router, session).address for session in map(str, range(20, 40))} == {"a", "b"}
 
 
 @pytest.mark.parametrize("wrong", ["ftp://x", "http://user:word@host/v1", "http://host/v1?key=1", "host:80"])
