@@ -22,8 +22,10 @@ from rag_hpc.errors import ConfigError, IncompleteError, InputError, MissingDepe
 from rag_hpc.launchers import gatejob
 from rag_hpc.launchers.local import environment
 from rag_hpc.schema import from_plain, to_plain
+from rag_hpc.search.rerank import candidates_of
 from rag_hpc.serve.ask import generator_of
 from rag_hpc.serve.cache.config import CacheConfig
+from rag_hpc.serve.gateway import traces
 from rag_hpc.serve.gateway.config import GatewayConfig
 from rag_hpc.serve.gateway.places import ASKED, Asked, Doors, GatewayPlace
 from rag_hpc.serve.replicas import replicas_place
@@ -81,6 +83,9 @@ def up(ledger: Ledger, place: GatewayPlace, arguments: Arguments, cluster: Clust
 def asked_of(ledger: Ledger, request: Request, place: GatewayPlace, arguments: Arguments) -> Asked:
     """Return the gateway that is asked for. Raises ConfigError for one that could not answer."""
     config = settings(arguments)
+    candidates_of(request.settings, config.candidates)
+    if config.otlp:
+        traces.require()
     if fleet := fleet_of(ledger, config, arguments):
         config.fleet = fleet
         own = ["generator=openai", "generator.base_url=http://localhost/v1", f"generator.model=fleet-{fleet}"]

@@ -305,7 +305,7 @@ def check(config: RunConfig) -> None:
         check_retrieval(config.stage, stages)
     check_answers(config, stages)
     if "rerank" in stages and not config.stage.rerank.model:
-        raise ConfigError("pipeline=rerank: set stage.rerank.model to the folder of a cross-encoder")
+        raise ConfigError(f"pipeline={config.pipeline.name}: set stage.rerank.model to the folder of a cross-encoder")
 
 
 def check_answers(config: RunConfig, stages: Sequence[str]) -> None:

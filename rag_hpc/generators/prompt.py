@@ -10,7 +10,7 @@ from typing import Any
 
 from rag_hpc.algo.answer.answers import NOT_FOUND
 from rag_hpc.algo.answer.pack import pack
-from rag_hpc.algo.answer.prompt import QUESTION, SYSTEM, Passage, build_prompt
+from rag_hpc.algo.answer.prompt import QUESTION, SYSTEM, Passage, Turn, build_prompt
 from rag_hpc.core.settings import bounded, check_bounds, path_field
 from rag_hpc.errors import ConfigError, InputError
 from rag_hpc.generators.config import GeneratorConfig, GeneratorName
@@ -52,9 +52,9 @@ class PromptConfig:
         if self.question.count("{question}") != 1:
             raise ConfigError(f"prompt.question={self.question!r}: {{question}} has to stand in it once")
 
-    def messages(self, question: str, passages: Sequence[Passage]) -> list[dict[str, str]]:
-        """Return the chat messages for a question."""
-        return build_prompt(question, passages, self.system, self.question)
+    def messages(self, question: str, passages: Sequence[Passage], before: Sequence[Turn] = ()) -> list[dict[str, str]]:
+        """Return the chat messages for a question; before: what was said until then."""
+        return build_prompt(question, passages, self.system, self.question, before)
 
 
 class Packer:
@@ -71,9 +71,11 @@ class Packer:
         room += [held - generator.max_tokens] if held and model is not None else []
         self._limit = min(room) - CHAT_TOKENS if room else None
 
-    def select(self, question: str, passages: Sequence[Passage]) -> tuple[list[Passage], dict[str, int]]:
+    def select(
+        self, question: str, passages: Sequence[Passage], before: Sequence[Turn] = ()
+    ) -> tuple[list[Passage], dict[str, int]]:
         """Return the passages in the prompt's order, and what was left out, by the names that the record has for it."""
-        fixed = sum(self.count(message["content"]) for message in self._prompt.messages(question, []))
+        fixed = sum(self.count(message["content"]) for message in self._prompt.messages(question, [], before))
         kept, counts = pack(passages, None if self._limit is None else max(0, self._limit - fixed), self.count)
         if self._prompt.order is Order.document:
             kept = sorted(kept, key=lambda passage: (passage.doc_id, passage.start, passage.chunk_id))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from rag_hpc.algo.answer.cite import CitationCheck, check_quotes, uncited_sentences, verify_citations
-from rag_hpc.algo.answer.prompt import Passage
+from rag_hpc.algo.answer.prompt import Passage, Turn
 from rag_hpc.algo.types import Array
 from rag_hpc.core.comm import SerialComm
 from rag_hpc.core.manifest import Manifest
@@ -30,11 +30,12 @@ from rag_hpc.generators.compress import (
     without_near,
 )
 from rag_hpc.generators.config import GeneratorConfig, GeneratorName
-from rag_hpc.generators.prompt import Packer, PromptConfig
+from rag_hpc.generators.prompt import CHARS_PER_TOKEN, Packer, PromptConfig
 from rag_hpc.generators.registry import Given
 from rag_hpc.models.encoders import EncoderConfig, get_encoder
+from rag_hpc.search import rerank
 from rag_hpc.stores.chunks import ChunkStore
-from rag_hpc.stores.hits import Method
+from rag_hpc.stores.hits import RERANKED, Method
 from rag_hpc.stores.passages import read_passages
 from rag_hpc.stores.shards import effort_of
 from rag_hpc.stores.vectors import VectorStore
@@ -115,11 +116,19 @@ class Answerer:
         passages, left_out = best_sentences(question, passages, self._compress.sentences, self._encode)
         return passages, near | left_out
 
-    def fit(self, question: str, passages: list[Passage], counts: dict[str, int], write: Write) -> Compressed:
+    def fit(
+        self,
+        question: str,
+        passages: list[Passage],
+        counts: dict[str, int],
+        write: Write,
+        before: Sequence[Turn] = (),
+    ) -> Compressed:
         """Return the passages to answer from, in the prompt's order, and what was left out, `counts` included.
 
         A generator without a language model has no budget: it reads all of them, in their order. write: asks the
-        generator, where passages are to be summarised. From any number of threads.
+        generator, where passages are to be summarised. before: what was said until then, which needs room too. From
+        any number of threads.
         """
         if self._packer is None:
             return passages, counts
@@ -127,12 +136,16 @@ class Answerer:
         if limit and sum(self._packer.count(passage.text) for passage in passages) > limit:
             passages, summaries = summarised(question, passages, write)
             counts = counts | summaries
-        passages, left_out = self._packer.select(question, passages)
+        passages, left_out = self._packer.select(question, passages, before)
         return passages, counts | left_out
 
     def generate(self, question: str, passages: Sequence[Passage]) -> Answer:
         """Return the generator's answer; of those with an endpoint, from any number of threads."""
         return self._generator.generate(question, passages)
+
+    def num_tokens(self, text: str) -> int:
+        """Return the text's tokens, as the prompt's budget counts them."""
+        return self._packer.count(text) if self._packer else -(-len(text) // CHARS_PER_TOKEN)
 
     def close(self) -> None:
         """Free what the generator holds."""
@@ -217,6 +230,10 @@ class Asker:
         self._chunks = ChunkStore(inputs["chunk"])
         self._answerer = Answerer(inputs["chunk"], generator, self._told)
         self._quoting: Generator | None = None
+        head = rerank.as_the_run(settings)
+        self._reranking = rerank.Reranking(head, self._chunks) if head else None
+        self.depth = search.depth  # hits of a ranking
+        self.candidates = head.depth if head else 0  # of them, as many as the run's cross-encoder scores
 
     def close(self) -> None:
         """Free what the generator holds."""
@@ -225,7 +242,10 @@ class Asker:
     def answer(self, question: str) -> Answered:
         """Return the answer to one question."""
         hits = self._searcher.search([question], self.embed(question)).hits
-        passages, ranks = self.passages(question, *self.ranked(hits))
+        ordinals, ranks = self.ranked(hits, k=self.candidates)
+        if self.candidates:
+            ordinals, ranks = self.reranked(question, ordinals, ranks)
+        passages, ranks = self.passages(question, ordinals, ranks)
         return replace(checked(self._answerer.generate(question, passages), passages), ranks=ranks)
 
     def embed(self, question: str) -> Array:
@@ -248,22 +268,43 @@ class Asker:
         chosen = [one for one in places[self._method] if one >= 0][: k or self._k]
         return chosen, [{method: found[one] for method, found in places.items() if one in found} for one in chosen]
 
+    def reranked(
+        self, question: str, ordinals: Sequence[int], ranks: Sequence[dict[str, Place]], k: int = 0
+    ) -> tuple[list[int], list[dict[str, Place]]]:
+        """Return the k best (0: as many as the run reads) of what `ranked` returned, by the run's cross-encoder, with
+        their places in its ranking too."""
+        assert self._reranking is not None
+        places = dict(zip(ordinals, ranks, strict=True))
+        found = self._reranking.order(question, ordinals)[: k or self._k]
+        told = [{**places[one], RERANKED: Place(n, score)} for n, (one, score) in enumerate(found, 1)]
+        return [one for one, _ in found], told
+
     def passages(
-        self, question: str, ordinals: Sequence[int], ranks: Sequence[dict[str, Place]]
+        self,
+        question: str,
+        ordinals: Sequence[int],
+        ranks: Sequence[dict[str, Place]],
+        before: Sequence[Turn] = (),
     ) -> tuple[list[Passage], list[dict[str, Place]]]:
-        """Return the passages that the generator reads, of the chunks with these ordinals, and the ranks of each."""
+        """Return the passages that the generator reads, of the chunks with these ordinals, and the ranks of each.
+        before: what was said in a chat until then."""
         ids = [passage.chunk_id for passage in self.whole(ordinals)]
         places = dict(zip(ids, ranks, strict=True))
-        read, _ = self._answerer.fit(question, *self._answerer.read(question, ordinals), self._answerer.generate)
+        found = self._answerer.read(question, ordinals)
+        read, _ = self._answerer.fit(question, *found, self._answerer.generate, before)
         return read, [places[passage.chunk_id] for passage in read]
 
     def whole(self, ordinals: Sequence[int]) -> list[Passage]:
         """Return the chunks with these ordinals, in their order."""
         return read_passages(self._chunks, ordinals)
 
-    def messages(self, question: str, passages: Sequence[Passage]) -> list[dict[str, str]]:
+    def messages(self, question: str, passages: Sequence[Passage], before: Sequence[Turn] = ()) -> list[dict[str, str]]:
         """Return what a language model is told."""
-        return self._told.prompt.messages(question, passages)
+        return self._told.prompt.messages(question, passages, before)
+
+    def num_tokens(self, text: str) -> int:
+        """Return the text's tokens, as the prompt's budget counts them."""
+        return self._answerer.num_tokens(text)
 
     def quoted(self, question: str, passages: Sequence[Passage]) -> Answer:
         """Return the answer of the generator that needs no model, whichever the run's is."""

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rag_hpc.core.settings import path_field
 from rag_hpc.core.stage import Context, Inputs, Launch, Stage
 from rag_hpc.core.unit import Counts, Unit
 from rag_hpc.errors import ConfigError
-from rag_hpc.models.device import Device, Precision
+from rag_hpc.search.rerank import RerankSettings, ordered
 from rag_hpc.stores.chunks import ChunkStore
 from rag_hpc.stores.hits import HITS, RERANKED, handed_on, hits_table
 from rag_hpc.stores.passages import Asked, ranked
@@ -19,21 +18,8 @@ from rag_hpc.stores.tables import write_table
 
 
 @dataclass(kw_only=True)
-class RerankConfig:
+class RerankConfig(RerankSettings):
     """Settings of reranking."""
-
-    model: str = path_field("", only="folder")  # or hub id, of a cross-encoder with one output; needed when it runs
-    depth: int = 20  # hits of the ranking handed on that are scored
-    device: Device = Device.auto
-    precision: Precision = Precision.float32  # bfloat16 moves scores by some 1e-2: near neighbours change places
-    tokens_per_batch: int = 4096  # in a forward pass; raise it on a GPU (65536)
-    threads: int = 1
-
-    def __post_init__(self) -> None:
-        if self.depth < 1 or self.threads < 0 or self.tokens_per_batch < 512:
-            raise ConfigError(
-                "stage.rerank: depth >= 1, threads >= 0 and tokens_per_batch >= 512 are needed; try depth=20 threads=1"
-            )
 
 
 class Rerank(Stage):
@@ -79,7 +65,7 @@ class Rerank(Stage):
         rows: list[tuple[Any, ...]] = []
         for question, chunks in zip(asked, found, strict=True):
             own, scores = scores[: len(chunks)], scores[len(chunks) :]
-            order = sorted(range(len(chunks)), key=lambda i: (-own[i], question.ordinals[i]))
+            order = ordered(own, question.ordinals)
             hits = [(question.ordinals[i], chunks[i]["chunk_id"], chunks[i]["doc_id"], own[i]) for i in order]
             rows += [(question.query_id, RERANKED, rank, *hit) for rank, hit in enumerate(hits, 1)]
         return rows

@@ -35,18 +35,32 @@ class Passage:
     whole: str = ""  # what its text was before it was compressed, "" where it was not
 
 
+@dataclass(frozen=True)
+class Turn:
+    """Something said in a chat."""
+
+    role: str  # user or assistant
+    text: str
+
+
 def build_prompt(
-    question: str, passages: Sequence[Passage], rules: str = SYSTEM, asked: str = QUESTION
+    question: str,
+    passages: Sequence[Passage],
+    rules: str = SYSTEM,
+    asked: str = QUESTION,
+    before: Sequence[Turn] = (),
 ) -> list[dict[str, str]]:
     """Return chat messages: the rules, then the passages numbered from 1 in the order given, then the question.
 
     What is the same for many questions comes first, so that a server's prefix cache serves them. rules, asked: with
-    `{not_found}` and `{question}`, where a text of ours and the question go.
+    `{not_found}` and `{question}`, where a text of ours and the question go. before: what was said until then, which
+    stands behind the rules.
     """
     blocks = [passage_block(number, passage) for number, passage in enumerate(passages, start=1)]
     last = asked.replace("{question}", _defused(question))
     return [
         {"role": "system", "content": rules.replace("{not_found}", NOT_FOUND)},
+        *({"role": turn.role, "content": _defused(turn.text)} for turn in before),
         {"role": "user", "content": "\n\n".join([*blocks, last])},
     ]
 

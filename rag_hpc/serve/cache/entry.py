@@ -36,9 +36,11 @@ class Scope:
     tenant: str
     generation: str  # of the index: equal for equal hits, such as Group.fingerprint
     k: int = 0  # passages
+    candidates: int = 0  # hits that a cross-encoder scored; 0: none did
     model: str = ""  # the encoder's, and for answers the generator's with its settings
     prompt: str = ""  # its version
     filter: str = ""  # of passages
+    before: str = ""  # of what was said in a chat until then, with the question's own words
 
 
 @dataclass(frozen=True, kw_only=True)

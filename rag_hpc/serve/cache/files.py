@@ -1,7 +1,7 @@
 """The third level: read-only files named by what they hold, which an HTTP cache before the gateways may keep for good.
 
 FOLDER/objects/ab/abcd...ef.json   a value; the name is the SHA-256 of its bytes, and its ETag
-FOLDER/names.json                  digest of a key -> [name, expiry]; replaced at once by each filling
+FOLDER/names.json                  digest of a key -> [name, expiry, tenant]; replaced at once by each filling
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ class Files:
         self._names: dict[str, Any] = {}
         self._seen: tuple[int, int] | None = None  # of names.json: its inode and time
         self._look_at = 0.0
+        self._indexed: dict[str, Any] = {}  # the names that _tenants are of
+        self._tenants: dict[str, dict[str | None, float]] = {}  # of an object, with when its answer to each expires
 
     def get(self, digest: bytes) -> tuple[bytes, float] | None:
         """Return (body, expiry), None where there is none."""
@@ -64,6 +66,17 @@ class Files:
             return None
         body = self.object(str(entry[0]))
         return (b"J" + body, float(entry[1])) if body is not None else None
+
+    def is_of(self, name: str, tenant: str | None) -> bool:
+        """Return whether an object is there for a tenant; None: for anyone. One without a tenant is the owner's."""
+        now, current = self._clock(), self._current()
+        if self._indexed is not current:
+            tenants: dict[str, dict[str | None, float]] = {}
+            for one, expires, *of in current.values():
+                tenants.setdefault(str(one), {})[str(of[0]) if of else None] = float(expires)
+            self._tenants, self._indexed = tenants, current
+        found = self._tenants.get(name, {})
+        return any(expires > now for of, expires in found.items() if tenant is None or of == tenant)
 
     def object(self, name: str) -> bytes | None:
         """Return the bytes of an object, which are those that its name says."""
@@ -98,8 +111,16 @@ class Files:
             return self._names
 
 
-def fill(folder: Path, secret: bytes, values: Mapping[bytes, tuple[Any, float]], now: float) -> dict[str, int]:
-    """Write values (JSON-able, with their expiry) by the digest of their keys; what is there and current stays.
+def name_of(value: Any) -> str:
+    """Return the name of a value's object."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def fill(
+    folder: Path, secret: bytes, values: Mapping[bytes, tuple[Any, float]], now: float, tenant: str = ""
+) -> dict[str, int]:
+    """Write values (JSON-able, with their expiry) by the digest of their keys; what is there and current stays. tenant:
+    whose answers they are.
 
     Returns how many objects are new, and how many names and bytes there are. An object that no name leads to any more
     is removed. Raises InputError for a folder that others may write to.
@@ -113,17 +134,16 @@ def fill(folder: Path, secret: bytes, values: Mapping[bytes, tuple[Any, float]],
             names = {}
         new = 0
         for digest, (value, expires) in values.items():
-            data = canonical_json(value)
-            name = hashlib.sha256(data).hexdigest()
+            data, name = canonical_json(value), name_of(value)
             path = _path(folder, name)
             path.parent.mkdir(exist_ok=True)
             if not path.exists() or path.read_bytes() != data:
                 publish_file(path, data, overwrite=True)
                 path.chmod(0o400)
                 new += 1
-            names[digest.hex()] = [name, expires]
+            names[digest.hex()] = [name, expires, tenant]
         publish_file(folder / NAMES, canonical_json({"names": names, "seal": _seal(secret, names)}), overwrite=True)
-    kept = {str(name) for name, _ in names.values()}
+    kept = {str(entry[0]) for entry in names.values()}
     for path in (folder / OBJECTS).glob("*/*.json"):
         if path.stem not in kept:
             path.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from rag_hpc.core.trust import private_files
 from rag_hpc.errors import InputError
 from rag_hpc.generators.config import GeneratorConfig
 from rag_hpc.schema import to_plain
+from rag_hpc.search.rerank import as_the_run
 from rag_hpc.serve.cache.entry import Scope
 from rag_hpc.serve.places import FOLDER, check_own
 from rag_hpc.serve.rank import fingerprint
@@ -30,13 +31,16 @@ def scope_of(
 ) -> Scope:
     """Return the scope of a run's answers to a tenant. only: a filter of passages, in place of the run's."""
     settings = request.settings
+    head = as_the_run(settings)
+    ranked = [head.model, head.precision.value] if head else []
     changes = {f.name for f in dataclasses.fields(generator) if f.metadata.get("output", True)} - {*_REACH}
     changes.add("compress")  # what the generator reads of the passages
     told = {name: value for name, value in to_plain(generator).items() if name in changes}
     return Scope(
         tenant=tenant,
-        generation=hash_value([VERSION, fingerprint(inputs, request), inputs["chunk"].output_hash]),
+        generation=hash_value([VERSION, fingerprint(inputs, request), inputs["chunk"].output_hash, *ranked]),
         k=int(settings["generate"]["k"]),
+        candidates=head.depth if head else 0,
         model=hash_value([settings["retrieve.queries"], told]),
         prompt=hash_value(settings["generate"].get("prompt", {})),
         filter=only,

@@ -61,7 +61,7 @@ def warm(arguments: Arguments, ledger: Ledger) -> int:
             answered, _, shards = near.coverage.partition("/")
             if value["found"] and answered == shards:  # what is partial is for nobody else
                 values[digest] = (value, now + config.answer_ttl_s)
-    told = fill(folder, secret, values, now)
+    told = fill(folder, secret, values, now, tenant)
     print(f"{folder}: {told['names']} answers in {told['bytes']:,} bytes, {told['new']} of them new")
     print(f"gateways read them with cache.files={folder}")
     return 0

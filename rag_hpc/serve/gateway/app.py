@@ -18,6 +18,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from rag_hpc import __version__
 from rag_hpc.errors import RagHpcError
 from rag_hpc.serve.gateway.guard import App, Guard
+from rag_hpc.serve.gateway.objects import Objects
 from rag_hpc.serve.gateway.openai import OpenAI
 from rag_hpc.serve.gateway.own import Own
 from rag_hpc.serve.gateway.problems import Problem
@@ -32,6 +33,7 @@ def make_app(service: Service, *, log: Any, owner: str) -> App:
     app = FastAPI(title="rag-hpc gateway", version=__version__, docs_url=None, redoc_url=None)
     app.include_router(OpenAI(service).router())
     app.include_router(Own(service).router())
+    app.include_router(Objects(service.callers, service.files, public=service.config.public).router())
     State(service).add_to(app)
     app.add_exception_handler(Problem, _told)
     app.add_exception_handler(HTTPException, _http)
@@ -45,6 +47,7 @@ def make_app(service: Service, *, log: Any, owner: str) -> App:
         owner=owner,
         max_body=service.config.max_body_kib << 10,
         max_in_flight=service.config.max_in_flight,
+        traces=service.traces,
     )
 
 

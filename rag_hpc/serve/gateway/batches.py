@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +31,7 @@ class _Waiting:
     only: str
     until: float  # on time.monotonic()
     reply: asyncio.Future[Reply]
+    since: float = field(default_factory=time.monotonic)
 
 
 Search = Callable[[Sequence["Place"], Sequence[str], Array, float, str], Reply]
@@ -57,7 +58,8 @@ class Batches:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def search(self, text: str, vector_1D: Array, only: str, until: float) -> Reply:
-        """Return what is found for one query. Raises Unanswered, also when the time is up."""
+        """Return what is found for one query; its `queue` seconds are those until its batch was asked. Raises
+        Unanswered, also when the time is up."""
         until = min(until, time.monotonic() + self._limit_s)
         one = _Waiting(text, vector_1D, only, until, asyncio.get_running_loop().create_future())
         self._waiting.append(one)
@@ -83,7 +85,8 @@ class Batches:
             self._free.release()
 
     async def _ask(self, batch: list[_Waiting]) -> None:
-        left_ms = 1000 * (max(one.until for one in batch) - time.monotonic())
+        asked = time.monotonic()
+        left_ms = 1000 * (max(one.until for one in batch) - asked)
         texts, vectors_QD = [one.text for one in batch], np.concatenate([one.vector_1D for one in batch])
         try:
             if left_ms < 1:
@@ -100,7 +103,7 @@ class Batches:
         for row, one in enumerate(batch):
             if not one.reply.done():
                 hits = {method: (s[row : row + 1], i[row : row + 1]) for method, (s, i) in reply.found.hits.items()}
-                found = Found(hits, reply.found.seconds)
+                found = Found(hits, {**reply.found.seconds, "queue": asked - one.since})
                 one.reply.set_result(Reply(found, reply.answered, reply.shards, reply.group))
 
     def _reply(self, texts: list[str], vectors_QD: Array, left_ms: float, only: str) -> Reply:

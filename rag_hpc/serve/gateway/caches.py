@@ -20,6 +20,7 @@ from rag_hpc.serve.ask import plain
 from rag_hpc.serve.cache.answers import Answers, Looked, same_answer
 from rag_hpc.serve.cache.cache import Cache, Got
 from rag_hpc.serve.cache.entry import Key, Kind, Scope
+from rag_hpc.serve.cache.files import name_of
 from rag_hpc.serve.gateway.problems import Problem
 from rag_hpc.serve.gateway.steps import Question, Retrieved, Said
 
@@ -38,12 +39,16 @@ class Scopes:
     def of_search(self, question: Question) -> Scope:
         """Return the scope of what is found."""
         made = self._by_tokens(self._max_tokens)
-        return replace(made, tenant=question.tenant, filter=question.only, k=question.k or made.k)
+        ranked = {"k": question.k or made.k, "candidates": question.candidates}
+        return replace(made, tenant=question.tenant, filter=question.only, **ranked)
 
     def of_answer(self, question: Question) -> Scope:
         """Return the scope of an answer."""
         model, identity = self._by_tokens(question.max_tokens).model, self._identity()
-        return replace(self.of_search(question), model=hash_value([model, identity]) if identity else model)
+        said = [question.words, *([turn.role, turn.text] for turn in question.before)]
+        before = hash_value(said) if question.before else ""
+        model = hash_value([model, identity]) if identity else model
+        return replace(self.of_search(question), model=model, before=before)
 
     def _by_tokens(self, num: int) -> Scope:
         if num not in self._made:
@@ -83,6 +88,7 @@ class Caches:
         async def made() -> Got:
             found = await make()
             value = {"ordinals": found.ordinals, "ranks": _ranks_plain(found.ranks), "partial": found.partial}
+            value["late"] = found.late
             return Got({**value, "answered": found.answered, "shards": found.shards}, "computed", not found.partial)
 
         key = Key(kind=Kind.retrieval, scope=self._scopes.of_search(question), text=question.text)
@@ -92,6 +98,7 @@ class Caches:
             ranks=_ranks_of(value["ranks"]),
             answered=value["answered"],
             shards=value["shards"],
+            late=value.get("late", ""),
         )
 
     async def answer(
@@ -105,6 +112,8 @@ class Caches:
             looked = self._answers.alike(looked.key, (await vector())[0])
         if looked.got is not None and (said := said_of(looked.got.value)):
             question.sources["answer"] = looked.got.source
+            if looked.got.source == "files":
+                question.kept_as = name_of(looked.got.value)
             return said
         return await self._made(question, looked, make)
 
@@ -113,7 +122,7 @@ class Caches:
 
         async def made() -> Got:
             own.append(await make())
-            value = value_of(self._run, question.text, own[0])
+            value = value_of(self._run, question.words, own[0])
             same = self._scopes.of_answer(question) == looked.key.scope  # a fleet may have another model by now
             kept = self._answers.keep(replace(looked, got=None), Got(value, "computed", same and not own[0].partial))
             return replace(kept, keep=False)

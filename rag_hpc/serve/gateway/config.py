@@ -43,13 +43,17 @@ class GatewayConfig:
     max_body_kib: int = bounded(256, 1, 65_536)
     max_question_chars: int = bounded(4000, 1, 1_000_000)
     max_tokens: int = bounded(1024, 1, 65_536)  # of an answer
+    history_tokens: int = bounded(1024, 0, 65_536)  # of what was said before in a chat, the last of it; 0 = none counts
     max_k: int = bounded(100, 1, 1000)  # passages of a request
+    candidates: int = bounded(-1, -1, 10_000)  # hits that the run's cross-encoder scores; -1 as in the run, 0 none
     max_texts: int = bounded(64, 1, 1024)  # of an embeddings request
     max_in_flight: int = bounded(256, 1, 65_536)  # requests at a time; one more is told to come again
     batch_wait_ms: float = bounded(1.0, 0.0, 1000.0)  # a search waits so long for others to be searched with
     replicas: list[str] = field(default_factory=list)  # base URLs, or paths of Unix sockets; none: generator.base_url
     fleet: str = ""  # whose replicas answer, as `rag-hpc serve replicas` names it, while they come and go
     cache: bool = True  # what was answered before is answered from memory, and further levels of cache.*
+    public: bool = False  # HTTP caches that several people share may keep what `serve warm` wrote, and give it to all
+    otlp: str = ""  # http://HOST:4318 of an OpenTelemetry collector, which gets times and states of requests
     log: bool = (
         False  # keep questions, answers and votes, which tell of people, for `rag-hpc feedback` and `serve warm`
     )
@@ -71,6 +75,8 @@ class GatewayConfig:
                     f"gateway.replicas: {replica!r} is neither a bare address such as http://127.0.0.1:8000/v1 nor the "
                     "path of a Unix socket; the key goes into generator.api_key_file"
                 )
+        if self.otlp and not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._/-]*)?", self.otlp):
+            raise ConfigError(f"gateway.otlp={self.otlp!r}: the bare address of a collector, as http://127.0.0.1:4318")
         if self.listen not in ("loopback", "node"):
             raise ConfigError(f"gateway.listen={self.listen}: loopback or node")
         if self.listen == "node" and self.port < 0:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
 from rag_hpc.algo.answer.prompt import Passage
+from rag_hpc.algo.quality.language import language
+from rag_hpc.algo.rank.topk import Hits
 from rag_hpc.algo.types import Array
 from rag_hpc.generators.base import Answer, answer_of, not_found
 from rag_hpc.search.answer import Asker, Place, checked
@@ -21,11 +23,13 @@ from rag_hpc.serve.ask import PageOf, plain
 from rag_hpc.serve.client import Unanswered
 from rag_hpc.serve.gateway.batches import Batches
 from rag_hpc.serve.gateway.metrics import Metrics
+from rag_hpc.serve.gateway.objects import PATH as OBJECTS
 from rag_hpc.serve.gateway.problems import Problem
 from rag_hpc.serve.gateway.steps import Cache, Emit, NoCache, Question, Retrieved, Said
 from rag_hpc.serve.gateway.upstream import Prompt, Upstream, UpstreamFailed
 
 T = TypeVar("T")
+Ranked = tuple[list[int], list[dict[str, Place]]]  # ordinals, and their places in each ranking
 SAME_CHARS = 512  # of a prompt, by which questions of the same passages go to the same replica
 RETRY_S = {"down": 5.0, "starting": 5.0, "draining": 5.0}  # when to come back, by why nothing was searched
 
@@ -49,6 +53,7 @@ class Flow:
         self._metrics, self._page_of = metrics, page_of
         self._cache = cache or NoCache()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="encoder")  # one network, one core
+        self._second = ThreadPoolExecutor(1, thread_name_prefix="reranker")  # questions are embedded meanwhile
 
     async def embed(self, question: Question) -> Array:
         """Return the question's vector as one row."""
@@ -71,25 +76,41 @@ class Flow:
 
         async def make() -> Retrieved:
             vector_1D = await self.embed(question)
-            begun = time.monotonic()
+            begun, queued = time.monotonic(), 0.0
             try:
                 reply = await self._batches.search(question.text, vector_1D, question.only, question.reserved())
+                queued = reply.found.seconds.get("queue", 0.0)
             except Unanswered as error:
                 raise _problem(error) from error
             finally:
-                self._took(question, "search", time.monotonic() - begun)
-            ordinals, ranks = self._asker.ranked(reply.found.hits, k=question.k)
-            return Retrieved(ordinals=ordinals, ranks=ranks, answered=reply.answered, shards=reply.shards)
+                self._took(question, "queue", queued)
+                self._took(question, "search", time.monotonic() - begun - queued)
+            (ordinals, ranks), late = await self._ranked(question, reply.found.hits)
+            return Retrieved(ordinals=ordinals, ranks=ranks, answered=reply.answered, shards=reply.shards, late=late)
 
         found = await self._cache.retrieved(question, make)
         if found.partial:
             self._metrics.partial.inc()
         return found
 
+    async def _ranked(self, question: Question, hits: Mapping[str, Hits]) -> tuple[Ranked, str]:
+        """Return the hits that are read, and why they are not in the cross-encoder's order where they should be."""
+        if question.candidates:
+            first = self._asker.ranked(hits, k=question.candidates)
+            work = partial(self._asker.reranked, question.text, *first, k=question.k)
+            try:
+                return await self._worked(question, "rerank", work, until=question.reserved()), ""
+            except Problem:
+                self._metrics.fallbacks.inc()
+        late = "there was no time to rerank what was found" if question.candidates else ""
+        return self._asker.ranked(hits, k=question.k), late
+
     async def passages(self, question: Question, found: Retrieved) -> tuple[list[Passage], list[dict[str, Place]]]:
         """Return the passages that were found, as the generator reads them, and their places in each ranking."""
         return await self._worked(
-            question, "read", lambda: self._asker.passages(question.text, found.ordinals, found.ranks)
+            question,
+            "read",
+            lambda: self._asker.passages(question.text, found.ordinals, found.ranks, question.before),
         )
 
     async def whole(self, question: Question, found: Retrieved) -> list[Passage]:
@@ -111,6 +132,7 @@ class Flow:
             begun = time.monotonic()
             answer, finish_reason, fallback = await self._generate(question, passages, tell)
             self._took(question, "generate", time.monotonic() - begun)
+            fallback = "; ".join(part for part in (found.late, fallback) if part)
             return Said(
                 answered=replace(checked(answer, passages), ranks=ranks),
                 coverage=found.coverage,
@@ -126,17 +148,20 @@ class Flow:
 
     def as_plain(self, question: Question, said: Said) -> dict[str, Any]:
         """Return an answer as `ask --json` has it, with coverage, what is missing, the milliseconds of each step,
-        and which of them a cache knew.
+        which of them a cache knew, what was searched for, and the question's language (ISO 639-1, or unknown).
 
         For a thread where it `has_pages`: they are looked up in files.
         """
         return {
-            **plain(self.run, question.text, said.answered, self._page_of),
+            **plain(self.run, question.words, said.answered, self._page_of),
+            "searched_for": question.text,
+            "language": language(question.words).code,
             "coverage": said.coverage,
             "partial": said.partial,
             "fallback": said.fallback,
             "timings_ms": question.timings_ms(),
             "cache": question.sources,
+            **({"kept_as": f"{OBJECTS}/{question.kept_as}"} if question.kept_as else {}),
         }
 
     def has_pages(self, said: Said) -> bool:
@@ -148,7 +173,7 @@ class Flow:
         if self._upstream is None or not passages:
             answer, late = await self._quoted(question, passages, emit)
             return answer, "stop", late
-        messages = self._asker.messages(question.text, passages)
+        messages = self._asker.messages(question.words, passages, question.before)
         prompt = Prompt(
             messages,
             max_tokens=question.max_tokens,
@@ -182,29 +207,41 @@ class Flow:
         emit(answer.text)
         return answer, late
 
-    async def _worked(self, question: Question, step: str, work: Callable[[], T]) -> T:
-        begun = time.monotonic()
+    async def _worked(self, question: Question, step: str, work: Callable[[], T], until: float = 0.0) -> T:
+        asked, begun = time.monotonic(), list[float]()
+
+        def timed() -> T:
+            begun.append(time.monotonic())
+            return work()
+
+        pool = self._second if step == "rerank" else self._pool
         try:
-            return await asyncio.wait_for(self._in_thread(work), question.until - begun)
+            return await asyncio.wait_for(self._in_thread(timed, pool), (until or question.until) - asked)
         except TimeoutError as error:
             said = f"{step}: not done within the deadline; others' questions go before"
             raise Problem(503, "deadline_exceeded", said, 1.0) from error
         finally:
-            self._took(question, step, time.monotonic() - begun)
+            ended = time.monotonic()
+            first = begun[0] if begun else ended
+            self._took(question, "queue", first - asked)
+            self._took(question, step, ended - first)
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+    async def _in_thread(self, work: Callable[[], T], pool: ThreadPoolExecutor | None = None) -> T:
+        return await asyncio.get_running_loop().run_in_executor(pool or self._pool, work)
 
     def _took(self, question: Question, step: str, seconds: float) -> None:
         question.seconds[step] = question.seconds.get(step, 0.0) + seconds
         self._metrics.steps.labels(step).observe(seconds)
+        if question.trace and seconds:
+            question.trace.step(step, seconds)
 
     async def close(self) -> None:
         """Free what is held."""
         await self._batches.close()
         if self._upstream is not None:
             await self._upstream.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._second):
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _problem(error: Unanswered) -> Problem:

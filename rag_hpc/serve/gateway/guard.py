@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from rag_hpc.serve.gateway.metrics import Metrics
 from rag_hpc.serve.gateway.problems import Problem
+from rag_hpc.serve.gateway.traces import Traces
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -30,9 +31,19 @@ _SAFE = [
 class Guard:
     """An ASGI application around another."""
 
-    def __init__(self, app: App, *, metrics: Metrics, log: Any, owner: str, max_body: int, max_in_flight: int) -> None:
+    def __init__(
+        self,
+        app: App,
+        *,
+        metrics: Metrics,
+        log: Any,
+        owner: str,
+        max_body: int,
+        max_in_flight: int,
+        traces: Traces | None = None,
+    ) -> None:
         """owner: the path of the socket that asks for no token. log: of structlog."""
-        self._app, self._metrics, self._log, self._owner = app, metrics, log, owner
+        self._app, self._metrics, self._log, self._owner, self._traces = app, metrics, log, owner, traces
         self._max_body, self._max_in_flight, self._in_flight = max_body, max_in_flight, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,6 +57,8 @@ class Guard:
         request_id = given.decode() if _ID.fullmatch(given) else secrets.token_hex(12)
         state = scope.setdefault("state", {})
         state.update(request_id=request_id, account="", is_owner=(scope.get("server") or [""])[0] == self._owner)
+        if self._traces:
+            state["trace"] = self._traces.begin(headers, request_id, scope["method"])
 
         async def answered(message: Message) -> None:
             nonlocal status
@@ -108,6 +121,8 @@ class Guard:
             account=state["account"],
             **state.get("noted", {}),
         )
+        if trace := state.get("trace"):
+            trace.end(scope["method"], route, status, state.get("noted", {}))
 
 
 class TooLarge(HTTPException):

@@ -31,7 +31,8 @@ class Kept:
         """Keep an answer as `ask --json` has it. For a thread: it may write to the disk."""
         source, ms = question.sources.get("answer", "computed"), 1000 * (time.monotonic() - question.begun)
         with _said():
-            self._log.asked(request_id, question.tenant, self._generation, found, source=source, ms=round(ms, 2))
+            row = found | {"question": question.text}  # of a chat, with what makes it understood by itself
+            self._log.asked(request_id, question.tenant, self._generation, row, source=source, ms=round(ms, 2))
 
     def voted(self, body: Feedback, tenant: str) -> None:
         """Keep a vote. For a thread."""

@@ -22,6 +22,7 @@ from typing import Any
 import structlog
 import uvicorn
 
+from rag_hpc.algo.quality.language import language
 from rag_hpc.core.ledger import Ledger
 from rag_hpc.core.log import configure
 from rag_hpc.core.scratch import scratch_folder
@@ -30,6 +31,7 @@ from rag_hpc.errors import ConfigError, RagHpcError
 from rag_hpc.generators.config import GeneratorConfig, GeneratorName
 from rag_hpc.schema import from_plain
 from rag_hpc.search.answer import Asker
+from rag_hpc.search.rerank import candidates_of
 from rag_hpc.serve.ask import manifests, pages_of
 from rag_hpc.serve.cache.cache import Cache
 from rag_hpc.serve.cache.config import CacheConfig
@@ -52,6 +54,7 @@ from rag_hpc.serve.gateway.metrics import Metrics
 from rag_hpc.serve.gateway.places import DOORS, FEEDBACK, Asked, Doors, GatewayPlace, auth_folder, own_folder
 from rag_hpc.serve.gateway.router import Router
 from rag_hpc.serve.gateway.service import Service
+from rag_hpc.serve.gateway.traces import Traces
 from rag_hpc.serve.gateway.upstream import Upstream
 from rag_hpc.serve.rank import fingerprint
 from rag_hpc.serve.replicas import replicas_place
@@ -150,10 +153,12 @@ async def service_of(place: GatewayPlace, asked: Asked, config: GatewayConfig) -
     groups = Groups(place.run_dir, fingerprint(inputs, request))
     generator = from_plain(GeneratorConfig, asked.generator)
     auth, metrics = auth_folder(place.run_dir, config), Metrics()
+    traces = Traces(config.otlp, asked.run, place.name) if config.otlp else None
     accounts, limits = Accounts(auth), Limits(auth)
     tokens = Tokens(KeyRing(auth), accounts, asked.run, config.token_s)
     asker = Asker(inputs, request.settings, generator, place.folder, lambda own: _Nowhere())
     asker.embed(WARM)
+    language(WARM)
     asker.quoted(WARM, asker.whole(range(min(WARM_CHUNKS, len(VectorStore(inputs["encode"]))))))
     upstream, fleet = None, None
     if generator.name is GeneratorName.openai:
@@ -202,14 +207,19 @@ async def service_of(place: GatewayPlace, asked: Asked, config: GatewayConfig) -
                 metrics=metrics,
                 ready=lambda: asyncio.to_thread(groups.state),
                 max_tokens=generator.max_tokens,
+                num_tokens=asker.num_tokens,
+                candidates=candidates_of(request.settings, config.candidates),
+                most_candidates=asker.depth if asker.candidates else 0,
                 feedback=own_folder(place.run_dir / FEEDBACK) / f"{place.name}.jsonl",
                 asked=kept,
+                files=cache.files if cache else None,
+                traces=traces,
             )
         finally:
             for task in tasks:
                 task.cancel()
             await flow.close()
-            for one in (cache, kept):
+            for one in (cache, kept, traces):
                 if one:
                     one.close()
 

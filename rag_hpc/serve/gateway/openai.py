@@ -106,6 +106,7 @@ class OpenAI:
             request,
             caller,
             body.question(),
+            before=body.before(),
             max_tokens=body.most_tokens(),
             temperature=body.temperature or 0.0,
             session=body.user or "",

@@ -18,6 +18,8 @@ from rag_hpc.serve.gateway.service import Service
 from rag_hpc.serve.gateway.steps import Said
 from rag_hpc.serve.gateway.streams import Stream, event
 
+ASKED = {"k", "candidates", "filter", "deadline_ms", "session"}  # of a body, by the names that a question has for them
+
 
 class Own:
     """The routes."""
@@ -41,7 +43,7 @@ class Own:
         """Answer a question."""
         service = self._service
         caller = service.callers.admit(request, "query")
-        asked = body.model_dump(include={"k", "filter", "deadline_ms", "session"})
+        asked = body.model_dump(include=ASKED)
         question = service.question(request, caller, body.question, **asked)
         if not body.stream:
             told = await service.told(request, question, await service.flow.answer(question))
@@ -63,7 +65,7 @@ class Own:
         """Search, and answer nothing."""
         service = self._service
         caller = service.callers.admit(request, "retrieve")
-        asked = body.model_dump(include={"k", "filter", "deadline_ms", "session"})
+        asked = body.model_dump(include=ASKED)
         question = service.question(request, caller, body.question, **asked)
         found = await service.flow.retrieve(question)
         passages = await service.flow.whole(question, found)

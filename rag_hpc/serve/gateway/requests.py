@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from rag_hpc.algo.answer.prompt import Turn
 from rag_hpc.serve.gateway.problems import Problem
 
 
@@ -20,6 +21,7 @@ class Query(OwnRequest):
 
     question: str
     k: int = Field(0, ge=0)  # 0: as many as the run reads
+    candidates: int | None = Field(None, ge=0)  # hits that the cross-encoder scores; 0: none, null: as the gateway does
     filter: str = Field("", max_length=4096)
     deadline_ms: int | None = Field(None, ge=1, le=600_000)
     session: str = Field("", max_length=256)
@@ -72,6 +74,10 @@ class Generation(BaseModel):
         """Return how long the answer may be."""
         return self.max_tokens
 
+    def before(self) -> list[Turn]:
+        """Return what was said before the question, oldest first."""
+        return []
+
 
 class Chat(Generation):
     """POST /v1/chat/completions."""
@@ -92,6 +98,12 @@ class Chat(Generation):
         if not said:
             raise Problem(400, "no_question", "messages: none is of the role user, whose last one is answered")
         return said[-1]
+
+    def before(self) -> list[Turn]:
+        """Return what the user and the assistant said before that, oldest first; the rules are the run's own."""
+        last = max(n for n, message in enumerate(self.messages) if message.role == "user")
+        said = [message for message in self.messages[:last] if message.role in ("user", "assistant")]
+        return [Turn(message.role, message.text()) for message in said]
 
 
 class Completion(Generation):

@@ -7,8 +7,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from rag_hpc.algo.answer.prompt import Turn
 from rag_hpc.algo.types import Array
 from rag_hpc.search.answer import Answered, Place
+from rag_hpc.serve.gateway.traces import Trace
 
 LEAST_S, KEPT = 0.2, 0.2  # of the time that is left, at the most, and its share, kept for quoting
 Emit = Callable[[str], None]
@@ -18,9 +20,12 @@ Emit = Callable[[str], None]
 class Question:
     """A question as it is served."""
 
-    text: str
+    text: str  # that is searched for
+    asked: str = ""  # in its asker's words, where those lean on what was said before
+    before: list[Turn] = field(default_factory=list)  # in a chat, oldest first
     until: float  # on time.monotonic()
     k: int = 0  # passages to read; 0: as many as the run does
+    candidates: int = 0  # hits that a cross-encoder scores; 0: none, the ranking stays as it was found
     only: str = ""  # a filter: which passages its asker may find
     tenant: str = ""
     max_tokens: int = 256
@@ -28,7 +33,14 @@ class Question:
     session: str = ""
     begun: float = field(default_factory=time.monotonic)
     seconds: dict[str, float] = field(default_factory=dict)  # by step
+    trace: Trace | None = None
+    kept_as: str = ""  # the name of the file that its answer comes from
     sources: dict[str, str] = field(default_factory=dict)  # by step that a cache knew: its level, alike or joined
+
+    @property
+    def words(self) -> str:
+        """The question as it was asked."""
+        return self.asked or self.text
 
     def reserved(self) -> float:
         """Return when searching, or a model, has to be done: some time is kept to quote what was found."""
@@ -52,6 +64,7 @@ class Retrieved:
     ranks: list[dict[str, Place]]
     answered: int  # shards
     shards: int
+    late: str = ""  # why the ranking is not the cross-encoder's, where it should be
 
     @property
     def coverage(self) -> str:
@@ -60,8 +73,8 @@ class Retrieved:
 
     @property
     def partial(self) -> bool:
-        """Whether shards are missing."""
-        return self.answered < self.shards
+        """Whether shards, or the cross-encoder's word, are missing."""
+        return self.answered < self.shards or bool(self.late)
 
 
 @dataclass(frozen=True, kw_only=True)

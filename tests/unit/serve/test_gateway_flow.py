@@ -13,7 +13,7 @@ import pytest
 from rag_hpc.algo.answer.prompt import Passage
 from rag_hpc.algo.types import Array
 from rag_hpc.generators.base import Answer
-from rag_hpc.search.answer import Asker
+from rag_hpc.search.answer import Asker, Place
 from rag_hpc.search.searcher import Found
 from rag_hpc.serve.client import Reply, Unanswered
 from rag_hpc.serve.gateway.batches import Batches
@@ -29,8 +29,8 @@ PASSAGE = Passage(chunk_id="c", doc_id="d", title="t", text="A deque keeps items
 class FakeAsker:
     """Knows one passage, and takes its time."""
 
-    def __init__(self, embed_s: float = 0.0, quote_s: float = 0.0) -> None:
-        self.embed_s, self.quote_s, self.calls = embed_s, quote_s, list[str]()
+    def __init__(self, embed_s: float = 0.0, quote_s: float = 0.0, rerank_s: float = 0.0) -> None:
+        self.embed_s, self.quote_s, self.rerank_s, self.calls = embed_s, quote_s, rerank_s, list[str]()
 
     def embed(self, question: str) -> Array:
         self.calls.append("embed")
@@ -40,10 +40,14 @@ class FakeAsker:
     def ranked(self, hits: Any, row: int = 0, k: int = 0) -> tuple[list[int], list[dict[str, Any]]]:
         return [0], [{}]
 
-    def passages(self, question: str, ordinals: Sequence[int], ranks: Any) -> tuple[list[Passage], Any]:
+    def reranked(self, question: str, ordinals: list[int], ranks: Any, k: int = 0) -> tuple[list[int], Any]:
+        time.sleep(self.rerank_s)
+        return ordinals, [{"reranked": Place(1, 0.5)}]
+
+    def passages(self, question: str, ordinals: Sequence[int], ranks: Any, before: Any) -> tuple[list[Passage], Any]:
         return [PASSAGE], ranks
 
-    def messages(self, question: str, passages: Sequence[Passage]) -> list[dict[str, str]]:
+    def messages(self, question: str, passages: Sequence[Passage], before: Any) -> list[dict[str, str]]:
         return [{"role": "user", "content": question}]
 
     def quoted(self, question: str, passages: Sequence[Passage]) -> Answer:
@@ -136,3 +140,12 @@ def test_a_model_that_breaks_off_leaves_its_words_and_one_that_says_nothing_is_q
     assert cut.partial and "the answer is cut: as it was told" in cut.fallback
     silent, pieces = asked(flow_of(FakeAsker(), FakeBatches(), FakeUpstream(breaks=True)))
     assert pieces == ["A deque keeps items. [1]"] and "quoted without a model" in silent.fallback
+
+
+def test_a_cross_encoder_that_is_late_leaves_the_ranking_as_it_was_and_it_is_said() -> None:
+    flow = flow_of(FakeAsker(rerank_s=0.6), FakeBatches())
+    said, _ = asked(flow, left_s=0.4, candidates=5)
+    assert said.partial and "no time to rerank" in said.fallback and said.answered.ranks == [{}]
+    flow = flow_of(FakeAsker(), FakeBatches())
+    said, _ = asked(flow, candidates=5)
+    assert not said.partial and said.answered.ranks == [{"reranked": (1, 0.5)}]
