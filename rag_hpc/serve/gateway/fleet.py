@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
+import time
 
 from rag_hpc.core.hashing import hash_value
 from rag_hpc.errors import RagHpcError
@@ -23,6 +25,7 @@ class Fleet:
     def __init__(self, place: Place, upstream: Upstream) -> None:
         self._place, self._upstream, self._roll = place, upstream, Roll(place)
         self._told: list[str] | None = None
+        self._starting: dict[str, float] = {}  # replica -> since when it is seen to start, on time.monotonic()
         self._identity = ""
 
     async def look(self) -> None:
@@ -46,16 +49,27 @@ class Fleet:
         name = self._place.name
         try:
             key, self._identity = replicas.token_of(self._place), hash_value(replicas.asked(self._place).generator)
-            found = [one for one in self._roll.live() if one.state == State.ready.value]
+            live = self._roll.live()
+            found = [one for one in live if one.state == State.ready.value]
             models = {address: one.model for one in found if (address := _address(one))}
-            lead_s = sum(replicas.lead_s(self._place))
+            queue_s, start_s = replicas.lead_s(self._place)
         except (RagHpcError, OSError, ValueError, LookupError, TypeError) as error:
             why = f"fleet {name} cannot be read: {error}"
             if not self._place.folder.is_dir():
                 why = f"there is no fleet {name}; start one: rag-hpc serve replicas group={name}"
             return Seen(identity=self._identity, absent=why, lead_s=GUESSED_S)  # what it said before is still known
+        soon_s = self._soon_s([one.name for one in live if one.state == State.starting.value], start_s)
+        lead_s = min(soon_s, queue_s + start_s)
         absent = f"no replica of fleet {name} is ready; one takes about {lead_s:.0f} s to come"
-        return Seen(models=models, key=key, identity=self._identity, absent=absent, lead_s=lead_s)
+        return Seen(
+            models=models, key=key, identity=self._identity, absent=absent, lead_s=max(1.0, lead_s), soon_s=soon_s
+        )
+
+    def _soon_s(self, starting: list[str], start_s: float) -> float:
+        """Return how long the first of those that start still takes. start_s: how long it takes from the beginning."""
+        now = time.monotonic()
+        self._starting = {name: self._starting.get(name, now) for name in starting}
+        return min((max(0.0, since + start_s - now) for since in self._starting.values()), default=math.inf)
 
 
 def _address(notice: Notice) -> str:

@@ -100,10 +100,21 @@ def fallbacks(asker: openai.OpenAI, num: int) -> set[str]:
         return {told["fallback"] for *_, told in pool.map(lambda n: [*streamed(asker, f"user {n}")], range(num))}
 
 
+def refused(asker: openai.OpenAI) -> tuple[str, str]:
+    """Return when to come again, and why there is no answer; nothing where there is one."""
+    try:
+        asker.chat.completions.create(model="demo", messages=ASKED)
+    except openai.InternalServerError as error:
+        told: Any = error.body
+        assert (error.status_code, told["code"]) == (503, "no_replica")
+        return error.response.headers["Retry-After"], told["message"]
+    return "", ""
+
+
 def test_no_request_fails_while_replicas_die_drain_and_come(gated: Ledger, fakes: Fakes) -> None:
     with gateways.gateway(gated, "fleet", "gateway.fleet=two", "gateway.cache=false") as doors, client(doors) as asker:
-        (said,) = fallbacks(asker, 1)
-        assert "no replica of fleet two is ready; one takes about 120 s to come" in said
+        said = "no replica answers: no replica of fleet two is ready; one takes about 120 s to come"
+        assert refused(asker) == ("120", said)
         fakes.start("0", "1", "2")
         assert fallbacks(asker, 4) == {""}
         fakes.tell("0", signal.SIGKILL)
@@ -116,7 +127,7 @@ def test_no_request_fails_while_replicas_die_drain_and_come(gated: Ledger, fakes
         assert fakes.processes["1"].wait(LIMIT_S) == 0
         shutil.rmtree(replicas.replicas_place(gated.run_dir, "two").folder)
         end = time.monotonic() + LIMIT_S
-        while "there is no fleet two" not in fallbacks(asker, 1).pop():
+        while "there is no fleet two" not in refused(asker)[1]:
             assert time.monotonic() < end
 
 
@@ -135,6 +146,7 @@ def test_a_replica_is_reached_by_its_network_or_on_its_own_machine(tmp_path: Pat
     config = GeneratorConfig(base_url="http://x/v1", model="m")
     seen = Fleet(place, Upstream(config, Router([]))).seen()
     assert seen.models == {"http://n1:80/v1": "m"} and seen.key == replicas.token_of(place) not in str(seen)
+    assert (seen.lead_s, seen.soon_s) == (replicas.GUESSED_S, pytest.approx(replicas.GUESSED_S, abs=1))
     place.write(replicas.REPLICAS, Replicas(num=1, generator={"model": "b"}))
     assert Fleet(place, Upstream(config, Router([]))).seen().identity not in ("", seen.identity)
     follower = Fleet(place, Upstream(config, Router([])))

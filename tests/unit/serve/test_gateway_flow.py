@@ -71,14 +71,14 @@ class FakeBatches:
 class FakeUpstream:
     """Says pieces, and then breaks off where it is told to."""
 
-    def __init__(self, *pieces: str, breaks: bool = False) -> None:
-        self.pieces, self.breaks = pieces, breaks
+    def __init__(self, *pieces: str, breaks: bool = False, absent: bool = False) -> None:
+        self.pieces, self.breaks, self.absent = pieces, breaks, absent
 
     async def stream(self, prompt: Prompt) -> Any:
         for piece in self.pieces:
             yield piece
         if self.breaks:
-            raise UpstreamFailed("as it was told")
+            raise UpstreamFailed("as it was told", 9.0, absent=self.absent)
 
     async def close(self) -> None:
         pass
@@ -136,3 +136,9 @@ def test_a_model_that_breaks_off_leaves_its_words_and_one_that_says_nothing_is_q
     assert cut.partial and "the answer is cut: as it was told" in cut.fallback
     silent, pieces = asked(flow_of(FakeAsker(), FakeBatches(), FakeUpstream(breaks=True)))
     assert pieces == ["A deque keeps items. [1]"] and "quoted without a model" in silent.fallback
+
+
+def test_a_fleet_without_a_replica_is_no_answer_and_says_when_to_come_again() -> None:
+    with pytest.raises(Problem, match="as it was told") as caught:
+        asked(flow_of(FakeAsker(), FakeBatches(), FakeUpstream(breaks=True, absent=True)))
+    assert (caught.value.status, caught.value.code, caught.value.retry_after_s) == (503, "no_replica", 9.0)
