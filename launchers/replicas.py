@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 STAGE = "generate"  # whose resources a replica asks for
 POLL_S, DOWN_S = 0.2, 60.0
+TRIES = 3  # of one process to submit the gone job of a slot
 ATTENDANT = "rag_hpc.launchers.attendant"
 
 
@@ -118,7 +120,7 @@ def resize(place: Place, num: int) -> list[str]:
     Raises ClusterError and IncompleteError; the same again then makes up for what is missing.
     """
     was = replicas.asked(place)
-    now = dataclasses.replace(was, num=num)
+    now = dataclasses.replace(was, num=num, resting="")
     place.write(replicas.REPLICAS, now)
     if not was.site:
         wait_ready(place, now, lambda: keeper_pid(place, ATTENDANT) is not None)
@@ -138,7 +140,23 @@ def absent(place: Place, slurm: Slurm | None = None, *, patient: bool = True) ->
     cluster: ClusterConfig = from_plain(ClusterConfig, asked.site)
     queued = (slurm or connect(cluster.name, cluster.slurm_conf)).queued(patient=patient)
     held = {job.slot for job in replicas.jobs_of(place) if job.id in queued}
-    return [slot for slot in range(asked.num) if slot not in held]
+    return [slot for slot in range(asked.wanted) if slot not in held]
+
+
+def wake(place: Place, tries: Counter[int]) -> list[str]:
+    """Start again what a request found nobody of: a fleet that rests, or whose jobs are gone; return the ids of jobs.
+
+    tries: how often the caller did so, by slot. Raises ClusterError at once, and the same again then goes on.
+    """
+    asked = replicas.asked(place)
+    if asked.resting:
+        place.write(replicas.REPLICAS, dataclasses.replace(asked, resting=""))
+        tries.clear()
+    if not asked.site:  # their attendant on this machine sees it
+        return []
+    gone = [slot for slot in absent(place, patient=False) if tries[slot] < TRIES]
+    tries.update(gone)
+    return submit_absent(place, gone)
 
 
 def submit_absent(place: Place, slots: Sequence[int], slurm: Slurm | None = None) -> list[str]:
@@ -165,6 +183,8 @@ def state_of(place: Place) -> dict[str, Any]:
         for one in live
     ]
     found: dict[str, Any] = {"replicas": place.name, "asked": asked.num, "live": rows}
+    if asked.resting:
+        return {**found, "ready": 0, "state": "resting", "reason": asked.resting}
     slots = {replicas.slot_of(one.name)[0] for one in live if one.state == State.ready.value}
     ready = len(slots & {*range(asked.num)})
     if jobs := replicas.jobs_of(place):

@@ -92,6 +92,7 @@ class Upstream:
         self._clients: dict[str, Any] = {}
         self._seen: Seen | None = None  # of a fleet that is followed
         self._left: list[Replica] = []  # with open streams
+        self.missed = False  # a request found none of a fleet's replicas
 
     @property
     def identity(self) -> str:
@@ -147,6 +148,7 @@ class Upstream:
             yield cut
             raise UpstreamFailed(f"the replica broke off: {why}") from why
         if self._seen and not self.router.replicas:
+            self.missed = True
             raise UpstreamFailed(f"no replica answers: {self._seen.absent}", self._seen.lead_s, absent=True)
         raise UpstreamFailed(f"no replica answers: {why}", why.retry_after_s or self.router.waits_s() or 1.0)
 
