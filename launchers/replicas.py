@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 STAGE = "generate"  # whose resources a replica asks for
 POLL_S, DOWN_S = 0.2, 60.0
+DRAINED = "told to drain"  # why a fleet rests that no request starts again
 TRIES = 3  # of one process to submit the gone job of a slot
 ATTENDANT = "rag_hpc.launchers.attendant"
 
@@ -127,11 +128,25 @@ def resize(place: Place, num: int) -> list[str]:
         return []
     cluster: ClusterConfig = from_plain(ClusterConfig, was.site)
     slurm, jobs = connect(cluster.name, cluster.slurm_conf), replicas.jobs_of(place)
-    extra = [job.id for job in jobs if job.slot >= num]
-    states = slurm.states(extra) if extra else {}
-    slurm.cancel([name for name in extra if states[name].state == "PENDING"])  # those that run drain by themselves
+    _cancel_waiting(slurm, [job.id for job in jobs if job.slot >= num])
     # a job of a slot that was let go of may drain yet: another takes its place in any case
     return submit_absent(place, sorted({*range(was.num, num), *absent(place, slurm)}), slurm)
+
+
+def drain(place: Place) -> None:
+    """Let all replicas end once they have answered what they were asked; `resize` starts them again.
+
+    Raises ClusterError when jobs that wait in the queue could not be cancelled; those then end when they start.
+    """
+    replicas.rest(place, DRAINED)
+    if asked := replicas.asked(place).site:
+        cluster: ClusterConfig = from_plain(ClusterConfig, asked)
+        _cancel_waiting(connect(cluster.name, cluster.slurm_conf), [job.id for job in replicas.jobs_of(place)])
+
+
+def _cancel_waiting(slurm: Slurm, ids: list[str]) -> None:
+    states = slurm.states(ids)
+    slurm.cancel([name for name in ids if states[name].state == "PENDING"])  # those that run drain by themselves
 
 
 def absent(place: Place, slurm: Slurm | None = None, *, patient: bool = True) -> list[int]:
@@ -149,6 +164,8 @@ def wake(place: Place, tries: Counter[int]) -> list[str]:
     tries: how often the caller did so, by slot. Raises ClusterError at once, and the same again then goes on.
     """
     asked = replicas.asked(place)
+    if asked.resting == DRAINED:
+        return []
     if asked.resting:
         place.write(replicas.REPLICAS, dataclasses.replace(asked, resting=""))
         tries.clear()

@@ -46,7 +46,7 @@ class Relay:
 
     @property
     def idle_s(self) -> float:
-        """Seconds since the last request, 0 while one is open."""
+        """Seconds since the last request, or since the engine was ready; 0 while a request is open."""
         return 0.0 if self.inflight else time.monotonic() - self._asked
 
     async def point_at(self, endpoint: Endpoint) -> None:
@@ -61,6 +61,7 @@ class Relay:
             timeout=httpx.Timeout(None, connect=CONNECT_S),
         )
         self._base = endpoint.base_url
+        self._asked = time.monotonic()
 
     async def close(self) -> None:
         """Let go of the engine; what is open breaks off."""

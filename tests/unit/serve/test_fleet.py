@@ -99,22 +99,30 @@ def test_idle_replicas_of_this_machine_end_and_come_again(
 ) -> None:
     model, python = model_like(tmp_path / "model"), fake_vllm(tmp_path)
     generator = ["generator=vllm", f"generator.model={model}", f"generator.vllm.python={python}"]
-    assert main(["serve", "replicas", f"run={ledger.run_dir}", *generator, "serve.replica.idle_s=0.5"]) == 0
+    assert main(["serve", "replicas", f"run={ledger.run_dir}", *generator, "serve.replica.idle_s=1"]) == 0
     try:
         (place,) = places_of(ledger.run_dir)
         roll, end = Roll(place), time.monotonic() + 40
         while roll.live():
             assert time.monotonic() < end
             time.sleep(0.1)
-        assert asked(place).resting == "no request for 0.5 s"
+        assert asked(place).resting == "no request for 1 s"
         capsys.readouterr()
         assert main(["serve", "status", f"run={ledger.run_dir}"]) == 3
-        assert "replicas 1: resting, 0 of 1 ready  no request for 0.5 s" in capsys.readouterr().out
+        assert "replicas 1: resting, 0 of 1 ready  no request for 1 s" in capsys.readouterr().out
         wish(place)
         Waker(place).tend(0.0)
         while not [one for one in roll.live() if one.state == "ready"]:
             assert time.monotonic() < end
             time.sleep(0.1)
+        assert main(["serve", "drain", f"run={ledger.run_dir}"]) == 0
+        while roll.live():
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        wish(place)
+        Waker(place).tend(0.0)
+        assert asked(place).wanted == 0  # only who drained it starts it again
+        assert main(["serve", "replicas", f"run={ledger.run_dir}"]) == 0 and asked(place).wanted == 1
     finally:
         assert main(["serve", "down", f"run={ledger.run_dir}"]) == 0
 
