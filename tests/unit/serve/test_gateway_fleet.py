@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import fixedcorpus
+import fleetload
 import gateways
 import httpx
 import openai
@@ -28,7 +29,7 @@ from rag_hpc.launchers.gateway import fleet_of
 from rag_hpc.serve import replicas
 from rag_hpc.serve.gateway.config import GatewayConfig
 from rag_hpc.serve.gateway.fleet import LOOK_S, Fleet
-from rag_hpc.serve.gateway.places import Doors
+from rag_hpc.serve.gateway.places import Doors, GatewayPlace
 from rag_hpc.serve.gateway.router import Router
 from rag_hpc.serve.gateway.upstream import Upstream
 from rag_hpc.serve.places import Place
@@ -117,8 +118,12 @@ def test_no_request_fails_while_replicas_die_drain_and_come(gated: Ledger, fakes
         assert refused(asker) == ("120", said)
         fakes.start("0", "1", "2")
         assert fallbacks(asker, 4) == {""}
-        fakes.tell("0", signal.SIGKILL)
-        assert fallbacks(asker, 4) == {""}
+        token = gateways.token_of(doors, gateways.granted(gated, "guest"))
+        with fleetload.Load([GatewayPlace(gated.run_dir, "fleet")], "demo", token, num_guests=4) as load:
+            time.sleep(0.7)
+            fakes.tell("0", signal.SIGKILL)  # amid answers
+            time.sleep(0.7)
+        assert not load.failed and load.whole and load.streamed and len(load.cut) <= 4
         streams = [streamed(asker, f"user {n}") for n in range(6)]
         assert [next(one) for one in streams] == [{}] * 6
         fakes.tell("1", signal.SIGTERM)
