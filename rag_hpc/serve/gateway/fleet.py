@@ -50,7 +50,7 @@ class Fleet:
 
     def seen(self) -> Seen:
         """Return who is ready; nobody where there is no such fleet, or it goes just now. For a thread."""
-        name = self._place.name
+        name, looked = self._place.name, time.monotonic()
         try:
             asked = replicas.asked(self._place)
             key, self._identity = replicas.token_of(self._place), hash_value(asked.generator)
@@ -62,13 +62,20 @@ class Fleet:
             why = f"fleet {name} cannot be read: {error}"
             if not self._place.folder.is_dir():
                 why = f"there is no fleet {name}; start one: rag-hpc serve replicas group={name}"
-            return Seen(identity=self._identity, absent=why, lead_s=GUESSED_S)  # what it said before is still known
+            known = self._identity  # what it said before
+            return Seen(identity=known, absent=why, lead_s=GUESSED_S, looked=looked)
         soon_s = self._soon_s([one.name for one in live if one.state == State.starting.value], start_s)
         lead_s = min(soon_s, queue_s + start_s)
         absent = f"no replica of fleet {name} is ready; one takes about {lead_s:.0f} s to come"
         absent += f"; all were let go: {asked.resting}" if asked.resting else ""
         return Seen(
-            models=models, key=key, identity=self._identity, absent=absent, lead_s=max(1.0, lead_s), soon_s=soon_s
+            models=models,
+            key=key,
+            identity=self._identity,
+            absent=absent,
+            lead_s=max(1.0, lead_s),
+            soon_s=soon_s,
+            looked=looked,
         )
 
     def _wish(self) -> None:

@@ -59,6 +59,7 @@ class Seen:
     absent: str = ""  # why there is none
     lead_s: float = 1.0  # until the next one may be ready
     soon_s: float = math.inf  # the same where one is starting already
+    looked: float = 0.0  # when, on time.monotonic()
 
 
 @dataclass
@@ -113,11 +114,11 @@ class Upstream:
     async def stream(self, prompt: Prompt) -> AsyncIterator[str]:
         """Yield the answer piece by piece, or in one where it is wanted whole. Raises UpstreamFailed, after what came
         of an answer that breaks off."""
-        failed, breaks, cut = list[Replica](), 0, ""
+        failed, breaks, cut, failed_at = list[Replica](), 0, "", 0.0
         why = UpstreamFailed("all replicas are resting after failures")
         begun = time.monotonic()
         wait_until = begun + min(self._wait_s, (prompt.until - begun) / 2)
-        while (replica := await self._free(prompt, failed, wait_until)) is not None:
+        while (replica := await self._free(prompt, failed, failed_at, wait_until)) is not None:
             prompt.counts, prompt.finish_reason, pieces, passed_on = {}, "stop", list[str](), False
             try:
                 with self.router.asking(replica, prompt.tokens):
@@ -136,7 +137,8 @@ class Upstream:
                     raise UpstreamFailed(f"the replica broke off: {error}") from error
                 failed.append(replica)
                 why, breaks, cut = error, breaks + error.broke, "".join(pieces) or cut
-                if breaks == BREAKS or time.monotonic() >= prompt.until:
+                failed_at = time.monotonic()
+                if breaks == BREAKS or failed_at >= prompt.until:
                     break
             else:
                 self.router.succeeded(replica)
@@ -152,20 +154,22 @@ class Upstream:
             raise UpstreamFailed(f"no replica answers: {self._seen.absent}", self._seen.lead_s, absent=True)
         raise UpstreamFailed(f"no replica answers: {why}", why.retry_after_s or self.router.waits_s() or 1.0)
 
-    async def _free(self, prompt: Prompt, failed: list[Replica], wait_until: float) -> Replica | None:
+    async def _free(self, prompt: Prompt, failed: list[Replica], failed_at: float, wait_until: float) -> Replica | None:
         """Return the replica to ask, other than those that failed the request where there is one; None when none can
-        be asked soon enough. wait_until: on time.monotonic()."""
+        be asked soon enough. failed_at, wait_until: on time.monotonic()."""
         while (replica := self.router.pick(prompt.session, prompt.tokens, without=failed)) is None:
-            if time.monotonic() + self._soon_s() > wait_until:
+            if time.monotonic() + self._soon_s(failed_at) > wait_until:
                 return None
             await asyncio.sleep(POLL_S)
             failed.clear()
         return replica
 
-    def _soon_s(self) -> float:
+    def _soon_s(self, failed_at: float) -> float:
         """Return after how long a replica may be there to ask, at the least."""
         rests_s = self.router.waits_s() if self.router.replicas else math.inf
-        return min(rests_s, self._seen.soon_s) if self._seen else rests_s
+        if self._seen is None:
+            return rests_s
+        return 0.0 if self._seen.looked < failed_at else min(rests_s, self._seen.soon_s)  # others may be there by now
 
     async def close(self) -> None:
         """Close all connections."""

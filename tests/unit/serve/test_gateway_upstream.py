@@ -107,3 +107,24 @@ def test_a_fleet_without_a_replica_says_at_once_when_to_come_again(soon_s: float
     came, _, error = asked([], also=none)
     assert not came and error is not None and (error.absent, error.retry_after_s) == (True, 70.0)
     assert time.monotonic() - begun < 2
+
+
+def test_a_fleet_whose_replicas_all_drain_is_looked_at_again(servers: list[ChatServer]) -> None:
+    old, new = servers
+    old.statuses, old.retry_after_s = [503], 60
+
+    async def come(upstream: Upstream) -> None:
+        await upstream.follow(Seen(models={old.url: "m"}, looked=time.monotonic()))
+        await asyncio.sleep(0.3)
+        await upstream.follow(Seen(models={new.url: "m"}, looked=time.monotonic()))
+
+    assert asked([], also=come)[0] == [TEXT]
+
+    async def go(upstream: Upstream) -> None:
+        await upstream.follow(Seen(models={old.url: "m"}, looked=time.monotonic()))
+        await asyncio.sleep(0.3)
+        await upstream.follow(Seen(absent="none is ready", lead_s=70.0, looked=time.monotonic()))
+
+    old.statuses = [503]
+    error = asked([], also=go)[2]
+    assert error is not None and (error.absent, error.retry_after_s) == (True, 70.0)
