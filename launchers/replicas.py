@@ -200,13 +200,13 @@ def state_of(place: Place) -> dict[str, Any]:
         for one in live
     ]
     found: dict[str, Any] = {"replicas": place.name, "asked": asked.num, "live": rows}
-    if asked.resting:
-        return {**found, "ready": 0, "state": "resting", "reason": asked.resting}
     slots = {replicas.slot_of(one.name)[0] for one in live if one.state == State.ready.value}
     ready = len(slots & {*range(asked.num)})
     if jobs := replicas.jobs_of(place):
         found["jobs"] = waiting(place, asked, [job.id for job in jobs])
     alive = keeper_pid(place, ATTENDANT) is not None or bool(found.get("jobs"))
+    if asked.resting and (asked.site or alive):
+        return {**found, "ready": ready, "state": "resting", "reason": asked.resting}
     state = "up" if ready == asked.num else "partial" if ready else "starting" if alive else "down"
     return {**found, "ready": ready, "state": state}
 
