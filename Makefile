@@ -124,7 +124,7 @@ test-ragas: $(VENV)/.test
 
 # A fleet on a real Slurm, parts of which are killed under load, and walltimes that pass; it wants the machine to itself.
 test-fleet: slurm-packages $(VENV)/.test
-	RAG_HPC_SOAK=1 $(BIN)/python -m pytest -s tests/slurm/test_replicas.py tests/slurm/test_fleet_faults.py
+	RAG_HPC_SOAK=$(CURDIR)/results/serve $(BIN)/python -m pytest -s tests/slurm/test_replicas.py tests/slurm/test_fleet_faults.py
 
 # mypy sees the folders under the one name that they are imported by.
 lint: $(VENV)/.test

@@ -1,11 +1,12 @@
 """`python -m rag_hpc.launchers.attendant RUN_DIR FLEET NAME...`: keep replicas of a fleet up, as its children.
 
 On this machine one attendant has all replicas; on Slurm each job is one with its own, and hands over before its
-walltime ends: it submits a successor as early as starts are known to take, drains its replica once the successor gives
-tokens, and is gone. A successor that is late does not keep it: its requests are told to come again. How many are asked
-for may change meanwhile: those of the highest slots are drained. A job that was killed whole, with its script, is
-submitted anew by the first of the others. Exit codes: 0 told to stop, handed over or no longer asked for, 1 the replica
-never lived long, 2 it cannot run as configured, 3 the walltime is near.
+walltime ends: it submits a successor as early as starts are known to take, one hand-over earlier for each lower slot
+whose walltime ends with its own, drains its replica once the successor gives tokens, and is gone. A successor that is
+late does not keep it, nor does it leave early while it is the last that answers. How many are asked for may change
+meanwhile: those of the highest slots are drained, and all where nobody asked any for long. A job that was killed whole,
+with its script, is submitted anew by the first of the others. Exit codes: 0 told to stop, handed over or no longer
+asked for, 1 the replica never lived long, 2 it cannot run as configured, 3 the walltime is near.
 """
 
 from __future__ import annotations
@@ -24,17 +25,16 @@ from rag_hpc.core.log import configure
 from rag_hpc.core.trust import check_run
 from rag_hpc.errors import ClusterError, RagHpcError
 from rag_hpc.launchers.keeper import Rank
-from rag_hpc.launchers.replicas import absent, submit, submit_absent
+from rag_hpc.launchers.replicas import TRIES, absent, submit, submit_absent
 from rag_hpc.serve import replicas
 from rag_hpc.serve.places import KEEPER, Door, Place
-from rag_hpc.serve.replicas import ReplicaConfig, Roll, State, slot_of
+from rag_hpc.serve.replicas import Notice, ReplicaConfig, Roll, State, slot_of
 
 log = logging.getLogger(__name__)
 POLL_S = 0.2
 SLACK_S = 5.0  # for a drain, beyond what it may take
 AGAIN_S = 30.0  # between two tries to submit a successor, and two looks whether a job is gone
 LOOK_S = 1.0  # between two looks how many replicas are asked for
-TRIES = 3  # of one attendant to submit the gone job of a slot
 
 
 class Attendant:
@@ -47,7 +47,7 @@ class Attendant:
         self.place, self._deadline, self._in_job = place, deadline, in_job
         self.children = {name: self._child(name) for name in names}
         self._leaving: dict[str, tuple[Rank, float]] = {}  # no longer asked for, and until when they may drain
-        self._look = self._mend_due = 0.0
+        self._look = self._mend_due = self._rest_due = 0.0
         self._tries: Counter[int] = Counter()  # of a slot
         self._config = ReplicaConfig(**replicas.asked(place).settings)
         self._roll, self._stopped, self._due, self._begun = Roll(place), False, 0.0, begun
@@ -66,10 +66,11 @@ class Attendant:
         try:
             while not self._stopped and not self._succeeded():
                 now = clock()
-                if self._deadline is not None and now > self._deadline - self._drain_s:
+                if self._deadline is not None and now > self._drains_at(self._deadline):
                     return 0 if self._successor_is_asked() else 3
                 if not self._follow_number(now):
                     return 0
+                self._rest(now)
                 self._ask_successor(now)
                 self._mend(now)
                 for child in self.children.values():
@@ -78,6 +79,13 @@ class Attendant:
             return 0
         finally:
             self.stop()
+
+    def _drains_at(self, deadline: float) -> float:
+        """Return when the drain has to begin: at the last moment where no other will be there to answer."""
+        ready = self._ready()
+        own = next((one for one in ready if one.name in self.children), None)
+        last = own and not any(_outlives(one, own) for one in ready)
+        return deadline - (self._config.drain_s if last else self._drain_s)
 
     def stop(self) -> None:
         """Drain the replicas and end them."""
@@ -88,6 +96,9 @@ class Attendant:
             until = time.monotonic() + wait_s
             for child in children:
                 child.wait(until)
+
+    def _ready(self) -> list[Notice]:
+        return [one for one in self._roll.live() if one.state == State.ready.value]
 
     @property
     def _drain_s(self) -> float:
@@ -101,7 +112,7 @@ class Attendant:
             return True
         self._look = now + LOOK_S
         try:
-            num = replicas.asked(self.place).num
+            num = replicas.asked(self.place).wanted
         except (RagHpcError, OSError) as error:  # `down` removes it, and ends this process
             log.debug("how many replicas are asked for is not known: %s", error)
             return True
@@ -126,8 +137,8 @@ class Attendant:
         if not self._in_job or now < self._mend_due:
             return
         self._mend_due = now + AGAIN_S
-        ready = [one.name for one in self._roll.live() if one.state == State.ready.value]
-        if not ready or ready[0] not in self.children:
+        ready = self._ready()
+        if not ready or ready[0].name not in self.children:
             return
         try:
             gone = [slot for slot in absent(self.place, patient=False) if self._tries[slot] < TRIES]
@@ -137,18 +148,35 @@ class Attendant:
         except (RagHpcError, OSError) as error:
             log.warning("whether jobs are gone is not known, again in %.0f s: %s", AGAIN_S, error)
 
+    def _rest(self, now: float) -> None:
+        """Let go of all replicas, jobs too, when nobody asked any for long."""
+        if not self._config.idle_s or now < self._rest_due:
+            return
+        self._rest_due, live, ready = now + LOOK_S, self._roll.live(), self._ready()
+        if not ready or ready[0].name not in self.children or min(one.idle_s for one in live) < self._config.idle_s:
+            return
+        try:
+            replicas.rest(self.place, f"no request for {self._config.idle_s:g} s")
+        except (RagHpcError, OSError) as error:
+            log.warning("the fleet cannot be let go of: %s", error)
+
     # ---- the successor of a job
 
     def _ask_successor(self, now: float) -> None:
         """Submit the next job of this slot when it is time to."""
         if self._deadline is None or not self._in_job or now < self._due or self._successor_is_asked():
             return
-        lead_s = self._drain_s + sum(replicas.lead_s(self.place))
-        # never in the first half: else one whose start takes longer than it lives would be followed by a crowd
-        if now < max(self._deadline - lead_s, (self._begun + self._deadline) / 2):
-            return
         ((name,), ((slot, generation),)) = list(self.children), [slot_of(name) for name in self.children]
-        if name not in [one.name for one in self._roll.live() if one.state == State.ready.value]:
+        ready = self._ready()
+        own = next((one for one in ready if one.name == name), None)
+        if own is None:
+            return
+        queue_s, start_s = replicas.lead_s(self.place)
+        takes_s = start_s + self._drain_s
+        alike = [one for one in ready if abs(one.ends_unix - own.ends_unix) < takes_s / 2]
+        lower = {slot_of(one.name)[0] for one in alike if slot_of(one.name)[0] < slot}
+        # never in the first half: else one whose start takes longer than it lives would be followed by a crowd
+        if now < max(self._deadline - queue_s - takes_s * (1 + len(lower)), (self._begun + self._deadline) / 2):
             return
         try:
             submit(self.place, slot, generation + 1)
@@ -164,11 +192,15 @@ class Attendant:
         """Return whether a successor answers."""
         if not self._in_job:
             return False
-        ready = [one for one in self._roll.live() if one.state == State.ready.value]
-        return any(self._follows(slot_of(one.name)) for one in ready)
+        return any(self._follows(slot_of(one.name)) for one in self._ready())
 
     def _follows(self, found: tuple[int, int]) -> bool:
         return any(found[0] == slot and found[1] > generation for slot, generation in map(slot_of, self.children))
+
+
+def _outlives(one: Notice, other: Notice) -> bool:
+    """Return whether a replica has the longer walltime; of two alike one has, as both see it."""
+    return (one.ends_unix == 0, one.ends_unix, one.name) > (other.ends_unix == 0, other.ends_unix, other.name)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

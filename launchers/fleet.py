@@ -65,7 +65,7 @@ def resize(ledger: Ledger, place: Place, arguments: Arguments, cluster: ClusterC
         raise ConfigError(f"{told}, with other settings: while they are up only workers=N may change; {others}")
     if "cluster" in given and (to_plain(cluster) if cluster.launcher.value == "slurm" else {}) != was.site:
         raise ConfigError(f"{told}, on another site or with other resources; {others}")
-    if num == was.num and not (was.site and processes.absent(place)):
+    if num == was.num and not was.resting and not (was.site and processes.absent(place)):
         raise ConfigError(f"{told}, {num} of them; another workers=N changes how many; {others}")
     jobs = processes.resize(place, num)
     new = f", queued: job {', '.join(jobs)}" if jobs else ""
@@ -104,7 +104,8 @@ def settings(arguments: Arguments) -> ReplicaConfig:
 
 def tell(found: dict[str, Any]) -> None:
     """Print how the replicas are."""
-    print(f"replicas {found['replicas']}: {found['state']}, {found['ready']} of {found['asked']} ready")
+    why = f"  {shown(found['reason'])}" if "reason" in found else ""
+    print(f"replicas {found['replicas']}: {found['state']}, {found['ready']} of {found['asked']} ready{why}")
     for row in found["live"]:
         left = f", {(row['ends'] - time.time()) / 60:.0f} min left" if row["ends"] else ""
         job = f", job {row['job']}" if row["job"] else ""

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 STAGE = "generate"  # whose resources a replica asks for
 POLL_S, DOWN_S = 0.2, 60.0
+DRAINED = "told to drain"  # why a fleet rests that no request starts again
+TRIES = 3  # of one process to submit the gone job of a slot
 ATTENDANT = "rag_hpc.launchers.attendant"
 
 
@@ -118,18 +121,32 @@ def resize(place: Place, num: int) -> list[str]:
     Raises ClusterError and IncompleteError; the same again then makes up for what is missing.
     """
     was = replicas.asked(place)
-    now = dataclasses.replace(was, num=num)
+    now = dataclasses.replace(was, num=num, resting="")
     place.write(replicas.REPLICAS, now)
     if not was.site:
         wait_ready(place, now, lambda: keeper_pid(place, ATTENDANT) is not None)
         return []
     cluster: ClusterConfig = from_plain(ClusterConfig, was.site)
     slurm, jobs = connect(cluster.name, cluster.slurm_conf), replicas.jobs_of(place)
-    extra = [job.id for job in jobs if job.slot >= num]
-    states = slurm.states(extra) if extra else {}
-    slurm.cancel([name for name in extra if states[name].state == "PENDING"])  # those that run drain by themselves
+    _cancel_waiting(slurm, [job.id for job in jobs if job.slot >= num])
     # a job of a slot that was let go of may drain yet: another takes its place in any case
     return submit_absent(place, sorted({*range(was.num, num), *absent(place, slurm)}), slurm)
+
+
+def drain(place: Place) -> None:
+    """Let all replicas end once they have answered what they were asked; `resize` starts them again.
+
+    Raises ClusterError when jobs that wait in the queue could not be cancelled; those then end when they start.
+    """
+    replicas.rest(place, DRAINED)
+    if asked := replicas.asked(place).site:
+        cluster: ClusterConfig = from_plain(ClusterConfig, asked)
+        _cancel_waiting(connect(cluster.name, cluster.slurm_conf), [job.id for job in replicas.jobs_of(place)])
+
+
+def _cancel_waiting(slurm: Slurm, ids: list[str]) -> None:
+    states = slurm.states(ids)
+    slurm.cancel([name for name in ids if states[name].state == "PENDING"])  # those that run drain by themselves
 
 
 def absent(place: Place, slurm: Slurm | None = None, *, patient: bool = True) -> list[int]:
@@ -138,7 +155,25 @@ def absent(place: Place, slurm: Slurm | None = None, *, patient: bool = True) ->
     cluster: ClusterConfig = from_plain(ClusterConfig, asked.site)
     queued = (slurm or connect(cluster.name, cluster.slurm_conf)).queued(patient=patient)
     held = {job.slot for job in replicas.jobs_of(place) if job.id in queued}
-    return [slot for slot in range(asked.num) if slot not in held]
+    return [slot for slot in range(asked.wanted) if slot not in held]
+
+
+def wake(place: Place, tries: Counter[int]) -> list[str]:
+    """Start again what a request found nobody of: a fleet that rests, or whose jobs are gone; return the ids of jobs.
+
+    tries: how often the caller did so, by slot. Raises ClusterError at once, and the same again then goes on.
+    """
+    asked = replicas.asked(place)
+    if asked.resting == DRAINED:
+        return []
+    if asked.resting:
+        place.write(replicas.REPLICAS, dataclasses.replace(asked, resting=""))
+        tries.clear()
+    if not asked.site:  # their attendant on this machine sees it
+        return []
+    gone = [slot for slot in absent(place, patient=False) if tries[slot] < TRIES]
+    tries.update(gone)
+    return submit_absent(place, gone)
 
 
 def submit_absent(place: Place, slots: Sequence[int], slurm: Slurm | None = None) -> list[str]:
@@ -170,6 +205,8 @@ def state_of(place: Place) -> dict[str, Any]:
     if jobs := replicas.jobs_of(place):
         found["jobs"] = waiting(place, asked, [job.id for job in jobs])
     alive = keeper_pid(place, ATTENDANT) is not None or bool(found.get("jobs"))
+    if asked.resting and (asked.site or alive):
+        return {**found, "ready": ready, "state": "resting", "reason": asked.resting}
     state = "up" if ready == asked.num else "partial" if ready else "starting" if alive else "down"
     return {**found, "ready": ready, "state": state}
 

@@ -14,6 +14,7 @@ from rag_hpc.core.log import shown
 from rag_hpc.errors import ConfigError, did_you_mean
 from rag_hpc.launchers import access, fleet, gateway
 from rag_hpc.launchers.group import end, queue, start, state_of
+from rag_hpc.launchers.replicas import drain as drain_replicas
 from rag_hpc.launchers.replicas import end as end_replicas
 from rag_hpc.launchers.replicas import state_of as state_of_replicas
 from rag_hpc.schema import from_plain
@@ -57,6 +58,8 @@ def serve(arguments: Arguments) -> int:
     if word == "up":
         return up(ledger, Place(ledger.run_dir, name or "1"), arguments)
     fleets = [place for place in places_of(ledger.run_dir) if name in (None, place.name)]
+    if word == "drain":
+        return drain(ledger, fleets)
     if word == "down":
         return down(ledger, places, doors, fleets)
     return status(ledger, places, doors, fleets, as_text="--json" not in arguments.flags)
@@ -184,7 +187,18 @@ def ms(number: float | None) -> str:
     return "–" if number is None else f"{number:g} ms"
 
 
-# ---- down
+# ---- drain and down
+
+
+def drain(ledger: Ledger, fleets: list[Place]) -> int:
+    """Let replicas answer what they were asked and end; gateways tell others when to come again."""
+    for place in fleets:
+        drain_replicas(place)
+        on = f"rag-hpc serve replicas run={ledger.handle} group={place.name}"
+        print(f"run={ledger.name}: replicas {place.name} drain, and are started again with: {on}")
+    if not fleets:
+        print(f"run={ledger.name}: no replicas are up")
+    return 0
 
 
 def down(ledger: Ledger, places: list[Place], doors: list[GatewayPlace], fleets: list[Place]) -> int:

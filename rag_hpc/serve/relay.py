@@ -7,6 +7,7 @@ Bodies pass as they are, streams as they come.
 from __future__ import annotations
 
 import hmac
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
@@ -39,8 +40,14 @@ class Relay:
         self._base = ""
         self.state, self.retry_after_s = State.starting, 1.0
         self.inflight = self.answered = self.broken = 0
+        self._asked = time.monotonic()
         posts = [Route(path, self._post, methods=["POST"]) for path in PASSED]
         self.app = Starlette(routes=[*posts, Route("/healthz", self._health)])
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since the last request, or since the engine was ready; 0 while a request is open."""
+        return 0.0 if self.inflight else time.monotonic() - self._asked
 
     async def point_at(self, endpoint: Endpoint) -> None:
         """Pass requests on to that engine from now on."""
@@ -54,6 +61,7 @@ class Relay:
             timeout=httpx.Timeout(None, connect=CONNECT_S),
         )
         self._base = endpoint.base_url
+        self._asked = time.monotonic()
 
     async def close(self) -> None:
         """Let go of the engine; what is open breaks off."""
@@ -95,7 +103,7 @@ class Relay:
             self._broke()
             return self._later(f"the engine broke off: {type(error).__name__}", 1.0)
         except BaseException:
-            self.inflight -= 1
+            self._ended()
             raise
         kept = {name: reply.headers[name] for name in KEPT if name in reply.headers}
         return StreamingResponse(self._passed(reply), reply.status_code, kept, background=BackgroundTask(reply.aclose))
@@ -105,17 +113,21 @@ class Relay:
             async for part in reply.aiter_raw():
                 yield part
             self.answered += 1
-            self.inflight -= 1
+            self._ended()
         except httpx.TransportError:
             self._broke()
             raise  # the connection is cut: half a stream must not look like a whole one
         except BaseException:  # whoever asked went away
-            self.inflight -= 1
+            self._ended()
             await reply.aclose()
             raise
 
-    def _broke(self) -> None:
+    def _ended(self) -> None:
         self.inflight -= 1
+        self._asked = time.monotonic()
+
+    def _broke(self) -> None:
+        self._ended()
         self.broken += 1
         self._gone()
 

@@ -165,7 +165,8 @@ class Replica:
         """Write the notice. The group's folder goes with `serve down`, and this process with it."""
         self.relay.state = state
         self.relay.retry_after_s = sum(replicas.lead_s(self.place)) if state is State.draining else 5.0
-        self._notice = replace(self._notice, state=state.value, beat=self._notice.beat + 1)
+        idle_s = round(self.relay.idle_s, 1)
+        self._notice = replace(self._notice, state=state.value, idle_s=idle_s, beat=self._notice.beat + 1)
         try:
             replicas.write_notice(self.place, self._notice)
         except OSError as error:

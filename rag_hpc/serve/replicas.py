@@ -6,6 +6,7 @@ RUN/.replicas/NAME/replica-ID.json  how one is (Notice): anew at each change, an
 RUN/.replicas/NAME/jobs.jsonl       the jobs of Slurm that were submitted for it (Job), successors too
 RUN/.replicas/NAME/claim-ID         somebody submits, or submitted, the job of that replica
 RUN/.replicas/NAME/starts.jsonl     how long each waited in the queue and took to its first token
+RUN/.replicas/NAME/wish             a request found no replica: whoever may submit jobs starts them again
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from rag_hpc.errors import ConfigError, CorruptOutput, InputError
 from rag_hpc.serve.places import Place, check_own
 
 FOLDER, REPLICAS, JOBS, STARTS = ".replicas", "replicas.json", "jobs.jsonl", "starts.jsonl"
+WISH = "wish"
 BEAT_S = 2.0  # between two notices of one that lives
 STALE_S = 5 * BEAT_S  # without a new notice, the process or its node is gone
 GUESSED_S = 120.0  # from submission to the first token, before any was measured
@@ -53,6 +55,7 @@ class ReplicaConfig:
     max_inflight: int = bounded(64, 1, 4096)  # requests at a time; one more is told to come again
     max_body_kib: int = bounded(2048, 1, 65_536)  # of a request
     drain_s: float = bounded(30.0, 0.0, DAY_S)  # for what is in flight once it is to end
+    idle_s: float = bounded(0.0, 0.0, 30 * DAY_S)  # without a request all are let go until one comes; 0 = never
 
     def __post_init__(self) -> None:
         check_bounds(self, "serve.replica")
@@ -68,6 +71,12 @@ class Replicas:
     interface: str | None = None  # of the network that other nodes reach them by
     listens: str = "unix"  # or tcp, where they are on several nodes
     site: dict[str, Any] = field(default_factory=dict)  # settings of ClusterConfig, where they are jobs
+    resting: str = ""  # why none is kept up for now
+
+    @property
+    def wanted(self) -> int:
+        """How many are to be up now."""
+        return 0 if self.resting else self.num
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +92,7 @@ class Notice:
     model: str = ""  # its name at the endpoint
     begun_unix: float = 0.0
     ends_unix: float = 0.0  # when its walltime is over; 0 = never
+    idle_s: float = 0.0  # since its last request
     beat: int = 0  # goes up with each notice
 
 
@@ -163,6 +173,26 @@ class Roll:
                 continue
             found.append(notice)
         return found
+
+
+def rest(place: Place, why: str) -> None:
+    """Let all replicas end until they are asked for again; what is asked for stays."""
+    place.write(REPLICAS, dataclasses.replace(asked(place), resting=why))
+
+
+def wish(place: Place) -> None:
+    """Say that a request found no replica."""
+    os.close(os.open(place.folder / WISH, os.O_CREAT | os.O_WRONLY, 0o600))
+
+
+def wished(place: Place) -> bool:
+    """Return whether a request found no replica, and nobody did anything about it."""
+    return (place.folder / WISH).exists()
+
+
+def fulfilled(place: Place) -> None:
+    """Take a wish back."""
+    (place.folder / WISH).unlink(missing_ok=True)
 
 
 def note_start(place: Place, queue_s: float, start_s: float) -> None:

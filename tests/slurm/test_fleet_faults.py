@@ -7,15 +7,14 @@ import re
 import shutil
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import fleetload
 import gateways
 import httpx
 import pytest
-import replicaload
 import servedrun
 import stagerun
 from chatserver import fake_vllm, model_like
@@ -28,45 +27,19 @@ from rag_hpc.serve.places import Place
 from rag_hpc.serve.replicas import Notice, Roll, places_of, slot_of
 from rag_hpc.slurm import devcluster as dc
 
-SOAK = "RAG_HPC_SOAK"  # read once: no test sees RAG_HPC_* variables
+SOAK = os.environ.get("RAG_HPC_SOAK", "")  # read once: no test sees RAG_HPC_* variables
 pytestmark = [
-    pytest.mark.timeout(300),
-    pytest.mark.skipif(
-        SOAK not in os.environ, reason=f"a soak, for a machine that does nothing else: make test-fleet ({SOAK}=1)"
-    ),
+    pytest.mark.timeout(480),
+    pytest.mark.skipif(not SOAK, reason="a soak, for a machine that does nothing else: make test-fleet"),
 ]
 SUPPORT = Path(__file__).parents[1] / "support"
 LIMIT_S = 90.0
-SHARDS = "4/4"
+SHARDS, IDLE_S = "4/4", 25
 PAGE = "import httpx, sys; t = httpx.HTTPTransport(uds=sys.argv[1]); c = httpx.Client(transport=t); "
 PAGE += "print(c.get('http://localhost/').text)"
+GATE = ["gateway.listen=node", "gateway.port=0", "gateway.search_ms=20000", "gateway.wait_ms=15000"]
+GATE.append("gateway.cache=false")
 Sh = Callable[..., str]
-
-
-class Questions:
-    """A guest of a gateway, at its port, with a token."""
-
-    def __init__(self, doors: Doors, token: str) -> None:
-        self._doors, self._over, self._thread = doors, threading.Event(), threading.Thread(target=self._ask)
-        self._headers = {"Authorization": f"Bearer {token}"}
-        self.answered, self.failed = 0, list[str]()
-
-    def __enter__(self) -> Questions:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *given: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _ask(self) -> None:
-        with httpx.Client(timeout=30, headers=self._headers) as client:
-            while not self._over.wait(0.3):
-                asked = {"question": "Which argument of a deque drops older items?"}
-                reply = client.post(f"{gateways.url(self._doors)}/v1/query", json=asked)
-                self.answered += 1
-                if reply.status_code != 200 or reply.json()["coverage"] != SHARDS:
-                    self.failed.append(f"{reply.status_code} {reply.text[:200]}")
 
 
 class Watch:
@@ -84,7 +57,7 @@ class Watch:
         """Return the replicas once they are as wanted."""
         begun = time.monotonic()
         while not holds(found := self.ready()):
-            assert time.monotonic() - begun < LIMIT_S, f"{what}: {found}\n{replicaload.said(self._place)}"
+            assert time.monotonic() - begun < LIMIT_S, f"{what}: {found}\n{fleetload.said(self._place)}"
             time.sleep(0.1)
         self.took_s[what] = round(time.monotonic() - begun, 1)
         return found
@@ -99,17 +72,17 @@ def test_no_request_fails_whatever_of_a_fleet_is_killed(
     where.append("cluster.cpus_per_task=1")
     try:
         assert main(["serve", "up", *where, "workers=2", "serve.deadline_ms=20000"]) == 0
-        assert (
-            main(["serve", "gateway", *where, "gateway.listen=node", "gateway.port=0", "gateway.search_ms=20000"]) == 0
-        )
-        assert main(["serve", "replicas", *where, *engine(shared_tmp), "workers=1", "serve.replica.drain_s=5"]) == 0
+        for name in ("1", "2"):
+            assert main(["serve", "gateway", *where, f"gateway.name={name}", "gateway.fleet=1", *GATE]) == 0
+        assert main(["serve", "replicas", *where, *engine(shared_tmp), "workers=1"]) == 0
         (place,) = places_of(ledger.run_dir)
         watch = Watch(place)
         watch.until("first start", lambda ready: len(ready) == 1)
-        doors = doors_of(ledger)
+        gates = [GatewayPlace(ledger.run_dir, name) for name in ("1", "2")]
+        doors, _ = [doors_of(gate) for gate in gates]
         told(ledger, doors, faulty, capsys)
         token = gateways.token_of(doors, gateways.granted(ledger, "alice"))
-        with replicaload.Load(place) as load, Questions(doors, token) as questions:
+        with fleetload.Load(gates, ledger.name, token) as load:
             assert main(["serve", "replicas", run, "workers=2"]) == 0
             ready = watch.until("one more asked for", lambda ready: len(ready) == 2)
 
@@ -121,6 +94,15 @@ def test_no_request_fails_whatever_of_a_fleet_is_killed(
                 os.kill(pid, signal.SIGKILL)
             watch.until("engine started again", lambda found: bool(engines(ready[1]) - before))
             ready = watch.until("engine ready again", lambda found: len(found) == 2)
+
+            pid = gates[0].doors().pid
+            os.kill(pid, signal.SIGKILL)
+            watch.until("gateway killed", lambda found: answers(gates[0], pid))
+            whole = not load.partial
+
+            (rank,) = ranks(ledger.run_dir, 1)
+            os.kill(rank, signal.SIGKILL)
+            watch.until("rank killed", lambda found: [rank] != ranks(ledger.run_dir, 1) != [] and covers(gates[0]))
 
             os.kill(parent(ready[0].pid), signal.SIGKILL)
             ready = watch.until("attendant killed", came_again(ready, 0))
@@ -134,10 +116,21 @@ def test_no_request_fails_whatever_of_a_fleet_is_killed(
             assert main(["serve", "replicas", run, "workers=1"]) == 0
             watch.until("one less asked for", lambda found: set(found) == {0})
             time.sleep(1)
+        watch.until("nobody asks", lambda found: not found)
+        later = httpx.post(
+            f"{gateways.url(gates[0].doors())}/v1/chat/completions",
+            json={"model": ledger.name, **fleetload.ASKED},
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=60,
+        )
+        watch.until("asked while all had gone", lambda found: set(found) == {0})
         with capsys.disabled():
-            print(f"\n{len(load.answered)} completions, {questions.answered} questions, seconds: {watch.took_s}")
-        assert not load.failed and len(load.answered) > 100
-        assert not questions.failed and questions.answered > 20
+            why = {"why": load.failed[:5] + load.cut[:5]}
+            fleetload.keep(SOAK, "faults", {**load.told, "seconds": watch.took_s, "partial_of": load.partial, **why})
+        assert not load.failed and load.whole > 50 < load.streamed
+        assert whole and {*load.partial} <= {"2/4"}
+        assert (later.status_code, later.json()["error"]["code"]) == (503, "no_replica")
+        assert 1 <= int(later.headers["Retry-After"]) < LIMIT_S
     finally:
         assert main(["serve", "down", run]) == 0
     assert not [name for name in (".serve", ".replicas", ".gateways") if (ledger.run_dir / name).exists()]
@@ -149,12 +142,13 @@ def engine(folder: Path) -> list[str]:
     program = shutil.copy(SUPPORT / "chatserver.py", folder)
     python = fake_vllm(folder, program=Path(program), delay_s=0.2, start_s=1)
     model = model_like(folder / "model")
-    return ["generator=vllm", f"generator.model={model}", f"generator.vllm.python={python}", "serve.replica.canary_s=1"]
+    watch = ["serve.replica.canary_s=1", "serve.replica.drain_s=5", f"serve.replica.idle_s={IDLE_S}"]
+    return ["generator=vllm", f"generator.model={model}", f"generator.vllm.python={python}", *watch]
 
 
-def doors_of(ledger: Ledger) -> Doors:
-    """Return the doors of the gateway, once it and the group are up."""
-    place, end = GatewayPlace(ledger.run_dir, "1"), time.monotonic() + LIMIT_S
+def doors_of(place: GatewayPlace) -> Doors:
+    """Return the doors of a gateway, once it and the group are up."""
+    end = time.monotonic() + LIMIT_S
     while (found := gateway.state_of(place)).get("groups") != SHARDS:
         assert time.monotonic() < end, f"{found}\n{gateway.said(place)}"
         time.sleep(0.2)
@@ -179,6 +173,30 @@ def told(ledger: Ledger, doors: Doors, cluster: dc.DevCluster, capsys: pytest.Ca
 def came_again(before: dict[int, Notice], slot: int) -> Callable[[dict[int, Notice]], bool]:
     """Return what tells whether all are ready, and that slot's replica is another process."""
     return lambda ready: len(ready) == len(before) and ready[slot].pid != before[slot].pid
+
+
+def answers(place: GatewayPlace, before: int) -> bool:
+    """Return whether a gateway answers, and is another process than before."""
+    found = gateway.state_of(place)
+    return "doors" in found and found["doors"].pid != before and covers(place)
+
+
+def covers(place: GatewayPlace) -> bool:
+    """Return whether a gateway says that all shards are there."""
+    return bool(gateway.state_of(place).get("groups") == SHARDS)
+
+
+def ranks(run_dir: Path, number: int) -> list[int]:
+    """Return the processes of a rank of the run's group."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if "rag_hpc.serve.rank" in words and str(run_dir) in words and words[-2] == f"{number}":
+            found.append(int(path.parent.name))
+    return found
 
 
 def engines(replica: Notice) -> set[int]:

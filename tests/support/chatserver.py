@@ -87,6 +87,8 @@ class Handler(BaseHTTPRequestHandler):
         data = json.dumps(value).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
+        if status == 503 and self.server.retry_after_s:
+            self.send_header("Retry-After", str(self.server.retry_after_s))
         self.end_headers()
         self.wfile.write(data)
 
@@ -108,6 +110,7 @@ class ChatServer(socketserver.ThreadingTCPServer):
         self.key, self.delay_s, self.lock = key, delay_s, threading.Lock()
         self.bodies: list[dict[str, Any]] = []
         self.statuses: list[int] = []  # of the next replies
+        self.retry_after_s = 0  # said with a 503
         self.cut: int | None = None  # after so many events a stream breaks off
         self.pause_s = 0.0  # after each event of a stream
         self.at_once = self.most_at_once = 0

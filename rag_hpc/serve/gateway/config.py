@@ -49,6 +49,7 @@ class GatewayConfig:
     max_texts: int = bounded(64, 1, 1024)  # of an embeddings request
     max_in_flight: int = bounded(256, 1, 65_536)  # requests at a time; one more is told to come again
     batch_wait_ms: float = bounded(1.0, 0.0, 1000.0)  # a search waits so long for others to be searched with
+    wait_ms: int = bounded(5000, 0, 600_000)  # for a replica that is soon to be asked; half of the deadline at the most
     replicas: list[str] = field(default_factory=list)  # base URLs, or paths of Unix sockets; none: generator.base_url
     fleet: str = ""  # whose replicas answer, as `rag-hpc serve replicas` names it, while they come and go
     cache: bool = True  # what was answered before is answered from memory, and further levels of cache.*

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
+import time
 
 from rag_hpc.core.hashing import hash_value
 from rag_hpc.errors import RagHpcError
@@ -15,6 +17,7 @@ from rag_hpc.serve.replicas import GUESSED_S, Notice, Roll, State
 
 log = logging.getLogger(__name__)
 LOOK_S = 1.0
+AGAIN_S = 30.0  # between two wishes for replicas
 
 
 class Fleet:
@@ -23,12 +26,16 @@ class Fleet:
     def __init__(self, place: Place, upstream: Upstream) -> None:
         self._place, self._upstream, self._roll = place, upstream, Roll(place)
         self._told: list[str] | None = None
-        self._identity = ""
+        self._starting: dict[str, float] = {}  # replica -> since when it is seen to start, on time.monotonic()
+        self._identity, self._wish_due = "", 0.0
 
     async def look(self) -> None:
         """Look once."""
         seen = await asyncio.to_thread(self.seen)
         await self._upstream.follow(seen)
+        if self._upstream.missed and not seen.models and time.monotonic() >= self._wish_due:
+            self._upstream.missed, self._wish_due = False, time.monotonic() + AGAIN_S
+            await asyncio.to_thread(self._wish)
         if self._told != (names := sorted(seen.models)):
             self._told = names
             log.info(
@@ -43,19 +50,46 @@ class Fleet:
 
     def seen(self) -> Seen:
         """Return who is ready; nobody where there is no such fleet, or it goes just now. For a thread."""
-        name = self._place.name
+        name, looked = self._place.name, time.monotonic()
         try:
-            key, self._identity = replicas.token_of(self._place), hash_value(replicas.asked(self._place).generator)
-            found = [one for one in self._roll.live() if one.state == State.ready.value]
+            asked = replicas.asked(self._place)
+            key, self._identity = replicas.token_of(self._place), hash_value(asked.generator)
+            live = self._roll.live()
+            found = [one for one in live if one.state == State.ready.value]
             models = {address: one.model for one in found if (address := _address(one))}
-            lead_s = sum(replicas.lead_s(self._place))
+            queue_s, start_s = replicas.lead_s(self._place)
         except (RagHpcError, OSError, ValueError, LookupError, TypeError) as error:
             why = f"fleet {name} cannot be read: {error}"
             if not self._place.folder.is_dir():
                 why = f"there is no fleet {name}; start one: rag-hpc serve replicas group={name}"
-            return Seen(identity=self._identity, absent=why, lead_s=GUESSED_S)  # what it said before is still known
+            known = self._identity  # what it said before
+            return Seen(identity=known, absent=why, lead_s=GUESSED_S, looked=looked)
+        soon_s = self._soon_s([one.name for one in live if one.state == State.starting.value], start_s)
+        lead_s = min(soon_s, queue_s + start_s)
         absent = f"no replica of fleet {name} is ready; one takes about {lead_s:.0f} s to come"
-        return Seen(models=models, key=key, identity=self._identity, absent=absent, lead_s=lead_s)
+        absent += f"; all were let go: {asked.resting}" if asked.resting else ""
+        return Seen(
+            models=models,
+            key=key,
+            identity=self._identity,
+            absent=absent,
+            lead_s=max(1.0, lead_s),
+            soon_s=soon_s,
+            looked=looked,
+        )
+
+    def _wish(self) -> None:
+        """Let whoever may submit jobs know that replicas are wanted."""
+        try:
+            replicas.wish(self._place)
+        except OSError as error:
+            log.warning("fleet %s: a wish cannot be written: %s", self._place.name, error)
+
+    def _soon_s(self, starting: list[str], start_s: float) -> float:
+        """Return how long the first of those that start still takes. start_s: how long it takes from the beginning."""
+        now = time.monotonic()
+        self._starting = {name: self._starting.get(name, now) for name in starting}
+        return min((max(0.0, since + start_s - now) for since in self._starting.values()), default=math.inf)
 
 
 def _address(notice: Notice) -> str:

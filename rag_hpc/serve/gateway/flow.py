@@ -117,20 +117,21 @@ class Flow:
         """Return all passages that were found."""
         return await self._worked(question, "read", lambda: self._asker.whole(found.ordinals))
 
-    async def answer(self, question: Question, emit: Emit = lambda piece: None) -> Said:
+    async def answer(self, question: Question, emit: Emit | None = None) -> Said:
         """Return the answer, whose text `emit` gets piece by piece as it comes. Raises Problem."""
         emitted = False
 
         def tell(piece: str) -> None:
             nonlocal emitted
             emitted = True
-            emit(piece)
+            if emit:
+                emit(piece)
 
         async def make() -> Said:
             found = await self.retrieve(question)
             passages, ranks = await self.passages(question, found)
             begun = time.monotonic()
-            answer, finish_reason, fallback = await self._generate(question, passages, tell)
+            answer, finish_reason, fallback = await self._generate(question, passages, tell, whole=emit is None)
             self._took(question, "generate", time.monotonic() - begun)
             fallback = "; ".join(part for part in (found.late, fallback) if part)
             return Said(
@@ -142,7 +143,7 @@ class Flow:
             )
 
         outcome = await self._cache.answer(question, partial(self.embed, question), make)
-        if not emitted:
+        if emit and not emitted:
             emit(outcome.answered.answer.text)
         return outcome
 
@@ -168,8 +169,13 @@ class Flow:
         """Return whether passages of an answer may be of documents with pages."""
         return any(".pdf" in passage.doc_id.lower() for passage in said.answered.passages)
 
-    async def _generate(self, question: Question, passages: list[Passage], emit: Emit) -> tuple[Answer, str, str]:
-        """Return the answer, why it ended, and why it is not the model's or cut, where it is so."""
+    async def _generate(
+        self, question: Question, passages: list[Passage], emit: Emit, *, whole: bool
+    ) -> tuple[Answer, str, str]:
+        """Return the answer, why it ended, and why it is not the model's or cut, where it is so.
+
+        whole: nobody sees the pieces. Raises Problem where a fleet that should answer has no replica.
+        """
         if self._upstream is None or not passages:
             answer, late = await self._quoted(question, passages, emit)
             return answer, "stop", late
@@ -180,6 +186,7 @@ class Flow:
             until=question.reserved(),
             session=question.session or messages[-1]["content"][:SAME_CHARS],
             temperature=question.temperature,
+            whole=whole,
         )
         pieces: list[str] = []
         try:
@@ -187,6 +194,8 @@ class Flow:
                 pieces.append(piece)
                 emit(piece)
         except UpstreamFailed as error:
+            if error.absent:
+                raise Problem(503, "no_replica", str(error), error.retry_after_s) from error
             self._metrics.fallbacks.inc()
             if not pieces:
                 answer, late = await self._quoted(question, passages, emit)

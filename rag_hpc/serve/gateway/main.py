@@ -162,7 +162,8 @@ async def service_of(place: GatewayPlace, asked: Asked, config: GatewayConfig) -
     asker.quoted(WARM, asker.whole(range(min(WARM_CHUNKS, len(VectorStore(inputs["encode"]))))))
     upstream, fleet = None, None
     if generator.name is GeneratorName.openai:
-        upstream = Upstream(generator, Router([] if config.fleet else config.replicas or [generator.base_url]))
+        router = Router([] if config.fleet else config.replicas or [generator.base_url])
+        upstream = Upstream(generator, router, config.wait_ms / 1000)
         if config.fleet:
             log.info("answers come from the replicas of fleet %s", config.fleet)
             fleet = Fleet(replicas_place(place.run_dir, config.fleet), upstream)

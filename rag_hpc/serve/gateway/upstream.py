@@ -1,7 +1,8 @@
 """Answers of a language model as they come, from one of the generator's replicas.
 
-A replica that fails before its first token is passed over for another; after it nothing is said twice. What a replica
-says is bounded in time and size, and freed of the key before it is logged or told.
+A replica that fails before anything of its answer was passed on is passed over for another, and where all fail or none
+is ready, one that is soon to come is waited for; afterwards nothing is said twice. What a replica says is bounded in
+time and size, and freed of the key before it is logged or told.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -24,6 +26,8 @@ from rag_hpc.serve.gateway.router import Replica, Router
 
 log = logging.getLogger(__name__)
 MAX_REPLY_BYTES = 4 << 20  # of one answer's events
+POLL_S = 0.1  # between two looks for a replica to ask
+BREAKS = 3  # of replicas over one request, before it is suspected to break them
 CHARS_PER_TOKEN = 4  # for the work that is waited for; what is billed is what replicas say
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -31,9 +35,18 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 class UpstreamFailed(RagHpcError):
     """No replica answered, or one broke off; `retry_after_s` is when to ask again, where that would help."""
 
-    def __init__(self, said: str, retry_after_s: float | None = None, refused: bool = False) -> None:
+    def __init__(
+        self,
+        said: str,
+        retry_after_s: float | None = None,
+        *,
+        refused: bool = False,
+        broke: bool = False,
+        absent: bool = False,
+    ) -> None:
+        """refused: the request is wrong, not the replica. broke: it had taken the request. absent: there is none."""
         super().__init__(said)
-        self.retry_after_s, self.refused = retry_after_s, refused
+        self.retry_after_s, self.refused, self.broke, self.absent = retry_after_s, refused, broke, absent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +58,8 @@ class Seen:
     identity: str = ""  # of what they answer with: equal for equal settings of the engines
     absent: str = ""  # why there is none
     lead_s: float = 1.0  # until the next one may be ready
+    soon_s: float = math.inf  # the same where one is starting already
+    looked: float = 0.0  # when, on time.monotonic()
 
 
 @dataclass
@@ -56,6 +71,7 @@ class Prompt:
     until: float  # on time.monotonic()
     session: str = ""
     temperature: float = 0.0
+    whole: bool = False  # is passed on at its end only, so that another replica may be asked until then
     counts: dict[str, int] = field(default_factory=dict)
     finish_reason: str = "stop"
     replica: str = ""
@@ -69,12 +85,15 @@ class Prompt:
 class Upstream:
     """The replicas, and a pool of connections to each."""
 
-    def __init__(self, config: GeneratorConfig, router: Router) -> None:
-        """Raises InputError when the key cannot be read."""
+    def __init__(self, config: GeneratorConfig, router: Router, wait_s: float = 0.0) -> None:
+        """wait_s: for a replica that may be asked, at the most, and half of the time that a request has left. Raises
+        InputError when the key cannot be read."""
         self._config, self.router, self._key = config, router, read_key(config, "generator")
+        self._wait_s = wait_s
         self._clients: dict[str, Any] = {}
         self._seen: Seen | None = None  # of a fleet that is followed
         self._left: list[Replica] = []  # with open streams
+        self.missed = False  # a request found none of a fleet's replicas
 
     @property
     def identity(self) -> str:
@@ -93,35 +112,65 @@ class Upstream:
                 await client.aclose()
 
     async def stream(self, prompt: Prompt) -> AsyncIterator[str]:
-        """Yield the answer piece by piece. Raises UpstreamFailed."""
-        failed: list[Replica] = []
-        said, waits_s = "all replicas are resting after failures", None
-        if self._seen and not self.router.replicas:
-            said, waits_s = self._seen.absent, self._seen.lead_s
-        while True:
-            replica = self.router.pick(prompt.session, prompt.tokens, without=failed)
-            if replica is None:
-                raise UpstreamFailed(f"no replica answers: {said}", waits_s or self.router.waits_s() or 1.0)
-            begun = False
+        """Yield the answer piece by piece, or in one where it is wanted whole. Raises UpstreamFailed, after what came
+        of an answer that breaks off."""
+        failed, breaks, cut, failed_at = list[Replica](), 0, "", 0.0
+        why = UpstreamFailed("all replicas are resting after failures")
+        begun = time.monotonic()
+        wait_until = begun + min(self._wait_s, (prompt.until - begun) / 2)
+        while (replica := await self._free(prompt, failed, failed_at, wait_until)) is not None:
+            prompt.counts, prompt.finish_reason, pieces, passed_on = {}, "stop", list[str](), False
             try:
                 with self.router.asking(replica, prompt.tokens) as leaves:
                     async for piece in self._ask(replica, prompt):
                         leaves(prompt.max_tokens)  # the prompt is read
-                        begun = True
-                        yield piece
+                        if prompt.whole:
+                            pieces.append(piece)
+                        else:
+                            passed_on = True
+                            yield piece
             except UpstreamFailed as error:
-                if error.refused:  # the request is wrong, not the replica
+                if error.refused:
                     raise
                 self.router.failed(replica, error.retry_after_s)
                 log.warning("replica %s: %s", replica.address, error)
-                if begun:
+                if passed_on:
                     raise UpstreamFailed(f"the replica broke off: {error}") from error
                 failed.append(replica)
-                said, waits_s = str(error), error.retry_after_s
+                why, breaks, cut = error, breaks + error.broke, "".join(pieces) or cut
+                failed_at = time.monotonic()
+                if breaks == BREAKS or failed_at >= prompt.until:
+                    break
             else:
                 self.router.succeeded(replica)
                 prompt.replica = replica.address
+                if pieces:
+                    yield "".join(pieces)
                 return
+        if cut:
+            yield cut
+            raise UpstreamFailed(f"the replica broke off: {why}") from why
+        if self._seen and not self.router.replicas:
+            self.missed = True
+            raise UpstreamFailed(f"no replica answers: {self._seen.absent}", self._seen.lead_s, absent=True)
+        raise UpstreamFailed(f"no replica answers: {why}", why.retry_after_s or self.router.waits_s() or 1.0)
+
+    async def _free(self, prompt: Prompt, failed: list[Replica], failed_at: float, wait_until: float) -> Replica | None:
+        """Return the replica to ask, other than those that failed the request where there is one; None when none can
+        be asked soon enough. failed_at, wait_until: on time.monotonic()."""
+        while (replica := self.router.pick(prompt.session, prompt.tokens, without=failed)) is None:
+            if time.monotonic() + self._soon_s(failed_at) > wait_until:
+                return None
+            await asyncio.sleep(POLL_S)
+            failed.clear()
+        return replica
+
+    def _soon_s(self, failed_at: float) -> float:
+        """Return after how long a replica may be there to ask, at the least."""
+        rests_s = self.router.waits_s() if self.router.replicas else math.inf
+        if self._seen is None:
+            return rests_s
+        return 0.0 if self._seen.looked < failed_at else min(rests_s, self._seen.soon_s)  # others may be there by now
 
     async def close(self) -> None:
         """Close all connections."""
@@ -155,7 +204,7 @@ class Upstream:
                     async with asyncio.timeout_at(prompt.until):  # around no yield: its time is the reader's
                         line = await anext(lines, None)
                     if line is None:
-                        raise UpstreamFailed("the stream ended without its end mark")
+                        raise UpstreamFailed("the stream ended without its end mark", broke=True)
                     size += len(line)
                     if size > MAX_REPLY_BYTES:
                         raise UpstreamFailed(f"the reply is longer than {MAX_REPLY_BYTES >> 20} MiB")
@@ -166,13 +215,14 @@ class Upstream:
         except TimeoutError as error:
             raise UpstreamFailed("no whole answer in time") from error
         except httpx.TransportError as error:
-            raise UpstreamFailed(self._masked(f"{type(error).__name__}: {error}")) from error
+            broke = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+            raise UpstreamFailed(self._masked(f"{type(error).__name__}: {error}"), broke=broke) from error
 
     async def _refusal(self, reply: Any) -> UpstreamFailed:
         said = self._masked((await reply.aread())[:300].decode("utf-8", "replace"))
         wait_s = retry_after_s(reply.headers.get("retry-after", ""), time.time())
         refused = reply.status_code in (400, 404, 413, 422)
-        return UpstreamFailed(f"HTTP {reply.status_code}: {said}", wait_s, refused)
+        return UpstreamFailed(f"HTTP {reply.status_code}: {said}", wait_s, refused=refused)
 
     def _piece(self, data: str, prompt: Prompt) -> str:
         """Return the text of one event, and note what it counts."""

@@ -49,6 +49,6 @@ def modelled(gated: Ledger, replicas: list[ChatServer]) -> Iterator[Doors]:
     addresses = ",".join(one.url for one in replicas)
     settings = ["generator=openai", "generator.model=m", f"gateway.replicas=[{addresses}]"]
     limits = ["gateway.heartbeat_s=0.2", "gateway.max_stream_s=3", "gateway.search_ms=5000", "gateway.cache=false"]
-    limits += ["gateway.log=true", "gateway.log_s=0.2"]
+    limits += ["gateway.log=true", "gateway.log_s=0.2", "gateway.wait_ms=0"]
     with gateways.gateway(gated, "modelled", *settings, *limits) as found:
         yield found

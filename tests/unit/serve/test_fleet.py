@@ -17,6 +17,7 @@ from rag_hpc.core.ledger import Ledger, Request
 from rag_hpc.launchers import attendant
 from rag_hpc.launchers import replicas as processes
 from rag_hpc.launchers.attendant import Attendant
+from rag_hpc.launchers.gatekeeper import Waker
 from rag_hpc.serve.places import Place
 from rag_hpc.serve.replicas import (
     REPLICAS,
@@ -24,9 +25,13 @@ from rag_hpc.serve.replicas import (
     Notice,
     Replicas,
     Roll,
+    asked,
     note_job,
+    note_start,
     places_of,
     replicas_place,
+    wish,
+    wished,
     write_notice,
 )
 
@@ -53,8 +58,8 @@ def test_replicas_come_up_come_again_and_leave_nothing(
     ledger: Ledger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, python = model_like(tmp_path / "model"), fake_vllm(tmp_path)
-    asked = ["generator=vllm", f"generator.model={model}", f"generator.vllm.python={python}", "workers=2"]
-    assert main(["serve", "replicas", f"run={ledger.run_dir}", *asked, "serve.replica.canary_s=1"]) == 0
+    given = ["generator=vllm", f"generator.model={model}", f"generator.vllm.python={python}", "workers=2"]
+    assert main(["serve", "replicas", f"run={ledger.run_dir}", *given, "serve.replica.canary_s=1"]) == 0
     try:
         (place,) = places_of(ledger.run_dir)
         first = Roll(place).live()
@@ -71,7 +76,7 @@ def test_replicas_come_up_come_again_and_leave_nothing(
         assert main(["serve", "status", f"run={ledger.run_dir}", "--json"]) == 0
         (told,) = json.loads(capsys.readouterr().out)
         assert (told["state"], told["ready"], told["asked"]) == ("up", 2, 2)
-        assert main(["serve", "replicas", f"run={ledger.run_dir}", *asked]) == 2
+        assert main(["serve", "replicas", f"run={ledger.run_dir}", *given]) == 2
         assert "are up" in capsys.readouterr().err
         assert main(["serve", "replicas", f"run={ledger.run_dir}"]) == 2
         assert "up, 2 of them" in capsys.readouterr().err
@@ -87,6 +92,39 @@ def test_replicas_come_up_come_again_and_leave_nothing(
     assert not (ledger.run_dir / ".replicas").exists()
     assert not any(Path(f"/proc/{one.pid}").exists() for one in again.values())
     assert not any(Path(one.address).parent.exists() for one in again.values())
+
+
+def test_idle_replicas_of_this_machine_end_and_come_again(
+    ledger: Ledger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, python = model_like(tmp_path / "model"), fake_vllm(tmp_path)
+    generator = ["generator=vllm", f"generator.model={model}", f"generator.vllm.python={python}"]
+    assert main(["serve", "replicas", f"run={ledger.run_dir}", *generator, "serve.replica.idle_s=1"]) == 0
+    try:
+        (place,) = places_of(ledger.run_dir)
+        roll, end = Roll(place), time.monotonic() + 40
+        while roll.live():
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        assert asked(place).resting == "no request for 1 s"
+        capsys.readouterr()
+        assert main(["serve", "status", f"run={ledger.run_dir}"]) == 3
+        assert "replicas 1: resting, 0 of 1 ready  no request for 1 s" in capsys.readouterr().out
+        wish(place)
+        Waker(place).tend(0.0)
+        while not [one for one in roll.live() if one.state == "ready"]:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        assert main(["serve", "drain", f"run={ledger.run_dir}"]) == 0
+        while roll.live():
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        wish(place)
+        Waker(place).tend(0.0)
+        assert asked(place).wanted == 0  # only who drained it starts it again
+        assert main(["serve", "replicas", f"run={ledger.run_dir}"]) == 0 and asked(place).wanted == 1
+    finally:
+        assert main(["serve", "down", f"run={ledger.run_dir}"]) == 0
 
 
 def test_what_cannot_be_served_is_told(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,16 +161,18 @@ READY = {"state": "ready", "address": "", "host": "n", "pid": 1}
 
 
 class Clock:
-    """A second later at each look; replicas of these names are ready from then on."""
+    """A second later at each look; replicas of these names are ready from then on, and nobody asks them."""
 
-    def __init__(self, place: Place, now: float, ready: dict[str, float]) -> None:
-        self.place, self.now, self.ready = place, now, ready
+    def __init__(self, place: Place, now: float, ready: dict[str, float], ends: dict[str, float] | None = None) -> None:
+        """ends: when their walltimes are over."""
+        self.place, self.now, self.ready, self.ends = place, now, ready, ends or {}
 
     def __call__(self) -> float:
         self.now += 1.0
         for name, since in self.ready.items():
             if self.now >= since:
-                write_notice(self.place, Notice(name=name, beat=int(self.now), **READY))
+                told = {"idle_s": self.now - since, "ends_unix": self.ends.get(name, 0.0)}
+                write_notice(self.place, Notice(name=name, beat=int(self.now), **told, **READY))
         return self.now
 
 
@@ -149,12 +189,76 @@ def test_a_successor_is_asked_for_late_enough_and_by_one_that_is_ready(
     place: Place, quiet: list[tuple[int, int]]
 ) -> None:
     found = Attendant(place, ["0"], 100.0, in_job=True)  # shorter than what a start is guessed to take
-    for now, ready, asked in ((10.0, {"0": 1.0}, []), (60.0, {}, []), (61.0, {"0": 1.0}, [(0, 1)])):
+    for now, ready, wanted in ((10.0, {"0": 1.0}, []), (60.0, {}, []), (61.0, {"0": 1.0}, [(0, 1)])):
         assert quiet == []
         Clock(place, now, ready)()
         found._ask_successor(now)
-        assert quiet == asked
+        assert quiet == wanted
         (place.folder / "replica-0.json").unlink(missing_ok=True)
+
+
+def test_hand_overs_of_jobs_whose_walltimes_end_together_follow_each_other(
+    place: Place, quiet: list[tuple[int, int]]
+) -> None:
+    for _ in range(20):
+        note_start(place, 7.0, 45.0)  # with the drain a hand-over takes a minute
+    ends = {"0": 5000.0, "1": 5010.0, "2": 4990.0, "3": 5200.0}
+    Clock(place, 1.0, dict.fromkeys(ends, 1.0), ends)()
+    for slot, first in ((0, 933.0), (1, 873.0), (2, 813.0), (3, 933.0)):
+        found = Attendant(place, [str(slot)], 1000.0, in_job=True)
+        found._ask_successor(first - 1.0)
+        assert (slot, 1) not in quiet
+        found._ask_successor(first)
+        assert quiet[-1] == (slot, 1)
+
+
+def test_the_last_that_answers_does_so_as_long_as_its_walltime_lets_it(
+    place: Place, quiet: list[tuple[int, int]]
+) -> None:
+    ends = {"0": 5000.0, "1": 5000.0}
+    for name, at in (("0", 985.0), ("1", 990.0)):  # the drain takes 10 s, and 5 s are to spare
+        clock = Clock(place, 900.0, {"0": 1.0, "1": 1.0}, ends)
+        assert Attendant(place, [name], 1000.0, in_job=True).keep(clock) == 0
+        assert at < clock.now <= at + 2
+
+
+def test_a_fleet_that_nobody_asks_ends_and_a_wish_starts_it_again(
+    place: Place, quiet: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = {"name": "a site"}
+    place.write(REPLICAS, Replicas(num=2, generator={}, settings={"idle_s": 30.0}, site=site))
+    clock = Clock(place, 100.0, {"0": 100.0, "1": 105.0})
+    assert Attendant(place, ["0"], None, in_job=True).keep(clock) == 0
+    assert 135 <= clock.now < 140 and asked(place).resting == "no request for 30 s"
+    assert Attendant(place, ["1"], None, in_job=True).keep(clock) == 0  # and a successor that starts late
+    assert processes.state_of(place)["state"] == "resting"
+
+    made, refused = list[int](), [True]
+
+    def submit_absent(place: Place, slots: list[int]) -> list[str]:
+        if refused.pop():
+            raise processes.ClusterError("the site's limit is reached")
+        refused.append(False)
+        made.extend(slots)
+        return [str(slot) for slot in slots]
+
+    monkeypatch.setattr(processes, "absent", lambda place, **how: list(range(asked(place).wanted)))
+    monkeypatch.setattr(processes, "submit_absent", submit_absent)
+    waker = Waker(place)
+    waker.tend(0.0)
+    assert asked(place).resting
+    wish(place)
+    waker.tend(10.0)
+    assert made == [] and wished(place)
+    refused.append(False)
+    waker.tend(11.0)
+    assert made == []  # too soon after a failure
+    waker.tend(50.0)
+    assert made == [0, 1] and not wished(place) and asked(place).wanted == 2
+    for now in (60.0, 70.0, 80.0):  # jobs that end at once are not submitted for ever
+        wish(place)
+        waker.tend(now)
+    assert made == [0, 1] * 2
 
 
 def test_without_a_successor_it_is_put_back_into_the_queue(

@@ -192,7 +192,7 @@ def test_a_gateway_answers_again_from_memory_and_from_what_warm_wrote_and_others
     told_by, files = ["generator=openai", "generator.model=m"], f"cache.files={tmp_path / 'files'}"
     assert main(["serve", "warm", run, *told_by, f"generator.base_url={model.url}", "--file", str(warmed), files]) == 0
     settings = [*told_by, f"gateway.replicas=[{model.url}]", files, "cache.second=sqlite"]
-    settings.append(f"cache.sqlite={tmp_path / 'cache'}")
+    settings += [f"cache.sqlite={tmp_path / 'cache'}", "gateway.wait_ms=0"]
     body, model.bodies, model.statuses = {"question": ASKED}, [], [429]
     with gateways.gateway(gated, "caching", *settings) as doors, gateways.owner(doors) as http:
         quoted = http.post("/v1/query", json=body)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import fixedcorpus
+import fleetload
 import gateways
 import httpx
 import openai
@@ -28,7 +29,7 @@ from rag_hpc.launchers.gateway import fleet_of
 from rag_hpc.serve import replicas
 from rag_hpc.serve.gateway.config import GatewayConfig
 from rag_hpc.serve.gateway.fleet import LOOK_S, Fleet
-from rag_hpc.serve.gateway.places import Doors
+from rag_hpc.serve.gateway.places import Doors, GatewayPlace
 from rag_hpc.serve.gateway.router import Router
 from rag_hpc.serve.gateway.upstream import Upstream
 from rag_hpc.serve.places import Place
@@ -100,14 +101,29 @@ def fallbacks(asker: openai.OpenAI, num: int) -> set[str]:
         return {told["fallback"] for *_, told in pool.map(lambda n: [*streamed(asker, f"user {n}")], range(num))}
 
 
+def refused(asker: openai.OpenAI) -> tuple[str, str]:
+    """Return when to come again, and why there is no answer; nothing where there is one."""
+    try:
+        asker.chat.completions.create(model="demo", messages=ASKED)
+    except openai.InternalServerError as error:
+        told: Any = error.body
+        assert (error.status_code, told["code"]) == (503, "no_replica")
+        return error.response.headers["Retry-After"], told["message"]
+    return "", ""
+
+
 def test_no_request_fails_while_replicas_die_drain_and_come(gated: Ledger, fakes: Fakes) -> None:
     with gateways.gateway(gated, "fleet", "gateway.fleet=two", "gateway.cache=false") as doors, client(doors) as asker:
-        (said,) = fallbacks(asker, 1)
-        assert "no replica of fleet two is ready; one takes about 120 s to come" in said
+        said = "no replica answers: no replica of fleet two is ready; one takes about 120 s to come"
+        assert refused(asker) == ("120", said)
         fakes.start("0", "1", "2")
         assert fallbacks(asker, 4) == {""}
-        fakes.tell("0", signal.SIGKILL)
-        assert fallbacks(asker, 4) == {""}
+        token = gateways.token_of(doors, gateways.granted(gated, "guest"))
+        with fleetload.Load([GatewayPlace(gated.run_dir, "fleet")], "demo", token, num_guests=4) as load:
+            time.sleep(0.7)
+            fakes.tell("0", signal.SIGKILL)  # amid answers
+            time.sleep(0.7)
+        assert not load.failed and load.whole and load.streamed and len(load.cut) <= 4
         streams = [streamed(asker, f"user {n}") for n in range(6)]
         assert [next(one) for one in streams] == [{}] * 6
         fakes.tell("1", signal.SIGTERM)
@@ -116,7 +132,7 @@ def test_no_request_fails_while_replicas_die_drain_and_come(gated: Ledger, fakes
         assert fakes.processes["1"].wait(LIMIT_S) == 0
         shutil.rmtree(replicas.replicas_place(gated.run_dir, "two").folder)
         end = time.monotonic() + LIMIT_S
-        while "there is no fleet two" not in fallbacks(asker, 1).pop():
+        while "there is no fleet two" not in refused(asker)[1]:
             assert time.monotonic() < end
 
 
@@ -135,6 +151,7 @@ def test_a_replica_is_reached_by_its_network_or_on_its_own_machine(tmp_path: Pat
     config = GeneratorConfig(base_url="http://x/v1", model="m")
     seen = Fleet(place, Upstream(config, Router([]))).seen()
     assert seen.models == {"http://n1:80/v1": "m"} and seen.key == replicas.token_of(place) not in str(seen)
+    assert (seen.lead_s, seen.soon_s) == (replicas.GUESSED_S, pytest.approx(replicas.GUESSED_S, abs=1))
     place.write(replicas.REPLICAS, Replicas(num=1, generator={"model": "b"}))
     assert Fleet(place, Upstream(config, Router([]))).seen().identity not in ("", seen.identity)
     follower = Fleet(place, Upstream(config, Router([])))

@@ -75,14 +75,14 @@ class FakeBatches:
 class FakeUpstream:
     """Says pieces, and then breaks off where it is told to."""
 
-    def __init__(self, *pieces: str, breaks: bool = False) -> None:
-        self.pieces, self.breaks = pieces, breaks
+    def __init__(self, *pieces: str, breaks: bool = False, absent: bool = False) -> None:
+        self.pieces, self.breaks, self.absent = pieces, breaks, absent
 
     async def stream(self, prompt: Prompt) -> Any:
         for piece in self.pieces:
             yield piece
         if self.breaks:
-            raise UpstreamFailed("as it was told")
+            raise UpstreamFailed("as it was told", 9.0, absent=self.absent)
 
     async def close(self) -> None:
         pass
@@ -149,3 +149,9 @@ def test_a_cross_encoder_that_is_late_leaves_the_ranking_as_it_was_and_it_is_sai
     flow = flow_of(FakeAsker(), FakeBatches())
     said, _ = asked(flow, candidates=5)
     assert not said.partial and said.answered.ranks == [{"reranked": (1, 0.5)}]
+
+
+def test_a_fleet_without_a_replica_is_no_answer_and_says_when_to_come_again() -> None:
+    with pytest.raises(Problem, match="as it was told") as caught:
+        asked(flow_of(FakeAsker(), FakeBatches(), FakeUpstream(breaks=True, absent=True)))
+    assert (caught.value.status, caught.value.code, caught.value.retry_after_s) == (503, "no_replica", 9.0)
