@@ -27,7 +27,7 @@ from rag_hpc.errors import ClusterError, RagHpcError
 from rag_hpc.launchers.keeper import Rank
 from rag_hpc.launchers.replicas import TRIES, absent, submit, submit_absent
 from rag_hpc.serve import replicas
-from rag_hpc.serve.places import KEEPER, Door, Place
+from rag_hpc.serve.places import KEEPER, KeptBy, Place
 from rag_hpc.serve.replicas import Notice, ReplicaConfig, Roll, State, slot_of
 
 log = logging.getLogger(__name__)
@@ -215,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         in_job = "SLURM_JOB_ID" in os.environ
         attendant = Attendant(place, names, JobEnv.from_env().deadline(started), begun=started, in_job=in_job)
         if not in_job:
-            place.write(KEEPER, Door(address="", host=os.uname().nodename, pid=os.getpid()))
+            place.write(KEEPER, KeptBy(host=os.uname().nodename, pid=os.getpid()))
         return attendant.keep()
     except RagHpcError as error:
         log.error("%s: %s", type(error).__name__, error)

@@ -1,15 +1,14 @@
-"""A gateway as a job of Slurm: queued, looked at from elsewhere, and ended."""
+"""A gateway as a job of Slurm: queued, and looked at from elsewhere."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rag_hpc.core.trust import private_files
-from rag_hpc.errors import ClusterError, RagHpcError
+from rag_hpc.errors import RagHpcError
+from rag_hpc.launchers import resident
 from rag_hpc.serve.gateway.places import ASKED, Asked, Doors, GatewayPlace
 from rag_hpc.slurm.client import connect
 from rag_hpc.slurm.scripts import GatewayJob, gateway_script
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from rag_hpc.slurm.cluster import ClusterConfig
 
 STAGE = "retrieve.search"  # whose resources a gateway asks for, as a group does
-DOWN_S, ASK_S = 60.0, 5.0
+ASK_S = 5.0
 
 
 def queue(ledger: Ledger, place: GatewayPlace, asked: Asked, cluster: ClusterConfig) -> str:
@@ -36,18 +35,9 @@ def queue(ledger: Ledger, place: GatewayPlace, asked: Asked, cluster: ClusterCon
         python=sys.executable,
         environment={name: str(value) for name, value in cluster.env.items()},
     )
-    # held until the file that it reads names it
-    number = slurm.submit(gateway_script(job, cluster.of(STAGE)), args=["--hold"])
-    told = dataclasses.replace(
-        asked, interface=cluster.interface, job=number, cluster=cluster.name, slurm_conf=cluster.slurm_conf
-    )
-    try:
-        place.write(ASKED, told)
-        slurm.release([number])
-    except BaseException:
-        slurm.cancel([number])
-        raise
-    return number
+    told = dataclasses.replace(asked, interface=cluster.interface, cluster=cluster.name, slurm_conf=cluster.slurm_conf)
+    script = gateway_script(job, cluster.of(STAGE))
+    return resident.submit(slurm, script, lambda job: place.write(ASKED, dataclasses.replace(told, job=job)))
 
 
 def state_of(place: GatewayPlace, asked: Asked) -> dict[str, Any]:
@@ -81,15 +71,3 @@ def answer_of(doors: Doors) -> dict[str, Any]:
         return {"state": "up", "doors": doors, "groups": told.get("coverage", ""), "reason": reason}
     except (httpx.HTTPError, ValueError, KeyError) as error:
         return {"state": "starting", "reason": f"{doors.host} does not answer: {error}"}
-
-
-def cancel(asked: Asked, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Cancel the gateway's job, and return when it has left the queue. Raises ClusterError when it stays."""
-    slurm = connect(asked.cluster, asked.slurm_conf)
-    slurm.cancel([asked.job])
-    left_s = DOWN_S
-    while asked.job in slurm.queued():
-        if left_s <= 0:
-            raise ClusterError(f"job {asked.job} is cancelled but still in the queue; again: rag-hpc serve down")
-        sleep(1.0)
-        left_s -= 1.0

@@ -21,8 +21,8 @@ from rag_hpc.errors import RagHpcError
 from rag_hpc.launchers.keeper import DRAIN_S, POLL_S, Rank
 from rag_hpc.launchers.replicas import wake
 from rag_hpc.serve import replicas
-from rag_hpc.serve.gateway.places import DOORS, KEEPER, GatewayPlace, Kept
-from rag_hpc.serve.places import Place
+from rag_hpc.serve.gateway.places import DOORS, GatewayPlace
+from rag_hpc.serve.places import KEEPER, KeptBy, Place
 from rag_hpc.serve.replicas import replicas_place
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.umask(0o077)
         place = GatewayPlace(Path(run_dir), name)
         if not place.asked().job:
-            place.write(KEEPER, Kept(host=os.uname().nodename, pid=os.getpid()))
+            place.write(KEEPER, KeptBy(host=os.uname().nodename, pid=os.getpid()))
         return keep(place, JobEnv.from_env().deadline(started))
     except RagHpcError as error:
         log.error("%s: %s", type(error).__name__, error)

@@ -7,20 +7,15 @@ import dataclasses
 import importlib.util
 import os
 import re
-import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rag_hpc.core.fs import naming_disk
 from rag_hpc.core.log import shown
-from rag_hpc.core.stage import Launch
-from rag_hpc.core.trust import private_files
 from rag_hpc.errors import ConfigError, IncompleteError, InputError, MissingDependency, RagHpcError, did_you_mean
-from rag_hpc.launchers import gatejob
-from rag_hpc.launchers.local import environment
+from rag_hpc.launchers import gatejob, resident
 from rag_hpc.schema import from_plain, to_plain
 from rag_hpc.search.rerank import candidates_of
 from rag_hpc.serve.ask import generator_of
@@ -29,6 +24,7 @@ from rag_hpc.serve.gateway import traces
 from rag_hpc.serve.gateway.config import GatewayConfig
 from rag_hpc.serve.gateway.places import ASKED, Asked, Doors, GatewayPlace
 from rag_hpc.serve.replicas import replicas_place
+from rag_hpc.slurm.client import connect
 
 if TYPE_CHECKING:
     from rag_hpc.arguments import Arguments
@@ -37,7 +33,8 @@ if TYPE_CHECKING:
 
 PACKAGES = {"fastapi": "fastapi", "uvicorn": "uvicorn", "jwt": "PyJWT", "structlog": "structlog"}
 PACKAGES["prometheus_client"] = "prometheus-client"
-UP_S, DOWN_S, POLL_S = 120.0, 30.0, 0.1
+UP_S = 120.0
+KEEPER = "rag_hpc.launchers.gatekeeper"
 
 
 def up(ledger: Ledger, place: GatewayPlace, arguments: Arguments, cluster: ClusterConfig | None = None) -> int:
@@ -132,49 +129,26 @@ def fleet_of(ledger: Ledger, config: GatewayConfig, arguments: Arguments) -> str
 
 def start(place: GatewayPlace, request: Request) -> Doors:
     """Start a gateway, and return where it answers when it does. Raises IncompleteError."""
-    command = [sys.executable, "-P", "-m", "rag_hpc.launchers.gatekeeper", str(place.run_dir), place.name]
-    with private_files(), (place.folder / "keeper.log").open("ab") as stream:
-        keeper = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=stream,
-            cwd=place.folder,
-            env=environment(Launch.array, 1, request),
-            start_new_session=True,
-        )
-    limit = time.monotonic() + UP_S
-    try:
-        while (state := state_of(place))["state"] != "up":
-            if keeper.poll() is not None or time.monotonic() > limit:
-                raise IncompleteError(f"gateway {place.name} does not come up:\n{shown(said(place), block=True)}")
-            time.sleep(POLL_S)
-    except BaseException:
-        keeper.terminate()
-        keeper.wait()
-        raise
-    keeper.returncode = 0  # it outlives this process, which Popen would warn of
-    doors: Doors = state["doors"]
-    return doors
+
+    def wait(alive: Callable[[], bool]) -> None:
+        limit = time.monotonic() + UP_S
+        while state_of(place)["state"] != "up":
+            if not alive() or time.monotonic() > limit:
+                said = shown(resident.said(place), block=True)
+                raise IncompleteError(f"gateway {place.name} does not come up:\n{said}")
+            time.sleep(resident.POLL_S)
+
+    resident.start(place, KEEPER, [], world=1, request=request, log="keeper.log", wait=wait)
+    return place.doors()
 
 
 def end(place: GatewayPlace) -> None:
     """End one gateway, whose open requests are answered first, and remove its folder. Raises ConfigError for one that
     another machine keeps up, ClusterError for a job that stays in the queue."""
     if asked := job_of(place):
-        gatejob.cancel(asked)
-        place.remove()
-        return
-    with contextlib.suppress(FileNotFoundError):
-        keeper = place.keeper()
-        if keeper.host != os.uname().nodename:
-            raise ConfigError(f"gateway {place.name} was started on {keeper.host}; end it there")
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        limit = time.monotonic() + DOWN_S
-        if (pid := keeper_pid(place)) is not None:
-            os.kill(pid, number)
-        while keeper_pid(place) is not None and time.monotonic() < limit:
-            time.sleep(POLL_S)
+        resident.cancel(connect(asked.cluster, asked.slurm_conf), lambda: [asked.job])
+    else:
+        resident.stop(place, KEEPER)
     place.remove()
 
 
@@ -195,7 +169,7 @@ def state_of(place: GatewayPlace) -> dict[str, Any]:
         reason = "" if ready.status_code == 200 else told["error"]["message"]
         return {**found, "state": "up", "doors": doors, "groups": told.get("coverage", ""), "reason": reason}
     except (RagHpcError, OSError, httpx.HTTPError, ValueError, KeyError) as error:
-        alive = keeper_pid(place) is not None
+        alive = resident.keeper_pid(place, KEEPER) is not None
         return {**found, "state": "starting" if alive else "down", "reason": str(error)}
 
 
@@ -210,27 +184,6 @@ def job_of(place: GatewayPlace) -> Asked | None:
 def as_plain(state: dict[str, Any]) -> dict[str, Any]:
     """Return the state of a gateway for JSON."""
     return {**state, "doors": dataclasses.asdict(state["doors"])} if "doors" in state else state
-
-
-def keeper_pid(place: GatewayPlace, proc: Path = Path("/proc")) -> int | None:
-    """Return the process that keeps the gateway up on this machine, None where it does not run."""
-    try:
-        keeper = place.keeper()
-        if keeper.host != os.uname().nodename:
-            return None
-        words = (proc / str(keeper.pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
-    except (OSError, RagHpcError):
-        return None
-    return keeper.pid if "rag_hpc.launchers.gatekeeper" in words and str(place.run_dir) in words else None
-
-
-def said(place: GatewayPlace, num_lines: int = 8) -> str:
-    """Return the ends of a gateway's logs."""
-    ends = []
-    for path in sorted(place.folder.glob("*.log")):
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        ends += [f"==> {path.name} <==", *lines[-num_lines:]]
-    return "\n".join(ends)
 
 
 # ---- settings

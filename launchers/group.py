@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rag_hpc.core.fs import naming_disk
 from rag_hpc.core.log import shown
-from rag_hpc.core.stage import Launch
 from rag_hpc.core.trust import private_files
-from rag_hpc.errors import ClusterError, ConfigError, CorruptOutput, IncompleteError, InputError, RagHpcError
-from rag_hpc.launchers.local import environment
+from rag_hpc.errors import ConfigError, CorruptOutput, IncompleteError, InputError, RagHpcError
+from rag_hpc.launchers import resident
 from rag_hpc.serve.client import Client
 from rag_hpc.serve.places import GROUP, Group, Place
 from rag_hpc.slurm.client import connect
@@ -28,35 +23,22 @@ if TYPE_CHECKING:
     from rag_hpc.core.ledger import Ledger, Request
     from rag_hpc.slurm.cluster import ClusterConfig
 
-UP_S, DOWN_S = 600.0, 40.0  # how long the ranks may take to open their shards, and to end
-POLL_S = 0.1
-KEEPER_MODULE = "rag_hpc.launchers.keeper"
+UP_S = 600.0  # how long the ranks may take to open their shards
+KEEPER = "rag_hpc.launchers.keeper"
 
 
 def start(place: Place, request: Request, group: Group) -> None:
     """Start the ranks on this machine under a keeper, and return when they answer. Raises IncompleteError."""
-    command = [sys.executable, "-P", "-m", KEEPER_MODULE, str(place.run_dir), place.name]
-    with private_files(), (place.folder / "keeper.log").open("ab") as stream:
-        keeper = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=stream,
-            cwd=place.folder,
-            env=environment(Launch.array, group.ranks, request),
-            start_new_session=True,
-        )
-    limit = time.monotonic() + UP_S
-    try:
+
+    def wait(alive: Callable[[], bool]) -> None:
+        limit = time.monotonic() + UP_S
         while state_of(place)["state"] not in ("up", "partial"):
-            if keeper.poll() is not None or time.monotonic() > limit:
-                raise IncompleteError(f"group {place.name} does not come up:\n{shown(said(place), block=True)}")
-            time.sleep(POLL_S)
-    except BaseException:
-        keeper.terminate()
-        keeper.wait()
-        raise
-    keeper.returncode = 0  # it outlives this process, which Popen would warn of
+            if not alive() or time.monotonic() > limit:
+                said = shown(resident.said(place), block=True)
+                raise IncompleteError(f"group {place.name} does not come up:\n{said}")
+            time.sleep(resident.POLL_S)
+
+    resident.start(place, KEEPER, [], world=group.ranks, request=request, log="keeper.log", wait=wait)
 
 
 def queue(ledger: Ledger, place: Place, group: Group, cluster: ClusterConfig) -> int:
@@ -78,22 +60,10 @@ def queue(ledger: Ledger, place: Place, group: Group, cluster: ClusterConfig) ->
         environment={name: str(value) for name, value in cluster.env.items()},
     )
     script = group_script(asked, cluster.of("retrieve.search"))
-    # held until the file that it reads names it
-    job = slurm.submit(script, args=["--hold"])
-    over_tcp = dataclasses.replace(
-        group,
-        listens="tcp",
-        interface=cluster.interface,
-        cluster=cluster.name,
-        slurm_conf=cluster.slurm_conf,
-        job=job,
+    told = dataclasses.replace(
+        group, listens="tcp", interface=cluster.interface, cluster=cluster.name, slurm_conf=cluster.slurm_conf
     )
-    try:
-        place.write(GROUP, over_tcp)
-        slurm.release([job])
-    except BaseException:
-        slurm.cancel([job])
-        raise
+    job = resident.submit(slurm, script, lambda job: place.write(GROUP, dataclasses.replace(told, job=job)))
     print(f"run={ledger.name}: group {place.name} is queued as job {job}, {group.ranks} ranks")
     print(f"see: rag-hpc serve status run={ledger.handle}   end it: rag-hpc serve down run={ledger.handle}")
     return 0
@@ -110,7 +80,7 @@ def state_of(place: Place) -> dict[str, Any]:
     except (RagHpcError, OSError) as error:
         if found["job"]:
             return {**found, **state_of_job(group, place)}
-        alive = keeper_pid(place) is not None
+        alive = resident.keeper_pid(place, KEEPER) is not None
         return {**found, "state": "starting" if alive else "down", "reason": str(error)}
 
 
@@ -131,59 +101,10 @@ def end(place: Place) -> None:
     with contextlib.suppress(FileNotFoundError, InputError, CorruptOutput):
         group = place.group()
     if group is not None and group.job:
-        cancel(group, place)
+        resident.cancel(connect(group.cluster, group.slurm_conf), lambda: [group.job])
     else:
-        stop_keeper(place)
+        resident.stop(place, KEEPER)
     with naming_disk(place.folder):
         shutil.rmtree(place.folder)
         with contextlib.suppress(OSError):  # another group is there
             place.folder.parent.rmdir()
-
-
-def cancel(group: Group, place: Place, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Cancel the group's job, and return when it has left the queue. Raises ClusterError when it stays."""
-    slurm = connect(group.cluster, group.slurm_conf)
-    slurm.cancel([group.job])
-    left_s = DOWN_S
-    while group.job in slurm.queued():
-        if left_s <= 0:
-            raise ClusterError(f"job {group.job} is cancelled but still in the queue; again: rag-hpc serve down")
-        sleep(1.0)
-        left_s -= 1.0
-
-
-def stop_keeper(place: Place, module: str = KEEPER_MODULE, within_s: float = DOWN_S) -> None:
-    """End the keeper on this machine, a process of that module, with its children."""
-    with contextlib.suppress(FileNotFoundError):
-        keeper = place.keeper()
-        if keeper.host != os.uname().nodename:
-            raise ConfigError(f"{place.folder} was started on {keeper.host}; end it there")
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        limit = time.monotonic() + within_s
-        pid = keeper_pid(place, module)
-        if pid is not None:
-            os.kill(pid, number)
-            os.kill(pid, signal.SIGCONT)
-        while keeper_pid(place, module) is not None and time.monotonic() < limit:
-            time.sleep(POLL_S)
-
-
-def keeper_pid(place: Place, module: str = KEEPER_MODULE, proc: Path = Path("/proc")) -> int | None:
-    """Return the process that keeps up what is at `place` on this machine, None where it does not run."""
-    try:
-        keeper = place.keeper()
-        if keeper.host != os.uname().nodename:
-            return None
-        words = (proc / str(keeper.pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
-    except (OSError, RagHpcError):
-        return None
-    return keeper.pid if module in words and str(place.run_dir) in words else None
-
-
-def said(place: Place, num_lines: int = 8) -> str:
-    """Return the ends of the logs at a place."""
-    ends = []
-    for path in sorted(place.folder.glob("*.log")):
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        ends += [f"==> {path.name} <==", *lines[-num_lines:]]
-    return "\n".join(ends)

@@ -20,7 +20,7 @@ from rag_hpc.core.job import JobEnv
 from rag_hpc.core.log import configure
 from rag_hpc.core.trust import check_run
 from rag_hpc.errors import ConfigError, InputError, RagHpcError
-from rag_hpc.serve.places import KEEPER, Door, Place
+from rag_hpc.serve.places import KEEPER, KeptBy, Place
 
 log = logging.getLogger(__name__)
 POLL_S = 0.1
@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ranks = [int(number) for number in numbers] or list(range(group.ranks))
         keeper = Keeper(place, ranks)
         if not group.job:
-            place.write(KEEPER, Door(address="", host=os.uname().nodename, pid=os.getpid()))
+            place.write(KEEPER, KeptBy(host=os.uname().nodename, pid=os.getpid()))
         return keeper.keep(JobEnv.from_env().deadline(started))
     except RagHpcError as error:
         log.error("%s: %s", type(error).__name__, error)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -14,11 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from rag_hpc.core.fs import naming_disk
 from rag_hpc.core.log import shown
-from rag_hpc.core.stage import Launch
 from rag_hpc.core.trust import private_files
-from rag_hpc.errors import ClusterError, IncompleteError
-from rag_hpc.launchers.group import keeper_pid, said, stop_keeper
-from rag_hpc.launchers.local import environment
+from rag_hpc.errors import IncompleteError
+from rag_hpc.launchers import resident
 from rag_hpc.schema import from_plain, to_plain
 from rag_hpc.serve import replicas
 from rag_hpc.serve.places import Place
@@ -32,7 +29,7 @@ if TYPE_CHECKING:
     from rag_hpc.slurm.client import Slurm
 
 STAGE = "generate"  # whose resources a replica asks for
-POLL_S, DOWN_S = 0.2, 60.0
+POLL_S = 0.2
 DRAINED = "told to drain"  # why a fleet rests that no request starts again
 TRIES = 3  # of one process to submit the gone job of a slot
 ATTENDANT = "rag_hpc.launchers.attendant"
@@ -42,23 +39,15 @@ def start(place: Place, request: Request, asked: Replicas) -> None:
     """Start all replicas on this machine under an attendant, and return when they are ready. Raises IncompleteError."""
     names = [replicas.name_of(slot, 0) for slot in range(asked.num)]
     place.write(replicas.REPLICAS, asked)
-    with private_files(), (place.folder / "attendant.log").open("ab") as stream:
-        attendant = subprocess.Popen(
-            [sys.executable, "-P", "-m", ATTENDANT, str(place.run_dir), place.name, *names],
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=stream,
-            cwd=place.folder,
-            env=environment(Launch.array, asked.num, request),
-            start_new_session=True,
-        )
-    try:
-        wait_ready(place, asked, lambda: attendant.poll() is None)
-    except BaseException:
-        attendant.terminate()
-        attendant.wait()
-        raise
-    attendant.returncode = 0  # it outlives this process, which Popen would warn of
+    resident.start(
+        place,
+        ATTENDANT,
+        names,
+        world=asked.num,
+        request=request,
+        log="attendant.log",
+        wait=lambda alive: wait_ready(place, asked, alive),
+    )
 
 
 def wait_ready(place: Place, asked: Replicas, alive: Callable[[], bool]) -> None:
@@ -70,7 +59,7 @@ def wait_ready(place: Place, asked: Replicas, alive: Callable[[], bool]) -> None
     roll, wanted = Roll(place), [(slot, State.ready.value) for slot in range(asked.num)]
     while sorted((replicas.slot_of(one.name)[0], one.state) for one in roll.live()) != wanted:
         if not alive() or time.monotonic() > limit:
-            raise IncompleteError(f"replicas {place.name} do not come up:\n{shown(said(place), block=True)}")
+            raise IncompleteError(f"replicas {place.name} do not come up:\n{shown(resident.said(place), block=True)}")
         time.sleep(POLL_S)
 
 
@@ -91,7 +80,7 @@ def queue(ledger: Ledger, place: Place, asked: Replicas, cluster: ClusterConfig)
 
 
 def submit(place: Place, slot: int, generation: int, slurm: Slurm | None = None) -> str:
-    """Submit the job of one replica and return its id; it is written down before it may start."""
+    """Submit the job of one replica and return its id."""
     asked = replicas.asked(place)
     cluster: ClusterConfig = from_plain(ClusterConfig, asked.site)
     slurm = slurm or connect(cluster.name, cluster.slurm_conf)
@@ -104,14 +93,10 @@ def submit(place: Place, slot: int, generation: int, slurm: Slurm | None = None)
         submitted_unix=time.time(),
         environment={name: str(value) for name, value in cluster.env.items()},
     )
-    number = slurm.submit(replica_script(job, cluster.of(STAGE)), args=["--hold"])
-    try:
-        replicas.note_job(place, Job(id=number, slot=slot, generation=generation))
-        slurm.release([number])
-    except BaseException:
-        slurm.cancel([number])
-        raise
-    return number
+    script = replica_script(job, cluster.of(STAGE))
+    return resident.submit(
+        slurm, script, lambda number: replicas.note_job(place, Job(id=number, slot=slot, generation=generation))
+    )
 
 
 def resize(place: Place, num: int) -> list[str]:
@@ -124,7 +109,7 @@ def resize(place: Place, num: int) -> list[str]:
     now = dataclasses.replace(was, num=num, resting="")
     place.write(replicas.REPLICAS, now)
     if not was.site:
-        wait_ready(place, now, lambda: keeper_pid(place, ATTENDANT) is not None)
+        wait_ready(place, now, lambda: resident.keeper_pid(place, ATTENDANT) is not None)
         return []
     cluster: ClusterConfig = from_plain(ClusterConfig, was.site)
     slurm, jobs = connect(cluster.name, cluster.slurm_conf), replicas.jobs_of(place)
@@ -204,7 +189,7 @@ def state_of(place: Place) -> dict[str, Any]:
     ready = len(slots & {*range(asked.num)})
     if jobs := replicas.jobs_of(place):
         found["jobs"] = waiting(place, asked, [job.id for job in jobs])
-    alive = keeper_pid(place, ATTENDANT) is not None or bool(found.get("jobs"))
+    alive = resident.keeper_pid(place, ATTENDANT) is not None or bool(found.get("jobs"))
     if asked.resting and (asked.site or alive):
         return {**found, "ready": ready, "state": "resting", "reason": asked.resting}
     state = "up" if ready == asked.num else "partial" if ready else "starting" if alive else "down"
@@ -220,28 +205,14 @@ def waiting(place: Place, asked: Replicas, ids: list[str]) -> Mapping[str, str]:
     return {name: f"{one.state} {one.reason}".strip() for name, one in states.items() if not one.ended}
 
 
-def end(place: Place, sleep: Callable[[float], None] = time.sleep) -> None:
+def end(place: Place) -> None:
     """Drain and end all replicas, and remove their folder. Raises ClusterError for jobs that stay in the queue."""
-    if jobs := [job.id for job in replicas.jobs_of(place)]:
+    if replicas.jobs_of(place):
         cluster: ClusterConfig = from_plain(ClusterConfig, replicas.asked(place).site)
-        cancel(place, jobs, connect(cluster.name, cluster.slurm_conf), sleep)
+        resident.cancel(connect(cluster.name, cluster.slurm_conf), lambda: [job.id for job in replicas.jobs_of(place)])
     else:
-        stop_keeper(place, ATTENDANT, DOWN_S)
+        resident.stop(place, ATTENDANT)
     with naming_disk(place.folder):
         shutil.rmtree(place.folder)
         with contextlib.suppress(OSError):  # another fleet's are there
             place.folder.parent.rmdir()
-
-
-def cancel(place: Place, jobs: list[str], slurm: Slurm, sleep: Callable[[float], None]) -> None:
-    """Cancel jobs, successors that are submitted meanwhile too, and return when they have left the queue."""
-    left_s = DOWN_S
-    while True:
-        jobs = sorted({*jobs, *(job.id for job in replicas.jobs_of(place))})
-        slurm.cancel(jobs)
-        if not set(jobs) & set(slurm.queued()):
-            return
-        if left_s <= 0:
-            raise ClusterError(f"jobs {', '.join(jobs)} are cancelled but still queued; again: rag-hpc serve down")
-        sleep(1.0)
-        left_s -= 1.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ GATE_TIME_MIN = 60  # a gate reads every byte of its stage once, to verify it
 GATE_MEM_GIB = 4.0
 WALLTIME_SLACK_S = 10  # of a replica, whose drain is counted apart
 GATEWAY_SLACK_S = 30  # of a gateway, with its drain
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
 # a job behind a gate that died goes, too, and its own gate then says so; sites may keep such jobs for ever
 AFTER_A_GATE = {"kill-on-invalid-dep": "yes"}
 _RUN_TIME_PATH = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?((?:/[\w.-]+)*)/?")
@@ -143,37 +144,14 @@ def group_script(job: GroupJob, cluster: ClusterConfig) -> str:
     """Return the script of a resident group's array. A task that is killed, or near its walltime, puts itself back into
     the queue; one whose node dies is put back by Slurm. The others go on meanwhile, as those of one job step would not.
     """
-    flags: dict[str, object] = {
-        **site_flags(cluster),
-        "job-name": job_name(job.run_dir.name, f"serve.{job.group}", folder_mark(job.run_dir)),
-        "array": f"0-{job.ranks - 1}",
-        "ntasks": 1,
-        "open-mode": "append",
-        "output": pattern(job.folder / "rank-") + "%a.job.log",
-        "requeue": True,
-        "time": cluster.time_min,
-        "mem": _mem(cluster.mem_gib),
-        "cpus-per-task": cluster.cpus_per_task,
-    }
-    told = JobEnv(
-        walltime_s=60 * cluster.time_min if cluster.time_min else None,
-        walltime_margin_s=cluster.walltime_margin_s if cluster.time_min else None,
+    return _kept_up(
+        job,
+        cluster,
+        f"serve.{job.group}",
+        {"array": f"0-{job.ranks - 1}", "output": pattern(job.folder / "rank-") + "%a.job.log"},
+        keeper=f'keeper {quote(job.run_dir)} {quote(job.group)} "$SLURM_ARRAY_TASK_ID"',
+        told=_walltime(cluster, cluster.walltime_margin_s),
     )
-    own = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
-    values = {**own, **settable(job.environment), **SAFE_PATH, **told.to_env()}
-    words = f"{quote(job.run_dir)} {quote(job.group)}"
-    lines = [
-        "umask 077",
-        *prologue(cluster),
-        *into(job.run_dir),
-        *exports(values),
-        *_scratch(cluster.scratch),
-        f'{quote(job.python)} -P -m rag_hpc.launchers.keeper {words} "$SLURM_ARRAY_TASK_ID"',
-        "code=$?",
-        '[ "$code" -lt 3 ] || scontrol requeue "$SLURM_JOB_ID"',  # the walltime is near, or it was killed
-        'exit "$code"',
-    ]
-    return script(flags, lines)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,39 +170,16 @@ class ReplicaJob:
 def replica_script(job: ReplicaJob, cluster: ClusterConfig) -> str:
     """Return the script of a replica's job. It is put back into the queue when it is killed or its node dies, and when
     its walltime is near and no successor was submitted."""
-    flags: dict[str, object] = {
-        **site_flags(cluster),
-        "job-name": job_name(job.run_dir.name, f"replica.{job.fleet}.{job.name}", folder_mark(job.run_dir)),
-        "nodes": 1,
-        "ntasks": 1,
-        "open-mode": "append",
-        "output": pattern(job.folder / f"replica-{job.name}") + ".job.log",
-        "requeue": True,
-        "gres": cluster.gres,
-        "time": cluster.time_min,
-        "mem": _mem(cluster.mem_gib),
-        "cpus-per-task": cluster.cpus_per_task,
-    }
-    told = JobEnv(
-        walltime_s=60 * cluster.time_min if cluster.time_min else None,
-        walltime_margin_s=min(cluster.walltime_margin_s, WALLTIME_SLACK_S) if cluster.time_min else None,
-        submitted_unix=job.submitted_unix,
+    told = _walltime(cluster, min(cluster.walltime_margin_s, WALLTIME_SLACK_S))
+    return _kept_up(
+        job,
+        cluster,
+        f"replica.{job.fleet}.{job.name}",
+        {"nodes": 1, "gres": cluster.gres, "output": pattern(job.folder / f"replica-{job.name}") + ".job.log"},
+        keeper=f"attendant {quote(job.run_dir)} {quote(job.fleet)} {quote(job.name)}",
+        told=replace(told, submitted_unix=job.submitted_unix),
+        own={"PYTHONUNBUFFERED": "1"},
     )
-    values = {"PYTHONUNBUFFERED": "1", **settable(job.environment), **SAFE_PATH, **told.to_env()}
-    words = f"{quote(job.run_dir)} {quote(job.fleet)} {quote(job.name)}"
-    lines = [
-        "umask 077",
-        *prologue(cluster),
-        *into(job.run_dir),
-        *exports(values),
-        *_scratch(cluster.scratch),
-        *([f"set -a; . {quote(cluster.secrets_file)}; set +a"] if cluster.secrets_file else []),
-        f"{quote(job.python)} -P -m rag_hpc.launchers.attendant {words}",
-        "code=$?",
-        '[ "$code" -lt 3 ] || scontrol requeue "$SLURM_JOB_ID"',
-        'exit "$code"',
-    ]
-    return script(flags, lines)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,23 +196,38 @@ class GatewayJob:
 def gateway_script(job: GatewayJob, cluster: ClusterConfig) -> str:
     """Return the script of a gateway's job. It is put back into the queue when it is killed, its node dies, or its
     walltime is near; a second gateway answers meanwhile."""
-    flags: dict[str, object] = {
+    return _kept_up(
+        job,
+        cluster,
+        f"gateway.{job.gateway}",
+        {"nodes": 1, "output": pattern(job.folder / "gateway.job.log")},
+        keeper=f"gatekeeper {quote(job.run_dir)} {quote(job.gateway)}",
+        told=_walltime(cluster, min(cluster.walltime_margin_s, GATEWAY_SLACK_S)),
+    )
+
+
+def _kept_up(
+    job: GroupJob | ReplicaJob | GatewayJob,
+    cluster: ClusterConfig,
+    what: str,
+    flags: Mapping[str, object],
+    *,
+    keeper: str,
+    told: JobEnv,
+    own: Mapping[str, str] = ONE_THREAD,
+) -> str:
+    """Return the script of what stays up in a job: its keeper asks by its exit code to be put back into the queue."""
+    asked: dict[str, object] = {
         **site_flags(cluster),
-        "job-name": job_name(job.run_dir.name, f"gateway.{job.gateway}", folder_mark(job.run_dir)),
-        "nodes": 1,
+        "job-name": job_name(job.run_dir.name, what, folder_mark(job.run_dir)),
+        **flags,
         "ntasks": 1,
         "open-mode": "append",
-        "output": pattern(job.folder / "gateway.job.log"),
         "requeue": True,
         "time": cluster.time_min,
         "mem": _mem(cluster.mem_gib),
         "cpus-per-task": cluster.cpus_per_task,
     }
-    told = JobEnv(
-        walltime_s=60 * cluster.time_min if cluster.time_min else None,
-        walltime_margin_s=min(cluster.walltime_margin_s, GATEWAY_SLACK_S) if cluster.time_min else None,
-    )
-    own = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
     lines = [
         "umask 077",
         *prologue(cluster),
@@ -265,12 +235,19 @@ def gateway_script(job: GatewayJob, cluster: ClusterConfig) -> str:
         *exports({**own, **settable(job.environment), **SAFE_PATH, **told.to_env()}),
         *_scratch(cluster.scratch),
         *([f"set -a; . {quote(cluster.secrets_file)}; set +a"] if cluster.secrets_file else []),
-        f"{quote(job.python)} -P -m rag_hpc.launchers.gatekeeper {quote(job.run_dir)} {quote(job.gateway)}",
+        f"{quote(job.python)} -P -m rag_hpc.launchers.{keeper}",
         "code=$?",
-        '[ "$code" -lt 3 ] || scontrol requeue "$SLURM_JOB_ID"',
+        '[ "$code" -lt 3 ] || scontrol requeue "$SLURM_JOB_ID"',  # the walltime is near, or it was killed
         'exit "$code"',
     ]
-    return script(flags, lines)
+    return script(asked, lines)
+
+
+def _walltime(cluster: ClusterConfig, margin_s: float) -> JobEnv:
+    """Return what a job is told of its walltime; margin_s: how long before it what stays up has to go."""
+    if not cluster.time_min:
+        return JobEnv()
+    return JobEnv(walltime_s=60 * cluster.time_min, walltime_margin_s=margin_s)
 
 
 def gate_time_min(cluster: ClusterConfig) -> int | None:

@@ -74,6 +74,14 @@ class Door:
     pid: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class KeptBy:
+    """The process on `host` that keeps it up."""
+
+    host: str
+    pid: int
+
+
 class Place:
     """The folder of one group, or of one fleet's replicas."""
 
@@ -120,9 +128,9 @@ class Place:
         CorruptOutput."""
         return self._read(DOOR, lambda value: typed(Door, value))
 
-    def keeper(self) -> Door:
+    def keeper(self) -> KeptBy:
         """Return who keeps the ranks up on this machine. Raises as `door` does."""
-        return self._read(KEEPER, lambda value: typed(Door, value))
+        return self._read(KEEPER, lambda value: typed(KeptBy, value))
 
     def read(self, name: str, kind: type[T]) -> T:
         """Return what another of the JSON files holds. Raises as `door` does."""

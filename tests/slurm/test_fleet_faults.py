@@ -21,7 +21,7 @@ from chatserver import fake_vllm, model_like
 
 from rag_hpc.cli import main
 from rag_hpc.core.ledger import Ledger
-from rag_hpc.launchers import gateway
+from rag_hpc.launchers import gateway, resident
 from rag_hpc.serve.gateway.places import Doors, GatewayPlace
 from rag_hpc.serve.places import Place
 from rag_hpc.serve.replicas import Notice, Roll, places_of, slot_of
@@ -150,7 +150,7 @@ def doors_of(place: GatewayPlace) -> Doors:
     """Return the doors of a gateway, once it and the group are up."""
     end = time.monotonic() + LIMIT_S
     while (found := gateway.state_of(place)).get("groups") != SHARDS:
-        assert time.monotonic() < end, f"{found}\n{gateway.said(place)}"
+        assert time.monotonic() < end, f"{found}\n{resident.said(place)}"
         time.sleep(0.2)
     doors: Doors = found["doors"]
     return doors

@@ -21,7 +21,7 @@ from rag_hpc.algo.types import Array
 from rag_hpc.cli import main
 from rag_hpc.core.comm import SerialComm
 from rag_hpc.core.ledger import Ledger
-from rag_hpc.launchers import group
+from rag_hpc.launchers import group, resident
 from rag_hpc.search.answer import as_the_run
 from rag_hpc.search.searcher import Searcher, knowledge
 from rag_hpc.serve.client import Client, Reply, Unanswered
@@ -74,7 +74,7 @@ class Load:
 def wait_until(place: Place, state: str, timeout_s: float = 90) -> dict[str, Any]:
     end = time.monotonic() + timeout_s
     while (found := group.state_of(place))["state"] != state:
-        assert time.monotonic() < end, f"{found}\n{group.said(place)}"
+        assert time.monotonic() < end, f"{found}\n{resident.said(place)}"
         time.sleep(0.1)
     return found
 

@@ -21,9 +21,9 @@ from rag_hpc.core.stored import read_object, sealed_json, typed
 from rag_hpc.core.trust import private_files
 from rag_hpc.errors import InputError
 from rag_hpc.serve.gateway.config import GatewayConfig
-from rag_hpc.serve.places import check_own, node_address
+from rag_hpc.serve.places import KEEPER, KeptBy, check_own, node_address
 
-FOLDER, ASKED, DOORS, KEEPER, AUTH = ".gateways", "gateway.json", "doors.json", "keeper.json", "auth"
+FOLDER, ASKED, DOORS, AUTH = ".gateways", "gateway.json", "doors.json", "auth"
 LOOPBACK = "127.0.0.1"
 FEEDBACK = "feedback"  # folder of the run: verdicts of readers, which stay
 T = TypeVar("T")
@@ -59,14 +59,6 @@ class Doors:
     edge: str  # path of a Unix socket, for a proxy
     port: int  # -1 where there is none
     address: str = LOOPBACK  # that the port is of
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kept:
-    """The process that keeps a gateway up."""
-
-    host: str
-    pid: int
 
 
 class GatewayPlace:
@@ -116,9 +108,9 @@ class GatewayPlace:
         CorruptOutput."""
         return self._read(DOORS, lambda value: typed(Doors, value))
 
-    def keeper(self) -> Kept:
+    def keeper(self) -> KeptBy:
         """Return who keeps it up. Raises as `doors` does."""
-        return self._read(KEEPER, lambda value: typed(Kept, value))
+        return self._read(KEEPER, lambda value: typed(KeptBy, value))
 
     def _read(self, name: str, make: Callable[[dict[str, Any]], T]) -> T:
         for path in (self.folder.parent, self.folder, self.folder / name):
