@@ -14,6 +14,7 @@ from chatserver import fake_vllm, model_like
 
 from rag_hpc.cli import main
 from rag_hpc.core.ledger import Ledger, Request
+from rag_hpc.errors import ClusterError
 from rag_hpc.launchers import attendant
 from rag_hpc.launchers import replicas as processes
 from rag_hpc.launchers.attendant import Attendant
@@ -237,7 +238,7 @@ def test_a_fleet_that_nobody_asks_ends_and_a_wish_starts_it_again(
 
     def submit_absent(place: Place, slots: list[int]) -> list[str]:
         if refused.pop():
-            raise processes.ClusterError("the site's limit is reached")
+            raise ClusterError("the site's limit is reached")
         refused.append(False)
         made.extend(slots)
         return [str(slot) for slot in slots]
@@ -301,14 +302,14 @@ def test_a_slot_is_submitted_once_however_many_want_it(place: Place, monkeypatch
 
     def submit(place: Place, slot: int, generation: int, slurm: object) -> str:
         if made == [(1, 2)]:
-            raise processes.ClusterError("the site's limit is reached")
+            raise ClusterError("the site's limit is reached")
         made.append((slot, generation))
         return "8"
 
     monkeypatch.setattr(processes, "submit", submit)
     note_job(place, Job(id="7", slot=1, generation=1))
     assert processes.submit_absent(place, [1]) == ["8"] and processes.submit_absent(place, [1]) == []
-    with pytest.raises(processes.ClusterError):
+    with pytest.raises(ClusterError):
         processes.submit_absent(place, [0])
     made.clear()
     assert processes.submit_absent(place, [0]) == ["8"] and made == [(0, 0)]
