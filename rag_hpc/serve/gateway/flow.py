@@ -184,6 +184,7 @@ class Flow:
                 emit(piece)
         except UpstreamFailed as error:
             self._metrics.fallbacks.inc()
+            question.retry_after_s = error.retry_after_s
             if not pieces:
                 answer, late = await self._quoted(question, passages, emit)
                 return answer, "stop", f"quoted without a model: {error}{'; ' * bool(late)}{late}"

@@ -29,7 +29,6 @@ from rag_hpc.errors import ConfigError, RagHpcError
 from rag_hpc.generators.config import GeneratorConfig, GeneratorName
 from rag_hpc.schema import from_plain
 from rag_hpc.search.answer import Asker
-from rag_hpc.search.rerank import candidates_of
 from rag_hpc.serve.ask import manifests, pages_of
 from rag_hpc.serve.cache.cache import Cache
 from rag_hpc.serve.cache.config import CacheConfig
@@ -43,7 +42,7 @@ from rag_hpc.serve.gateway.auth.tokens import Tokens
 from rag_hpc.serve.gateway.batches import Batches
 from rag_hpc.serve.gateway.caches import Caches, Scopes
 from rag_hpc.serve.gateway.callers import Callers
-from rag_hpc.serve.gateway.config import GatewayConfig
+from rag_hpc.serve.gateway.config import GatewayConfig, candidates_of
 from rag_hpc.serve.gateway.fleet import Fleet
 from rag_hpc.serve.gateway.flow import Flow
 from rag_hpc.serve.gateway.groups import Groups
