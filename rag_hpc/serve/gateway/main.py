@@ -152,7 +152,10 @@ async def service_of(place: GatewayPlace, asked: Asked, config: GatewayConfig) -
     asker = Asker(inputs, request.settings, generator, place.folder, lambda own: _Nowhere())
     asker.embed(WARM)
     language(WARM)
-    asker.quoted(WARM, asker.whole(range(min(WARM_CHUNKS, len(VectorStore(inputs["encode"]))))))
+    first = range(min(WARM_CHUNKS, len(VectorStore(inputs["encode"]))))
+    asker.quoted(WARM, asker.whole(first))
+    if asker.candidates and config.candidates:
+        asker.reranked(WARM, first, [{} for _ in first])
     upstream, fleet = None, None
     if generator.name is GeneratorName.openai:
         upstream = Upstream(generator, Router([] if config.fleet else config.replicas or [generator.base_url]))
