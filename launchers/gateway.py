@@ -17,11 +17,10 @@ from rag_hpc.core.log import shown
 from rag_hpc.errors import ConfigError, IncompleteError, InputError, MissingDependency, RagHpcError, did_you_mean
 from rag_hpc.launchers import gatejob, resident
 from rag_hpc.schema import from_plain, to_plain
-from rag_hpc.search.rerank import candidates_of
 from rag_hpc.serve.ask import generator_of
 from rag_hpc.serve.cache.config import CacheConfig
 from rag_hpc.serve.gateway import traces
-from rag_hpc.serve.gateway.config import GatewayConfig
+from rag_hpc.serve.gateway.config import GatewayConfig, candidates_of
 from rag_hpc.serve.gateway.places import ASKED, Asked, Doors, GatewayPlace
 from rag_hpc.serve.replicas import replicas_place
 from rag_hpc.slurm.client import connect

@@ -228,13 +228,14 @@ def _kept_up(
         "mem": _mem(cluster.mem_gib),
         "cpus-per-task": cluster.cpus_per_task,
     }
+    secrets = not isinstance(job, GroupJob)  # ranks ask nobody
     lines = [
         "umask 077",
         *prologue(cluster),
         *into(job.run_dir),
         *exports({**own, **settable(job.environment), **SAFE_PATH, **told.to_env()}),
         *_scratch(cluster.scratch),
-        *([f"set -a; . {quote(cluster.secrets_file)}; set +a"] if cluster.secrets_file else []),
+        *([f"set -a; . {quote(cluster.secrets_file)}; set +a"] if cluster.secrets_file and secrets else []),
         f"{quote(job.python)} -P -m rag_hpc.launchers.{keeper}",
         "code=$?",
         '[ "$code" -lt 3 ] || scontrol requeue "$SLURM_JOB_ID"',  # the walltime is near, or it was killed

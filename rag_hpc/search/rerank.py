@@ -44,17 +44,6 @@ def as_the_run(settings: Mapping[str, Mapping[str, Any]]) -> RerankSettings | No
     return from_plain(RerankSettings, given) if given.get("model") else None
 
 
-def candidates_of(settings: Mapping[str, Mapping[str, Any]], asked: int) -> int:
-    """Return how many hits a gateway of a run has scored by the cross-encoder; asked: gateway.candidates, -1 as the
-    run. Raises ConfigError for what the run has not."""
-    head, depth = as_the_run(settings), int(settings["retrieve.search"].get("depth", 100))
-    if asked > 0 and head is None:
-        raise ConfigError(f"gateway.candidates={asked}: the run has no cross-encoder; run it with pipeline=served")
-    if asked > depth:
-        raise ConfigError(f"gateway.candidates={asked}: the run's rankings have {depth} hits (stage.retrieve.depth)")
-    return (head.depth if asked < 0 else asked) if head else 0
-
-
 def ordered(scores: Sequence[float], ordinals: Sequence[int]) -> list[int]:
     """Return the positions of passages by score, the best first; ties by ordinal."""
     return sorted(range(len(scores)), key=lambda i: (-scores[i], ordinals[i]))

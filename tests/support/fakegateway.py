@@ -142,7 +142,8 @@ class FakeGateway:
             return {"state": "up", "coverage": "4/4"}
 
         config = GatewayConfig(**settings)
-        self.tokens = Tokens(KeyRing(folder), self.accounts, "demo", 900)
+        self.keys = KeyRing(folder)
+        self.tokens = Tokens(self.keys, self.accounts, "demo", 900)
         self.service = Service(
             run="demo",
             config=config,

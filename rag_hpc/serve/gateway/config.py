@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from rag_hpc.core.settings import DAY_S, bounded, check_bounds, path_field
 from rag_hpc.errors import ConfigError
@@ -82,3 +84,16 @@ class GatewayConfig:
             raise ConfigError(f"gateway.listen={self.listen}: loopback or node")
         if self.listen == "node" and self.port < 0:
             raise ConfigError("gateway.listen=node: add gateway.port=0 for a free port, or the port that is to listen")
+
+
+def candidates_of(settings: Mapping[str, Mapping[str, Any]], asked: int) -> int:
+    """Return how many hits a gateway of a run has scored by the cross-encoder; asked: gateway.candidates, -1 as the
+    run. Raises ConfigError for what the run has not."""
+    from rag_hpc.search.rerank import as_the_run
+
+    head, depth = as_the_run(settings), int(settings["retrieve.search"].get("depth", 100))
+    if asked > 0 and head is None:
+        raise ConfigError(f"gateway.candidates={asked}: the run has no cross-encoder; run it with pipeline=served")
+    if asked > depth:
+        raise ConfigError(f"gateway.candidates={asked}: the run's rankings have {depth} hits (stage.retrieve.depth)")
+    return (head.depth if asked < 0 else asked) if head else 0

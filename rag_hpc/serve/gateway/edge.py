@@ -36,7 +36,7 @@ class EdgeConfig:
     key: str = ""  # of its key
     per_second: int = bounded(10, 1, 100_000)  # requests of one address; tokens have limits of their own
     burst: int = bounded(40, 1, 100_000)
-    max_body_kib: int = bounded(256, 1, 65_536)
+    max_body_kib: int = bounded(256, 1, 65_536)  # of nginx
 
     def __post_init__(self) -> None:
         check_bounds(self, "edge")
@@ -115,7 +115,8 @@ def _told(status: int, code: str, said: str) -> str:
 def traefik(config: EdgeConfig, doors: Sequence[Doors]) -> str:
     """Return a configuration of Traefik (3), static and dynamic parts in one file of YAML documents.
 
-    It reaches gateways by ports alone. Raises ConfigError for a gateway that has none.
+    It reaches gateways by ports alone, and leaves the size of bodies to them: what limits it in Traefik holds streams
+    back until their end. Raises ConfigError for a gateway that has none.
     """
     if any(door.port < 0 for door in doors):
         raise ConfigError("edge.kind=traefik: it knows no Unix sockets; start the gateways with gateway.port=0")
@@ -140,16 +141,13 @@ http:
       rule: Host(`{config.host}`)
       entryPoints: [edge]
       service: gateways
-      middlewares: [often, large]
+      middlewares: [often]
       tls: {{}}
   middlewares:
     often:
       rateLimit:
         average: {config.per_second}
         burst: {config.burst}
-    large:
-      buffering:
-        maxRequestBodyBytes: {config.max_body_kib << 10}
   services:
     gateways:
       loadBalancer:

@@ -83,8 +83,9 @@ class Flow:
             except Unanswered as error:
                 raise _problem(error) from error
             finally:
-                self._took(question, "queue", queued)
-                self._took(question, "search", time.monotonic() - begun - queued)
+                searched = time.monotonic() - begun - queued
+                self._took(question, "queue", queued, ago_s=searched)
+                self._took(question, "search", searched)
             (ordinals, ranks), late = await self._ranked(question, reply.found.hits)
             return Retrieved(ordinals=ordinals, ranks=ranks, answered=reply.answered, shards=reply.shards, late=late)
 
@@ -197,6 +198,7 @@ class Flow:
             if error.absent:
                 raise Problem(503, "no_replica", str(error), error.retry_after_s) from error
             self._metrics.fallbacks.inc()
+            question.retry_after_s = error.retry_after_s
             if not pieces:
                 answer, late = await self._quoted(question, passages, emit)
                 return answer, "stop", f"quoted without a model: {error}{'; ' * bool(late)}{late}"
@@ -232,17 +234,18 @@ class Flow:
         finally:
             ended = time.monotonic()
             first = begun[0] if begun else ended
-            self._took(question, "queue", first - asked)
+            self._took(question, "queue", first - asked, ago_s=ended - first)
             self._took(question, step, ended - first)
 
     async def _in_thread(self, work: Callable[[], T], pool: ThreadPoolExecutor | None = None) -> T:
         return await asyncio.get_running_loop().run_in_executor(pool or self._pool, work)
 
-    def _took(self, question: Question, step: str, seconds: float) -> None:
+    def _took(self, question: Question, step: str, seconds: float, ago_s: float = 0.0) -> None:
+        """Count a step that ended so long ago."""
         question.seconds[step] = question.seconds.get(step, 0.0) + seconds
         self._metrics.steps.labels(step).observe(seconds)
         if question.trace and seconds:
-            question.trace.step(step, seconds)
+            question.trace.step(step, seconds, ago_s)
 
     async def close(self) -> None:
         """Free what is held."""

@@ -31,7 +31,6 @@ from rag_hpc.errors import ConfigError, RagHpcError
 from rag_hpc.generators.config import GeneratorConfig, GeneratorName
 from rag_hpc.schema import from_plain
 from rag_hpc.search.answer import Asker
-from rag_hpc.search.rerank import candidates_of
 from rag_hpc.serve.ask import manifests, pages_of
 from rag_hpc.serve.cache.cache import Cache
 from rag_hpc.serve.cache.config import CacheConfig
@@ -45,7 +44,7 @@ from rag_hpc.serve.gateway.auth.tokens import Tokens
 from rag_hpc.serve.gateway.batches import Batches
 from rag_hpc.serve.gateway.caches import Caches, Scopes
 from rag_hpc.serve.gateway.callers import Callers
-from rag_hpc.serve.gateway.config import GatewayConfig
+from rag_hpc.serve.gateway.config import GatewayConfig, candidates_of
 from rag_hpc.serve.gateway.fleet import Fleet
 from rag_hpc.serve.gateway.flow import Flow
 from rag_hpc.serve.gateway.groups import Groups
@@ -159,7 +158,10 @@ async def service_of(place: GatewayPlace, asked: Asked, config: GatewayConfig) -
     asker = Asker(inputs, request.settings, generator, place.folder, lambda own: _Nowhere())
     asker.embed(WARM)
     language(WARM)
-    asker.quoted(WARM, asker.whole(range(min(WARM_CHUNKS, len(VectorStore(inputs["encode"]))))))
+    first = range(min(WARM_CHUNKS, len(VectorStore(inputs["encode"]))))
+    asker.quoted(WARM, asker.whole(first))
+    if asker.candidates and config.candidates:
+        asker.reranked(WARM, first, [{} for _ in first])
     upstream, fleet = None, None
     if generator.name is GeneratorName.openai:
         router = Router([] if config.fleet else config.replicas or [generator.base_url])

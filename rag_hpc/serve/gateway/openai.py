@@ -107,6 +107,8 @@ class OpenAI:
             caller,
             body.question(),
             before=body.before(),
+            k=body.k,
+            candidates=body.candidates,
             max_tokens=body.most_tokens(),
             temperature=body.temperature or 0.0,
             session=body.user or "",

@@ -69,6 +69,8 @@ class Generation(BaseModel):
     temperature: float | None = Field(None, ge=0, le=2)
     max_tokens: int | None = Field(None, ge=1)
     user: str | None = Field(None, max_length=256)
+    k: int = Field(0, ge=0)  # ours, as of Query
+    candidates: int | None = Field(None, ge=0)  # likewise
 
     def most_tokens(self) -> int | None:
         """Return how long the answer may be."""

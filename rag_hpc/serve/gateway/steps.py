@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ class Question:
     begun: float = field(default_factory=time.monotonic)
     seconds: dict[str, float] = field(default_factory=dict)  # by step
     trace: Trace | None = None
+    retry_after_s: float | None = None  # when a model may answer that could not now
     kept_as: str = ""  # the name of the file that its answer comes from
     sources: dict[str, str] = field(default_factory=dict)  # by step that a cache knew: its level, alike or joined
 
@@ -51,9 +53,12 @@ class Question:
         return {step: round(1000 * seconds, 2) for step, seconds in self.seconds.items()}
 
     def headers(self, step: str) -> dict[str, str]:
-        """Return what is told of a step's outcome: whether it was there, or one of other words was."""
+        """Return what is told of a step's outcome: whether it was there, or one of other words was, and when to ask
+        again for what is missing."""
         source = self.sources.get(step)
-        return {"X-Cache": "semantic" if source == "alike" else "hit" if source else "miss"}
+        told = {"X-Cache": "semantic" if source == "alike" else "hit" if source else "miss"}
+        wait_s = self.retry_after_s
+        return told if wait_s is None else told | {"Retry-After": str(max(1, math.ceil(wait_s)))}
 
 
 @dataclass(frozen=True, kw_only=True)

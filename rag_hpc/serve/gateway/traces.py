@@ -28,11 +28,11 @@ class Trace:
         self._span = tracer.start_span(method, context=context, kind=SpanKind.SERVER, attributes=told)
         self._context = set_span_in_context(self._span)
 
-    def step(self, name: str, seconds: float) -> None:
-        """Tell of a step that has just ended."""
-        now = time.time_ns()
-        span = self._tracer.start_span(name, context=self._context, start_time=now - int(seconds * 1e9))
-        span.end(now)
+    def step(self, name: str, seconds: float, ago_s: float) -> None:
+        """Tell of a step that ended so long ago."""
+        ended = time.time_ns() - int(ago_s * 1e9)
+        span = self._tracer.start_span(name, context=self._context, start_time=ended - int(seconds * 1e9))
+        span.end(ended)
 
     def end(self, method: str, route: str, status: int, noted: Mapping[str, Any]) -> None:
         """Tell how the request ended."""

@@ -81,9 +81,9 @@ def test_script_of_a_group_is_this_text() -> None:
 #SBATCH --exclude=n7
 #SBATCH --job-name=rh-my-run-serve.1-dc071f43
 #SBATCH --array=0-3
+#SBATCH --output='/runs/my run/.serve/1/rank-%a.job.log'
 #SBATCH --ntasks=1
 #SBATCH --open-mode=append
-#SBATCH --output='/runs/my run/.serve/1/rank-%a.job.log'
 #SBATCH --requeue
 #SBATCH --time=90
 #SBATCH --mem=2560M

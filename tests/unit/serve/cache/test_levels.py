@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -12,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from redisserver import RedisServer
 
 from rag_hpc.errors import ConfigError, InputError
 from rag_hpc.schema import from_plain
@@ -41,37 +40,8 @@ def config(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[CacheConf
     if request.param == "sqlite":
         yield from_plain(CacheConfig, {"second": "sqlite", "sqlite": str(tmp_path / "cache.db")})
         return
-    with _Redis(tmp_path) as url:
+    with RedisServer(tmp_path) as url:
         yield from_plain(CacheConfig, {"second": "redis", "redis_url": url, "redis_ms": 1000, "retry_s": 0.05})
-
-
-class _Redis:
-    """A redis-server on a Unix socket of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        pytest.importorskip("redis")
-        if shutil.which("redis-server") is None:
-            pytest.skip("no redis-server; apt-get install redis-server")
-        self.folder, self.socket = folder, folder / "r.sock"
-
-    def __enter__(self) -> str:
-        self.start()
-        return f"unix://{self.socket}"
-
-    def start(self) -> None:
-        command = ["redis-server", "--port", "0", "--unixsocket", str(self.socket), "--save", "", "--appendonly", "no"]
-        self.server = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=self.folder)
-        until = time.monotonic() + 10
-        while not self.socket.exists() and time.monotonic() < until:
-            time.sleep(0.01)
-
-    def stop(self) -> None:
-        self.server.kill()
-        self.server.wait()
-        self.socket.unlink(missing_ok=True)
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
 
 def test_memory_is_bounded_and_drops_what_was_unused_longest() -> None:
@@ -160,7 +130,7 @@ def test_what_a_store_holds_for_a_key_but_did_not_come_from_us_is_a_counted_miss
 
 
 def test_without_redis_requests_go_on_and_with_it_again_so_do_hits(tmp_path: Path) -> None:
-    server, clock = _Redis(tmp_path), Clock()
+    server, clock = RedisServer(tmp_path), Clock()
     with server as url:
         settings = {"second": "redis", "redis_url": url, "redis_ms": 1000, "retry_s": 1, "memory_mib": 1}
         cache = Cache(from_plain(CacheConfig, settings), SECRET, clock=clock)
