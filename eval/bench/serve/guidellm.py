@@ -33,8 +33,8 @@ def run(given: dict[str, str]) -> list[Row]:
     rate, count, pairs = float(given["qps"]), int(given["requests"]), int(given["pairs"])
     values: dict[str, list[float]] = {"ours": [], "guidellm": []}
     rng, seen = random.Random(0), [pressure_cpu()]
-    spread = {"delay_ms": DELAY_MS, "pieces": PIECES, "pause_ms": PAUSE_MS, "spread": SPREAD}
-    with engine.playing(**spread) as (port, _), tempfile.TemporaryDirectory(prefix="rag-hpc-") as folder:
+    playing = engine.playing(delay_ms=DELAY_MS, pieces=PIECES, pause_ms=PAUSE_MS, spread=SPREAD)
+    with playing as (port, _), tempfile.TemporaryDirectory(prefix="rag-hpc-") as folder:
         sides = {
             "ours": lambda turn: _ours(port, rate, count, turn),
             "guidellm": lambda turn: _theirs(given["guidellm"], Path(folder), port, rate, count, turn),
