@@ -59,8 +59,8 @@ def test_what_a_proxy_adds_is_its_time_less_the_engine_s() -> None:
     assert last.peers == {"litellm": pytest.approx(5)} and rows["serve.overhead.ours.p50"].bar is None
     sides["ours"].samples.pop()
     assert next(row for row in overhead.added(sides, 2.0, "", None) if row.name == last.name).bar is None  # too few
-    cpu, failed = overhead.costs(sides, "")
-    assert (cpu.ours, failed.ours) == (pytest.approx(2, rel=1e-3), 0)
+    cpu, waited, failed = overhead.costs(sides, "")
+    assert (cpu.ours, waited.ours, failed.ours) == (pytest.approx(2, rel=1e-3), 0, 0)
 
 
 def test_the_gateway_s_own_milliseconds_are_read_from_its_log(tmp_path: Path) -> None:
