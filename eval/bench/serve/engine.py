@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import math
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -121,7 +122,7 @@ def _deviation(asked: dict[str, Any]) -> float:
 
 def _event(kind: str, finish_reason: str | None = None, **said: Any) -> dict[str, Any]:
     choice = {"index": 0, "finish_reason": finish_reason, **said}
-    return {"id": "played-1", "object": kind, "created": 0, "model": MODEL, "choices": [choice]}
+    return {"id": f"played-{os.getpid()}", "object": kind, "created": 0, "model": MODEL, "choices": [choice]}
 
 
 def _chunk(data: bytes) -> bytes:

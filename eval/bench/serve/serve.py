@@ -42,6 +42,7 @@ PARTS: dict[str, dict[str, str]] = {
         "blocks": "512",
         "replicas": "8",
         "requests": "1200",
+        "vllm_router": "",
     },  # as part=calibrate measured it: results/serve/calibrate.json
     "guidellm": {"guidellm": "", "qps": "20", "requests": "200", "pairs": "7"},
     "overhead": {"qps": "200", "seconds": "10", "pairs": "7", "litellm": "", "vllm_router": ""},
@@ -71,7 +72,8 @@ def run(options: Options) -> list[Row]:
     part=steps: seconds of load after `warmup` seconds that do not count; route=query or retrieve.
     part=overhead: seconds of each turn; pairs of turns; litellm and vllm_router, the programs of peers beside it.
     part=calibrate: vllm, an interpreter that has vLLM; layers and hidden, of the model that is made.
-    part=policy: step_ms, prefill_us, decode_us and blocks of a replica; replicas; requests a seed. Needs no run.
+    part=policy: step_ms, prefill_us, decode_us and blocks of a replica; replicas; requests a seed; vllm_router,
+    a program to hold the rule called cache_aware against. Needs no run.
     part=guidellm: guidellm, its program; qps; requests of each of so many pairs of turns. Needs no run.
     part=streams: how many; qps, how many more a second; seconds for which all of them are open.
     """
