@@ -31,8 +31,6 @@ STEP = 1.15  # from a rate to the next
 SEEDS = range(1000, 1007)  # not those that WORTH was chosen with, 0 to 4
 FALLEN = 0.9  # of the best goodput so far: higher rates are not tried
 BARS = {("round_robin", SHARED): 2.0, ("cache_aware", SHARED): 1.0, ("round_robin", UNSHARED): 0.98}
-
-
 TIMES = 3.0
 ALIKE = 400  # requests to the real vllm-router
 
@@ -172,7 +170,7 @@ def drawn(workload: str, count: int, rate: float, seed: int) -> list[Request]:
 
 
 def _read_again(requests: Sequence[Request], places: Sequence[object]) -> float:
-    """Return the share of requests that went where an earlier one of their beginning had gone, of those that had one."""
+    """Return the share of requests that went where an earlier one of their beginning had, of those that had one."""
     seen: dict[str, set[object]] = {}
     known = again = 0
     for request, place in zip(requests, places, strict=True):
