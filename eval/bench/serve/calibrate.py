@@ -85,7 +85,7 @@ def fitted(cold_s: dict[int, float], answers_s: dict[int, float]) -> Costs:
     """Return the costs that the seconds of prompts and of answers follow, by least squares of relative errors."""
     rows = [[1.0, length, 1.0] for length in cold_s] + [[ANSWER, 16.0 * num, ANSWER * num] for num in answers_s]
     seconds = np.array([*cold_s.values(), *answers_s.values()])
-    from scipy.optimize import nnls
+    from scipy.optimize import nnls  # type: ignore[import-untyped]
 
     found, _ = nnls(np.array(rows) / seconds[:, None], np.ones(len(rows)))
     step, prefill, decode = (float(value) for value in found)

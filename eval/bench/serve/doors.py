@@ -23,20 +23,24 @@ SEEN_S = 10.0  # a gateway has seen a new account by then
 
 
 def gateway_of(ledger: Ledger, *, caches: bool) -> GatewayPlace:
-    """Return a run's gateway on this machine. Raises InputError where none is up, and ConfigError where it caches and
+    """Return a run's gateway on this machine. Raises InputError where none is up, and ConfigError where all cache and
     must not (what is asked again would take none of the steps), or the other way round."""
+    other = ""
     for place in gateways_of(ledger.run_dir):
         try:
             place.doors()
             settings = GatewayConfig(**place.asked().settings)
         except FileNotFoundError:
             continue
-        if settings.cache and not caches:
-            raise ConfigError(f"gateway {place.name} caches; start it for this with gateway.cache=false")
-        if caches and not settings.cache:
-            raise ConfigError(f"gateway {place.name} does not cache; start it for this without gateway.cache=false")
-        return place
+        if settings.cache == caches:
+            return place
+        other = place.name
     setting = "" if caches else " gateway.cache=false"
+    if other:
+        does = "does not cache" if caches else "caches"
+        raise ConfigError(
+            f"gateway {other} {does}; start another for this: rag-hpc serve gateway gateway.name=bench{setting}"
+        )
     raise InputError(
         f"run={ledger.name}: no gateway is up; start one: rag-hpc serve up, then rag-hpc serve gateway{setting}"
     )

@@ -24,7 +24,7 @@ from rag_hpc.eval.bench.rows import Row, cpu_class
 from rag_hpc.eval.bench.serve import engine, peers
 from rag_hpc.eval.bench.serve.doors import gateway_of, guest, questions_of
 from rag_hpc.eval.bench.serve.load import Sample, Target, ask, load
-from rag_hpc.eval.bench.serve.process import cpu_s, held
+from rag_hpc.eval.bench.serve.process import cpu_s, held, waited_s
 from rag_hpc.eval.bench.serve.quantiles import ENOUGH, QUANTILES, interval, quantile
 from rag_hpc.serve.gateway.places import GatewayPlace
 
@@ -43,7 +43,7 @@ class Side:
     bodies: list[dict[str, object]]
     samples: list[Sample] = field(default_factory=list)
     cpu_s: float = 0.0
-    logged: int = 0  # bytes of the gateway's log before the first turn
+    waited_s: float = 0.0  # for a core, which other programs had
 
     def whole_ms(self) -> list[float]:
         """Return the milliseconds of all requests; one that failed took for ever."""
@@ -79,9 +79,10 @@ def turns(sides: dict[str, Side], rate: float, seconds: float, pairs: int, seed:
             for name in order:
                 side = sides[name]
                 with held([side.pid], theirs):
-                    before = cpu_s(side.pid)
+                    before, waited = cpu_s(side.pid), waited_s(side.pid)
                     side.samples += load(side.target, side.bodies, rate, seconds, seed + turn)
                     side.cpu_s += cpu_s(side.pid) - before
+                    side.waited_s += max(0.0, waited_s(side.pid) - waited)  # threads that ended took theirs along
                 for sample in side.samples:
                     sample.told = {"answered": True} if sample.told else {}  # the memory is needed
                 seen.append(pressure_cpu())
@@ -111,13 +112,12 @@ def added(sides: dict[str, Side], bar_ms: float, note: str, pressure: float | No
 
 
 def costs(sides: dict[str, Side], note: str) -> Iterator[Row]:
-    """Yield the CPU that a request takes, which other programs on the cores hardly change, and the failures."""
-    each = {name: 1000 * side.cpu_s / max(1, len(side.samples)) for name, side in sides.items()}
-    others = {name: each[name] for name, _ in _peers(sides)}
-    for name in (name for name in sides if name.startswith("ours")):
-        yield Row(
-            name=f"serve.overhead.{name}.cpu", ours=each[name], unit="ms of CPU a request", peers=others, note=note
-        )
+    """Yield the CPU that a request takes, how long it waits for a core that other programs have, and the failures."""
+    for kind, unit in (("cpu", "ms of CPU a request"), ("waited", "ms a request, ready to run without a core")):
+        each = {name: 1000 * getattr(side, f"{kind}_s") / max(1, len(side.samples)) for name, side in sides.items()}
+        others = {name: each[name] for name, _ in _peers(sides)}
+        for name in (name for name in sides if name.startswith("ours")):
+            yield Row(name=f"serve.overhead.{name}.{kind}", ours=each[name], unit=unit, peers=others, note=note)
     failed = {name: sum(not one.good for one in side.samples) / len(side.samples) for name, side in sides.items()}
     ours = max(share for name, share in failed.items() if name.startswith("ours"))
     others = {name: failed[name] for name, _ in _peers(sides)}

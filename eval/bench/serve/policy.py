@@ -16,10 +16,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rag_hpc.errors import InputError
 from rag_hpc.eval.bench.pairs import ratio_of_medians
 from rag_hpc.eval.bench.rows import Row
+from rag_hpc.eval.bench.serve import engine, peers
+from rag_hpc.eval.bench.serve.load import Sample, Target, ask
 from rag_hpc.eval.bench.serve.replica import BLOCK, Costs, Replica, Request
-from rag_hpc.serve.gateway import router
+from rag_hpc.eval.bench.serve.rules import RULES, CacheAware, Rule
 
 SHARED, UNSHARED, ZIPF = "shared", "unshared", "zipf"
 PREFIX, OWN, ANSWER = 16, 2, 64  # blocks that a group of prompts shares, blocks of a prompt's own, tokens of an answer
@@ -27,11 +30,9 @@ GROUPS = 128  # of prompts that begin alike
 STEP = 1.15  # from a rate to the next
 SEEDS = range(1000, 1007)  # not those that WORTH was chosen with, 0 to 4
 FALLEN = 0.9  # of the best goodput so far: higher rates are not tried
-ABS, REL, MATCH = 64, 1.5, 0.3
 BARS = {("round_robin", SHARED): 2.0, ("cache_aware", SHARED): 1.0, ("round_robin", UNSHARED): 0.98}
-
-
 TIMES = 3.0
+ALIKE = 400  # requests to the real vllm-router
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,88 +51,6 @@ def limits_of(costs: Costs) -> Limits:
     """Return the limits of goodput: what an idle replica takes for the longest answers, TIMES over."""
     first_s = costs.step_s + costs.prefill_s * BLOCK * (PREFIX + OWN) + costs.decode_s
     return Limits(first_s=TIMES * first_s, whole_s=TIMES * (first_s + 1.5 * ANSWER * (costs.step_s + costs.decode_s)))
-
-
-class Rule:
-    """Chooses a replica for each request; told when one begins and ends."""
-
-    def __init__(self, num: int) -> None:
-        self.open = [0] * num
-
-    def choose(self, request: Request, now: float) -> int:
-        """Return the number of a replica."""
-        raise NotImplementedError
-
-    def began(self, request: Request) -> None:
-        """Note that the first words of an answer have come."""
-
-    def ended(self, request: Request, number: int) -> None:
-        """Note that a request is over."""
-        self.open[number] -= 1
-
-
-class RoundRobin(Rule):
-    """Each in turn."""
-
-    _next = -1
-
-    def choose(self, request: Request, now: float) -> int:
-        """Return the next."""
-        self._next = (self._next + 1) % len(self.open)
-        return self._next
-
-
-class CacheAware(Rule):
-    """The rule of vllm-router."""
-
-    def __init__(self, num: int) -> None:
-        super().__init__(num)
-        self._seen: list[set[object]] = [set() for _ in range(num)]
-
-    def choose(self, request: Request, now: float) -> int:
-        """Return who has seen the prompt's beginning, else who has seen least; the idlest where they are unequal."""
-        numbers, most, least = range(len(self.open)), max(self.open), min(self.open)
-        if most - least > ABS and most > REL * least:
-            found = self.open.index(least)
-        else:
-            known = [next((n for n, block in enumerate(request.blocks) if block not in seen), len(request.blocks))
-                     for seen in self._seen]  # fmt: skip
-            found = max(numbers, key=known.__getitem__)
-            if known[found] <= MATCH * len(request.blocks):
-                found = min(numbers, key=lambda number: len(self._seen[number]))
-        self._seen[found].update(request.blocks)
-        return found
-
-
-class Ours(Rule):
-    """The gateway's router."""
-
-    def __init__(self, num: int) -> None:
-        super().__init__(num)
-        self._now = 0.0
-        self._router = router.Router([str(number) for number in range(num)], clock=lambda: self._now)
-        self._asking: dict[Request, tuple[contextlib.ExitStack, Callable[[float], None]]] = {}
-
-    def choose(self, request: Request, now: float) -> int:
-        """Return the one that the router picks."""
-        self._now, tokens = now, request.tokens + request.answer
-        replica = self._router.pick(request.session, tokens)
-        assert replica is not None
-        stack = contextlib.ExitStack()
-        self._asking[request] = stack, stack.enter_context(self._router.asking(replica, tokens))
-        return int(replica.address)
-
-    def began(self, request: Request) -> None:
-        """Let the router count the prompt as read."""
-        self._asking[request][1](request.answer)
-
-    def ended(self, request: Request, number: int) -> None:
-        """Let the router count it as done."""
-        super().ended(request, number)
-        self._asking.pop(request)[0].close()
-
-
-RULES: dict[str, Callable[[int], Rule]] = {"ours": Ours, "round_robin": RoundRobin, "cache_aware": CacheAware}
 
 
 def run(given: dict[str, str]) -> list[Row]:
@@ -163,7 +82,37 @@ def run(given: dict[str, str]) -> list[Row]:
                     note=f"{num} replicas in virtual time, {count} requests, {len(SEEDS)} seeds; {_told(costs)}",
                 )
             )
-    return rows
+    return rows + ([likeness(given["vllm_router"], num, ALIKE)] if given["vllm_router"] else [])
+
+
+def likeness(program: str, num: int, count: int) -> Row:
+    """Return how often a prompt goes where its beginning was read before, by the real vllm-router and by its rule here.
+
+    Requests come one by one, so that nobody is busy, to engines that cost nothing.
+    """
+    requests = drawn(SHARED, count, 1.0, SEEDS[0])
+    rule, modelled, real = CacheAware(num), [], []
+    for request in requests:
+        modelled.append(rule.choose(request, request.due))
+    with contextlib.ExitStack() as stack:
+        ports = [stack.enter_context(engine.playing())[0] for _ in range(num)]
+        port, _ = stack.enter_context(peers.vllm_router(program, ports))
+        target = Target(socket=f"127.0.0.1:{port}", path="/v1/chat/completions", kept=True)
+        for request in requests:
+            text = " ".join(f"{name} block {number:04}".ljust(4 * BLOCK - 1, ".") for name, number in request.blocks)
+            body = {"model": engine.MODEL, "messages": [{"role": "user", "content": text}]}
+            (sample,) = ask(target, [Sample(due_s=0.0, body=body)])
+            if not sample.good:
+                raise InputError(f"vllm-router: {sample.status} {sample.error}")
+            real.append(sample.told["id"])
+    shares = [_read_again(requests, places) for places in (modelled, real)]
+    return Row(
+        name="serve.policy.likeness",
+        ours=shares[0],
+        unit="of beginnings go where they were read, by the rule here",
+        peers={"vllm_router": shares[1]},
+        note=f"{count} requests one by one to {num} engines; of those of a beginning that came before",
+    )
 
 
 def goodput(
@@ -218,6 +167,17 @@ def drawn(workload: str, count: int, rate: float, seed: int) -> list[Request]:
         blocks = [(group, n) for n in range(PREFIX)] + [(f"request {number}", n) for n in range(OWN)]
         found.append(Request(float(due[number]), blocks, int(answers[number]), session=f"{seed} {group}"))
     return found
+
+
+def _read_again(requests: Sequence[Request], places: Sequence[object]) -> float:
+    """Return the share of requests that went where an earlier one of their beginning had, of those that had one."""
+    seen: dict[str, set[object]] = {}
+    known = again = 0
+    for request, place in zip(requests, places, strict=True):
+        before = seen.setdefault(request.session, set())
+        known, again = known + bool(before), again + (place in before)
+        before.add(place)
+    return again / max(1, known)
 
 
 def _told(costs: Costs) -> str:

@@ -38,6 +38,15 @@ def cpu_s(pid: int, proc: Path = Path("/proc")) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
+def waited_s(pid: int, proc: Path = Path("/proc")) -> float:
+    """Return the seconds that the threads of a process were ready to run without a core; 0 where nothing tells."""
+    found = 0.0
+    for path in (proc / str(pid) / "task").glob("*/schedstat"):
+        with contextlib.suppress(OSError):  # a thread that has ended
+            found += int(path.read_text().split()[1]) / 1e9
+    return found
+
+
 def rss_bytes(pid: int, proc: Path = Path("/proc")) -> int:
     """Return the memory that a process holds."""
     pages = int((proc / str(pid) / "statm").read_text().split()[1])

@@ -1,7 +1,8 @@
 """`rag-hpc bench serve run=RUN`: a gateway that is up, asked as many people ask; latencies held against predictions.
 
 Parts: `steps`, the steps of an answer; `overhead`, what the gateway adds to one that it keeps, beside other proxies;
-`streams`, many of them open at once; `policy`, which replica answers, in virtual time, as `calibrate` measures it.
+`streams`, many of them open at once; `policy`, which replica answers, in virtual time, as `calibrate` measures it;
+`guidellm`, whether its load generator says the same.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from rag_hpc.errors import ConfigError
 from rag_hpc.eval import loads
 from rag_hpc.eval.bench.registry import Options, known
 from rag_hpc.eval.bench.rows import Row, cpu_class
-from rag_hpc.eval.bench.serve import calibrate, doors, overhead, policy, streams
+from rag_hpc.eval.bench.serve import calibrate, doors, guidellm, overhead, policy, streams
 from rag_hpc.eval.bench.serve.load import Sample, Target, load
 from rag_hpc.eval.bench.serve.quantiles import ENOUGH, QUANTILES, interval, quantile
 from rag_hpc.schema import from_plain
@@ -41,7 +42,9 @@ PARTS: dict[str, dict[str, str]] = {
         "blocks": "512",
         "replicas": "8",
         "requests": "1200",
+        "vllm_router": "",
     },  # as part=calibrate measured it: results/serve/calibrate.json
+    "guidellm": {"guidellm": "", "qps": "20", "requests": "200", "pairs": "7"},
     "overhead": {"qps": "200", "seconds": "10", "pairs": "7", "litellm": "", "vllm_router": ""},
 }
 DEFAULTS = {"part": "steps", "run": "", "slo": "", "seed": "0"}
@@ -69,7 +72,9 @@ def run(options: Options) -> list[Row]:
     part=steps: seconds of load after `warmup` seconds that do not count; route=query or retrieve.
     part=overhead: seconds of each turn; pairs of turns; litellm and vllm_router, the programs of peers beside it.
     part=calibrate: vllm, an interpreter that has vLLM; layers and hidden, of the model that is made.
-    part=policy: step_ms, prefill_us, decode_us and blocks of a replica; replicas; requests a seed. Needs no run.
+    part=policy: step_ms, prefill_us, decode_us and blocks of a replica; replicas; requests a seed; vllm_router,
+    a program to hold the rule called cache_aware against. Needs no run.
+    part=guidellm: guidellm, its program; qps; requests of each of so many pairs of turns. Needs no run.
     part=streams: how many; qps, how many more a second; seconds for which all of them are open.
     """
     part = options.get("part", DEFAULTS["part"])
@@ -78,8 +83,9 @@ def run(options: Options) -> list[Row]:
     given = known(options, DEFAULTS | PARTS[part])
     if given.get("route", "query") not in ROUTES:
         raise ConfigError(f"route={given['route']}: known: {', '.join(ROUTES)}")
-    if part in ("calibrate", "policy"):
-        return calibrate.run(given) if part == "calibrate" else policy.run(given)
+    alone = {"calibrate": calibrate.run, "policy": policy.run, "guidellm": guidellm.run}
+    if part in alone:
+        return alone[part](given)
     ledger, slo = find_run(runs_root(None), given["run"] or None), slo_of(given["slo"])
     if part == "streams":
         return streams.run(ledger, given)

@@ -110,7 +110,7 @@ class _Peak:
 
 def _port(place: GatewayPlace, num: int) -> int:
     settings = place.asked().settings
-    urls = [urlsplit(one) for one in settings.get("replicas", [])]
+    urls = [urlsplit(str(one)) for one in settings.get("replicas", [])]
     if len(urls) != 1 or urls[0].hostname != "127.0.0.1" or not urls[0].port:
         raise ConfigError(f"gateway {place.name}: one replica of this machine is needed; {HOW.format(num=num)}")
     if settings["max_in_flight"] < num:

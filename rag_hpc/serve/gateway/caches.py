@@ -24,7 +24,7 @@ from rag_hpc.serve.cache.files import name_of
 from rag_hpc.serve.gateway.problems import Problem
 from rag_hpc.serve.gateway.steps import Question, Retrieved, Said
 
-_NAMES = {kind: [field.name for field in fields(kind)] for kind in (CitationCheck, Passage)}
+_NAMES: dict[type, list[str]] = {kind: [field.name for field in fields(kind)] for kind in (CitationCheck, Passage)}
 
 
 class Scopes:

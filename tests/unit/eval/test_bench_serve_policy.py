@@ -6,6 +6,7 @@ import pytest
 
 from rag_hpc.eval.bench.serve import calibrate, policy
 from rag_hpc.eval.bench.serve.replica import BLOCK, Costs, Replica, Request
+from rag_hpc.eval.bench.serve.rules import RULES, CacheAware
 
 COSTS = Costs(step_s=0.01, prefill_s=0.001, decode_s=0.002, step_tokens=10 * BLOCK, blocks=8)
 
@@ -53,10 +54,10 @@ def test_a_step_takes_no_more_than_its_tokens_and_nobody_overtakes() -> None:
     assert all(one.made == one.answer and one.left == 0 for one in requests)
 
 
-@pytest.mark.parametrize("name", policy.RULES)
+@pytest.mark.parametrize("name", RULES)
 def test_every_request_is_answered_once_whatever_the_rule(name: str) -> None:
     requests = policy.drawn(policy.ZIPF, 200, 5.0, seed=1)
-    rule, replicas = policy.RULES[name](3), [Replica(COSTS) for _ in range(3)]
+    rule, replicas = RULES[name](3), [Replica(COSTS) for _ in range(3)]
     policy.play(requests, rule, replicas)
     assert all(one.due < one.first <= one.end < float("inf") for one in requests) and rule.open == [0, 0, 0]
     assert sum(one.asked for one in replicas) == 200 * (policy.PREFIX + policy.OWN)
@@ -64,9 +65,9 @@ def test_every_request_is_answered_once_whatever_the_rule(name: str) -> None:
 
 def test_prompts_that_begin_alike_go_where_that_was_read() -> None:
     shares = {}
-    for name in policy.RULES:
+    for name in RULES:
         replicas = [Replica(Costs(step_s=0.01, prefill_s=0.0005, decode_s=0.001)) for _ in range(4)]
-        policy.play(policy.drawn(policy.SHARED, 600, 2.0, seed=1), policy.RULES[name](4), replicas)
+        policy.play(policy.drawn(policy.SHARED, 600, 2.0, seed=1), RULES[name](4), replicas)
         shares[name] = sum(one.hits for one in replicas) / sum(one.asked for one in replicas)
     assert shares["ours"] > shares["round_robin"] + 0.2 and shares["cache_aware"] > shares["round_robin"] + 0.2
 
@@ -78,3 +79,11 @@ def test_costs_are_found_again_in_times_that_follow_them() -> None:
     }
     found = calibrate.fitted(cold, answers)
     assert (found.step_s, found.prefill_s, found.decode_s) == pytest.approx((0.015, 0.0005, 0.001), rel=1e-6)
+
+
+def test_the_modelled_rule_leaves_a_replica_that_has_far_more_to_do() -> None:
+    rule = CacheAware(2)
+    home = rule.choose(asked("a"), 0.0)
+    assert rule.choose(asked("a"), 0.0) == home and rule.choose(asked("b"), 0.0) != home
+    rule.open[home] = 65
+    assert rule.choose(asked("a"), 0.0) != home
