@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from urllib.parse import urljoin
 
 from rag_hpc.algo.extract.elsewhere import article_body
-from rag_hpc.algo.extract.entities import unescape
+from rag_hpc.algo.extract.entities import unescape, unescape_attribute
 
 _ATTRIBUTE = re.compile(r"""(?<![\w:.-])([a-zA-Z][\w:.-]{0,60})\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""")
 _LANG = re.compile(r"\s*([a-zA-Z]{2,3})(?:[-_].*)?\s*\Z", re.DOTALL)
@@ -77,7 +77,7 @@ def _text(source: bytes, begin: int, end: int) -> str:
 def _attributes(source: bytes, begin: int, end: int) -> dict[str, str]:
     found: dict[str, str] = {}
     for match in _ATTRIBUTE.finditer(_text(source, begin, end)):
-        found.setdefault(match[1].lower(), unescape(match[2] or match[3] or match[4] or ""))
+        found.setdefault(match[1].lower(), unescape_attribute(match[2] or match[3] or match[4] or ""))
     return found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
-from rag_hpc.algo.extract.entities import unescape
+from rag_hpc.algo.extract.entities import unescape_attribute
 from rag_hpc.sources.crawl.urls import MAX_URL_CHARS, affordable, host_key, join_links, normalise_url
 
 MAX_LINKS = 20_000  # different targets of one page
@@ -37,7 +37,7 @@ _ATTRIBUTES = {
     for name in (b"href", b"src", b"content", b"http-equiv")
 }
 _REFRESH = re.compile(
-    r"""\s*+(\d{1,9})[\d.]*+(?:\s*+[;,]?+\s*+(?:url\s*+=\s*+)?+(?:"([^"]*+)|'([^']*+)|(\S.*+)))?""",
+    r"""\s*+(\d{1,9}|(?=\.))[\d.]*+(?:\s*+[;,]?+\s*+(?:url\s*+=\s*+)?+(?:"([^"]*+)|'([^']*+)|(\S.*+)))?""",
     re.IGNORECASE | re.DOTALL,
 )
 _CANONICAL = re.compile(rb"""(?:^|[\s"'/])rel\s*=\s*+["']?[^"'<>=]*\bcanonical\b""", re.IGNORECASE)
@@ -116,7 +116,7 @@ def parse_refresh(value: str, base: str) -> tuple[int, str] | None:
         return None
     target = (found[2] or found[3] or found[4] or "").strip()
     url = normalise_url(target, base) if target else None
-    return (int(found[1]), url) if url and len(url) <= MAX_URL_CHARS else None
+    return (int(found[1] or 0), url) if url and len(url) <= MAX_URL_CHARS else None
 
 
 def _joined(base: str, hrefs: Iterable[bytes]) -> list[str]:
@@ -165,4 +165,4 @@ def _markup(body: bytes) -> Iterator[tuple[int, int]]:
 def _texts(values: Iterable[bytes]) -> list[str]:
     """Return what attributes say; their values have no `<`, so that all are decoded in one go."""
     texts = b"<".join(values).decode("utf-8", "replace").split("<")
-    return [unescape(text[1:-1] if text[:1] in ("'", '"') else text) for text in texts]
+    return [unescape_attribute(text[1:-1] if text[:1] in ("'", '"') else text) for text in texts]

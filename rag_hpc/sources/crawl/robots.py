@@ -118,10 +118,10 @@ def _by_product(line: str, token: str) -> str:
     if not found:
         return line
     agent = found[1].strip()
-    name = product_token(agent).lower()
     if agent and not agent.strip("*/ \t"):
         return "User-agent: *"
-    return f"User-agent: {token if name and name == token.lower() else _NOBODY}"
+    names = map(str.lower, _PRODUCT.findall(agent))  # some name several, or copy all of what a log has
+    return f"User-agent: {token if token.lower() in names else _NOBODY}"
 
 
 def _num_rules(text: str) -> int:

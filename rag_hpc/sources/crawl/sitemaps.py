@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from xml.parsers import expat
 
-from rag_hpc.algo.extract.entities import unescape
+from rag_hpc.algo.extract.entities import unescape_attribute
 from rag_hpc.algo.text.charset import BOMS
 from rag_hpc.algo.text.headers import is_markup
 from rag_hpc.sources.crawl.connection import Ask
@@ -32,8 +32,9 @@ XML_BLOCK = 1 << 16
 MAX_PIECES = 8  # of 8 KiB, of the text of an element; a URL is shorter
 _LINES = re.compile(r"\s*https?://", re.IGNORECASE)
 _LENIENT = re.compile(
-    r"<([\w.-]*:)?(url|sitemap)\b[^<>]{0,1000}>"
-    r"|<([\w.-]*:)?loc\s*+>\s*+(?:<!\[CDATA\[\s*+)?+([^<>\s]{1,2048}?)\s*+(?:\]\]>\s*+)?+</",
+    r"<([\w.-]*:)?(url|sitemap|item|entry)\b[^<>]{0,1000}>"
+    r"|<([\w.-]*:)?(?:loc|link)\s*+>\s*+(?:<!\[CDATA\[\s*+)?+([^<>\s]{1,2048}?)\s*+(?:\]\]>\s*+)?+<"
+    r"|<link\s(?![^<>]{0,1000}\brel\s*=\s*[\"']?(?!alternate))[^<>]{0,1000}?\bhref\s*=\s*[\"']?([^<>\"'\s]{1,2048})",
     re.IGNORECASE,
 )
 
@@ -116,9 +117,9 @@ def read_sitemap(reply: Reply) -> tuple[list[str], list[str], str]:
 def parse_sitemap(body: bytes) -> tuple[list[str], list[str], str]:
     """Return (page URLs, sitemap URLs, problem or "") of a sitemap, sitemap index or feed.
 
-    What is no XML is read on by its tags, as far as they can be told. A document type is refused, so no entity is ever
-    expanded or fetched; so are elements more than MAX_XML_DEPTH deep, more than MAX_XML_ELEMENTS of them, and a tag of
-    more than MAX_XML_TAG_BYTES.
+    What is no XML, or names a document type, is read by its tags, as far as they can be told. One that declares
+    entities is refused, so none is ever expanded or fetched; so are elements more than MAX_XML_DEPTH deep, more than
+    MAX_XML_ELEMENTS of them, and a tag of more than MAX_XML_TAG_BYTES.
     """
     body = body.lstrip().removeprefix(codecs.BOM_UTF8).lstrip()
     found = _Locations()
@@ -132,6 +133,8 @@ def parse_sitemap(body: bytes) -> tuple[list[str], list[str], str]:
             if end_byte - parser.CurrentByteIndex > MAX_XML_TAG_BYTES:
                 raise _RefusedXml(f"a tag of more than {MAX_XML_TAG_BYTES} bytes")
         parser.Parse(b"", True)
+    except _Doctype as error:
+        return *_lenient(_text(body)), str(error)
     except _RefusedXml as error:
         return found.pages, found.inner, str(error)
     except (expat.ExpatError, LookupError, ValueError) as error:  # it has Python look up a charset's name
@@ -174,11 +177,11 @@ def _lenient(text: str) -> tuple[list[str], list[str]]:
     inner: list[str] = []
     prefix: str | None = None
     urls = pages
-    for of_group, group, of_loc, loc in _LENIENT.findall(text):
+    for of_group, group, of_loc, loc, href in _LENIENT.findall(text):
         if group:
-            prefix, urls = of_group, pages if group.lower() == "url" else inner
+            prefix, urls = of_group, inner if group.lower() == "sitemap" else pages
         elif of_loc == prefix and len(urls) < (MAX_SITEMAP_URLS if urls is pages else MAX_INDEX_SITEMAPS):
-            urls.append(unescape(loc))
+            urls.append(unescape_attribute(loc or href))
             prefix = None  # each has one
     return pages, inner
 
@@ -199,7 +202,7 @@ class _Locations:
             raise _RefusedXml(f"elements more than {MAX_XML_DEPTH} deep")
         if self._num_elements > MAX_XML_ELEMENTS:
             raise _RefusedXml(f"more than {MAX_XML_ELEMENTS} elements")
-        self._path.append(name.rpartition(" ")[2])
+        self._path.append(name.rpartition(" ")[2].lower())
         self._text.clear()
         if self._path[-2:] == ["entry", "link"] and attributes.get("rel", "alternate") == "alternate":
             self.pages.append(attributes.get("href", "").strip())
@@ -215,9 +218,13 @@ class _Locations:
             self.inner.append("".join(self._text).strip())
         self._path.pop()
 
-    def doctype(self, *parts: object) -> None:
-        raise _RefusedXml("document type declarations are refused")
+    def doctype(self, name: str, system: str | None, public: str | None, has_entities: int) -> None:
+        raise (_RefusedXml if has_entities else _Doctype)("document type declarations are refused")
 
 
 class _RefusedXml(Exception):
     """XML that could expand entities, or cost much for little."""
+
+
+class _Doctype(_RefusedXml):
+    """XML with a document type."""

@@ -6,7 +6,7 @@ import functools
 import ipaddress
 import re
 from collections.abc import Iterable, Iterator
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 MAX_URL_CHARS = 2048  # of a URL that is fetched
 MAX_GIVEN_CHARS = 8192  # of one as it is written; escapes and dot segments may go, so it may be longer
@@ -21,6 +21,7 @@ _PLAIN = re.compile(r"/?[A-Za-z0-9_~\-][A-Za-z0-9_~\-./]*")
 _WHOLE = re.compile(r"https?://([a-z0-9_](?:[a-z0-9_.\-]*[a-z0-9_])?)(/[A-Za-z0-9_~\-./]*)?")
 _HEAD = re.compile(r"https?://[^/?#]{1,264}(?![^/?#])", re.IGNORECASE)  # with a name or address that is not too long
 _DOTS = re.compile("[.\u3002\uff0e\uff61]")  # of a name, before IDNA
+_JOINER = re.compile("[\u200c\u200d]")
 _MAX_NAME_CHARS, _MAX_LABEL_CHARS = 253, 63  # RFC 1035, 2.3.4
 _CACHED_CHARS = 512
 _IDN = re.compile(r"\s*(?:https?:)?[/\\]{2,}([^/?#]*[^\x00-\x7f/?#][^/?#]*)", re.IGNORECASE)
@@ -170,6 +171,7 @@ def _host_name(host: str) -> str | None:
             return f"[{ipaddress.IPv6Address(host).compressed}]"
         except ValueError:
             return None
+    host = unquote(host)
     if not host.isascii():
         host = _ascii_name(host) if _is_name(host) else ""
     name = host.lower().rstrip(".")
@@ -200,10 +202,18 @@ def _ascii_label(label: str) -> str:
     try:
         return idna.alabel(label).decode("ascii")
     except idna.InvalidCodepointContext:
-        raise
+        if _JOINER.search(label):
+            raise
+        return _punycode(label)  # UTS 46 has no rules of context but for joiners
     except idna.InvalidCodepoint:
-        idna.check_bidi(label)
-        return f"xn--{label.encode('punycode').decode('ascii')}"
+        return _punycode(label)
+
+
+def _punycode(label: str) -> str:
+    import idna
+
+    idna.check_bidi(label)
+    return f"xn--{label.encode('punycode').decode('ascii')}"
 
 
 def _is_name(host: str) -> bool:

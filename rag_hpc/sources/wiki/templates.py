@@ -152,7 +152,9 @@ _SUPERSCRIPTS = str.maketrans("0123456789+-−()n", "⁰¹²³⁴⁵⁶⁷⁸⁹
 _NAME = re.compile(r"[\w .\-]{1,40}")
 _BLANKS = re.compile(r"[\s_]+")
 _MOST_SPACES = 20
-_CENTURY = re.compile(r"(?:[ivxl]{1,7}(?:er|e) (?:siècle|millénaire)|\d{1,4}(?:er|re|e|nd))(?: av\. j\.-c\.)?")  # of French
+_CENTURY = re.compile(
+    r"(?:[ivxl]{1,7}(?:er|e) (?:siècle|millénaire)|\d{1,4}(?:er|re|e|nd))(?: av\. j\.-c\.)?"
+)  # of French
 
 
 class Arguments:
@@ -387,16 +389,6 @@ def _fill() -> None:
     _name(["val"], _value)
     _name(["e", "×10^", "x10^"], lambda own: f"×10{own.get(1).translate(_SUPERSCRIPTS)}" if own.get(1) else "e")
     _name(["transliteration", "transl", "translit"], lambda own: own.get(3, 2, "text"))  # the second may be a system
-    _name(["sort"], lambda own: own.get(2, 1))
-    _name(["flatlist", "plainlist", "plain list", "columns-list", "columns list", "col-list"], _block)
-    _name(["unité", "unite", "nombre", "nb", "unidad", "m", "date-", "date", "incise", "siglo"], _joined(" "))
-    _name(["§", "§§"], lambda own: f"§ {' '.join(own.all())}".strip())
-    _name(["s", "s-", "s2", "s2-", "siècle"], _century)
-    _name(["bd"], _life)
-    _name(["tsl"], lambda own: own.get(3, 2))
-    _name(["lien"], lambda own: own.get("texte", "fr", 1, "trad"))
-    _name(["ordinal", "ord"], _ordinal)
-    _name(["height"], _height)
     _name(["10^"], lambda own: f"10{own.get(1).translate(_SUPERSCRIPTS)}")
     _name(["sup", "superscript"], lambda own: own.get(1).translate(_SUPERSCRIPTS))
     _name(["gaps"], _joined(""))
@@ -434,4 +426,18 @@ def _fill() -> None:
     _name(["music"], lambda own: {"sharp": "♯", "flat": "♭", "natural": "♮"}.get(own.get(1), own.get(1)))
 
 
+def _fill_lists_and_measures() -> None:
+    _name(["sort"], lambda own: own.get(2, 1))
+    _name(["flatlist", "plainlist", "plain list", "columns-list", "columns list", "col-list"], _block)
+    _name(["unité", "unite", "nombre", "nb", "unidad", "m", "date-", "date", "incise", "siglo"], _joined(" "))
+    _name(["§", "§§"], lambda own: f"§ {' '.join(own.all())}".strip())
+    _name(["s", "s-", "s2", "s2-", "siècle"], _century)
+    _name(["bd"], _life)
+    _name(["tsl"], lambda own: own.get(3, 2))
+    _name(["lien"], lambda own: own.get("texte", "fr", 1, "trad"))
+    _name(["ordinal", "ord"], _ordinal)
+    _name(["height"], _height)
+
+
 _fill()
+_fill_lists_and_measures()

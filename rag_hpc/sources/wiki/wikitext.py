@@ -115,7 +115,7 @@ def plain_text(wikitext: str, files: Iterable[str] = (), categories: Iterable[st
     text = unescape(page.read(source))
     lines = [_line(_plain(line).strip()) for line in page.with_listings(_SWITCH.sub("", text).split("\n"))]
     text = _BLANKS.sub("\n\n", "\n".join(_without_empty_sections(lines))).strip()
-    return WikiText(page.filled(text), list(dict.fromkeys(page.found)))
+    return WikiText(page.filled(text), list(dict.fromkeys(map(page.filled, page.found))))
 
 
 def markdown_headings(text: str) -> str:

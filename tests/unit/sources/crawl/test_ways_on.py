@@ -56,6 +56,7 @@ def test_a_page_that_is_left_at_once_is_a_redirect_and_one_that_is_left_later_a_
         ("3 /b", (3, "http://h/b")),
         ("0;URL=http://o/", (0, "http://o/")),
         ("60", None),
+        (".5;url=b", (0, "http://h/x/b")),
         ("url=/b", None),
         ("0; url=javascript:x()", None),
         ("0" + " " * 100_000 + "x" * 100_000, None),
@@ -88,6 +89,15 @@ def test_links_after_an_odd_comment_are_found() -> None:
     assert links(page).targets == [f"http://h/x/{n}" for n in (1, 2, 3, 5)]
 
 
+def test_a_parameter_that_begins_as_a_reference_does_is_none() -> None:
+    page = "<a href='?a=1&region=2&copy=3&section=4&amp;lt=5'><a href='?x&lt;y&reg&#38;z'><a href='?q=&copyx;'>"
+    assert [link.partition("?")[2] for link in links(page).targets] == [
+        "a=1&region=2&copy=3&section=4&lt=5",
+        "x%3Cy%C2%AE&z",
+        "q=&copyx;",
+    ]
+
+
 def urlset(*urls: str, more: str = "") -> str:
     return f"<urlset {SCHEMA}>" + "".join(f"<url><loc>{url}</loc>{more}</url>" for url in urls) + "</urlset>"
 
@@ -106,6 +116,15 @@ DECLARED = '<?xml version="1.0" encoding="UTF-8"?>'
         (f"<urlset>{urlset(*URLS)[len(SCHEMA) + 9 : -9]}", "not well-formed"),
         (urlset(URLS[0], "http://h/2?a=1&amp;b=2", more="<image:loc>http://h/i</image:loc>"), "unbound prefix"),
         (f"<urlset><url><loc><![CDATA[ {URLS[0]} ]]></loc></url><url><loc>{URLS[1]}</loc></url>", "not well-formed"),
+        ("<!DOCTYPE urlset SYSTEM 'x.dtd'>" + urlset(*URLS), "document type"),
+        (f"<urlset><url><loc>{URLS[0]}<loc></url><url><loc>{URLS[1]}</loc></url></urlset>", "mismatched tag"),
+        (f"<URLSET><URL><LOC>{URLS[0]}</LOC></URL><URL><LOC>{URLS[1].replace('&', '&amp;')}</LOC></URL></URLSET>", ""),
+        ("".join(f"<rdf:li><item><link>{url}</link></item></rdf:li>" for url in URLS), "unbound prefix"),
+        (
+            f"<feed><entry><link rel=edit href=e /><link href='{URLS[0]}'/></entry><entry><link "
+            f"rel=alternate href={URLS[1]} /></entry></feed>",
+            "not well-formed",
+        ),
     ],
 )
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
@@ -196,6 +215,10 @@ def test_a_sitemap_on_another_host_is_read_where_no_other_unit_can_be_asking_it(
         ("other/1.0", False),
         ("*", True),
         ("* # all", True),
+        ("other, rag-hpc", True),
+        ("Mozilla/5.0 (compatible; RAG-HPC/0.1)", True),
+        ('"rag-hpc"', True),
+        ("my-rag-hpc", False),
     ],
 )
 def test_groups_of_robots_are_found_by_the_product_token(agent: str, ours: bool) -> None:
@@ -230,6 +253,10 @@ def test_robots_in_other_encodings_are_obeyed(codec: str) -> None:
         ("نامه\u200cای.test", "xn--mgba3gch31f060k.test"),
         ("a\u200cb.test", None),
         ("אa.test", None),
+        ("fa%C3%9F.test", "xn--fa-hia.test"),
+        ("%2Fa.test", None),
+        ("a·b.test", "xn--ab-0ea.test"),
+        ("・.test", "xn--vek.test"),
     ],
 )
 def test_host_names_are_mapped_as_browsers_do(host: str, expected: str | None) -> None:

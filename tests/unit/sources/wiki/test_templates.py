@@ -35,6 +35,25 @@ SHOWN = {
     "{{sic}} {{sic|teh}} {{yes}} {{no|Never}} {{nonsense|words}}.": "[sic] teh [sic] Yes Never .",
     "{{hlist|a|b}}; H{{chem|2|O}}; {{angbr|th}}; {{gloss|dog}}": "a, b; H2O; ⟨th⟩; 'dog'",
 }
+SHOWN |= {
+    "{{transl|ja|Hepburn|Tōkyō}}, {{transliteration|ru|Moskva}}, {{lang-zh|t=電腦|p=diànnǎo}}": (
+        "Tōkyō, Moskva, 電腦; diànnǎo"
+    ),
+    "{{unité|10|km}} au {{s-|XIX|e}}, XX{{e}} et {{1er}}, {{XVIIIe siècle}}, {{date-|1 janvier 2000}}": (
+        "10 km au XIXe siècle, XXe et 1er, XVIIIe siècle, 1 janvier 2000"
+    ),
+    "{{仮リンク|物|en|thing}} {{tsl|en|Object|物件}} {{link-en|物|x}} {{JIS2004フォント|辻}}": "物 物件 物 辻",
+    "{{要出典範囲|文|date=x}}": "文",
+    "（{{bd|1881年|9月25日|1936年|10月19日}}）{{bd|1950年}}": "（1881年9月25日－1936年10月19日）1950年",
+    "{{ordinal|11}} {{ord|22}}, {{height|ft=6|in=2}}, {{Euro|5}}, {{§|823|BGB}}, 44 {{BCE}}": (
+        "11th 22nd, 6 ft 2 in, €5, § 823 BGB, 44 BCE"
+    ),
+    "It {{cn span|is text|date=2020}} and {{sort|a}}, {{death date and age|2000|1|2|1950|3|4}}.": (
+        "It is text and a, January 2, 2000."
+    ),
+    "x {{flatlist|\n* a\n* b\n}} y\n{{columns-list|colwidth=9em|\n* c\n}}": "x\n- a\n- b\ny\n\n- c",
+    "a<includeonly>hidden</includeonly>b<noinclude>c</noinclude>": "abc",
+}
 QUOTATIONS = [
     "{{blockquote|text=We shall rebuild it.|author=The mayor}}",
     "{{quote|1=We shall rebuild it.}}",
@@ -42,6 +61,7 @@ QUOTATIONS = [
     "{{Cquote|quote=We shall rebuild it.|source=x}}",
     "{{quote box|title=x|quote=We shall rebuild it.|width=30%}}",
     "{{rquote|right|We shall rebuild it.|x}}",
+    "{{Zitat-en|We shall rebuild it.|Übersetzung}}",
     "{{Zitat|Text=We shall rebuild it.|Autor=x}}",
     "{{Citation bloc|We shall rebuild it.}}",
     "{{cita|We shall rebuild it.}}",
@@ -57,6 +77,7 @@ BRACKETS = {
         "Rome, Paris (west), Bonn and Ulm (a; )"
     ),
     "Oslo ( {{a}}, {{b}} ) has [[f()|g()]] and ()": "Oslo has g() and ()",
+    "Z ({{a}}/{{b}}), W ({{a}} – {{b}}), U (<ref name=x />), 京（{{IPA|x}}）、東京（{{a}}、西）": "Z, W, U, 京、東京（西）",
     "{{nowrap|Kyiv ({{IPA|x}})}} and [[Lviv|Lviv ({{x}}; old)]]": "Kyiv and Lviv (old)",
 }
 TAGS = {
@@ -92,6 +113,9 @@ LISTINGS = {
     " == no heading ==\n<nowiki>#</nowiki> x": "```\n== no heading ==\n```\n# x",
     "a\n \nb\n {{gone}}\nc<br> d": "a\n\nb\n\nc\nd",
     "{|\n| a\n b\n|}": "a\nb",
+    "He said {{quote|x}} and went.\n{|\n|a\n|} after": "He said\nx\nand went.\n\na\n\nafter",
+    "a\n<blockquote>\n quoted\n</blockquote>\nb <blockquote> c": "a\n\nquoted\n\nb\nc",
+    "<ref/> a\n<pre>b\nc</pre> d": "a\n\n```\nb\nc\n```\nd",
 }
 
 
