@@ -37,8 +37,8 @@ class Scopes:
     def of_search(self, question: Question) -> Scope:
         """Return the scope of what is found."""
         made = self._by_tokens(self._max_tokens)
-        ranked = {"k": question.k or made.k, "candidates": question.candidates}
-        return replace(made, tenant=question.tenant, filter=question.only, **ranked)
+        made = replace(made, k=question.k or made.k, candidates=question.candidates)
+        return replace(made, tenant=question.tenant, filter=question.only)
 
     def of_answer(self, question: Question) -> Scope:
         """Return the scope of an answer."""
