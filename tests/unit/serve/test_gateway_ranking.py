@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,12 @@ import pytest
 import servedrun
 import stagerun
 import trainset
+from collector import Collector, collecting
 
 from rag_hpc.cli import main
 from rag_hpc.core.ledger import Ledger
+from rag_hpc.errors import MissingDependency
+from rag_hpc.serve.gateway import traces
 
 pytest.importorskip("torch")
 pytestmark = pytest.mark.timeout(200)
@@ -44,8 +49,18 @@ def ledger(reranked: stagerun.Chain, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="module")
-def http(ledger: Ledger) -> Iterator[httpx.Client]:
-    with gateways.gateway(ledger, "ranking", "gateway.search_ms=5000") as doors, gateways.owner(doors) as found:
+def collector() -> Iterator[Collector]:
+    with collecting() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def http(ledger: Ledger, collector: Collector) -> Iterator[httpx.Client]:
+    settings = ["gateway.search_ms=5000"]
+    with contextlib.suppress(MissingDependency):
+        traces.require()
+        settings.append(f"gateway.otlp={collector.url}")
+    with gateways.gateway(ledger, "ranking", *settings) as doors, gateways.owner(doors) as found:
         yield found
 
 
@@ -98,6 +113,18 @@ def test_a_request_says_how_many_hits_are_scored_and_read_and_caches_tell_them_a
     reply = http.post("/v1/query", json={"question": "x", "candidates": LISTED + 1})
     assert (reply.status_code, reply.json()["error"]["code"]) == (400, "too_many_candidates")
     assert 'rag_step_seconds_count{step="rerank"}' in http.get("/metrics").text
+
+
+def test_steps_are_traced(http: httpx.Client, collector: Collector) -> None:
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http.trace_exporter")
+    assert http.post("/v1/query", json={"question": "What is traced?"}, headers={"X-Request-Id": "traced-1"})
+    end = time.monotonic() + 20
+    while b"traced-1" not in b"".join(collector.bodies):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert {"POST /v1/query", "embed", "search", "rerank", "read", "generate"} <= {
+        one.name for one in collector.spans()
+    }
 
 
 def test_what_a_run_has_not_is_refused(
