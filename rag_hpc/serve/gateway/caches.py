@@ -76,7 +76,7 @@ class Caches:
         async def made() -> Got:
             return Got(await make(), "computed")
 
-        scope = replace(self._scopes.of_search(question), k=0, filter="")
+        scope = replace(self._scopes.of_search(question), k=0, candidates=0, filter="")
         got = await self._once(question, "embed", Key(kind=Kind.embedding, scope=scope, text=question.text), made)
         return np.atleast_2d(got.value)
 

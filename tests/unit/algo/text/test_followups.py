@@ -14,7 +14,10 @@ FIRST, SECOND = "Which function copies a whole folder?", "And does it copy symbo
     [
         (SECOND, f"{SECOND} function copies whole folder"),
         ("And file times?", "And file times? function copies whole folder"),
-        ("How is a deque different from a list?", None),  # it stands by itself
+        ("What about the sorted function?", "What about the sorted function? copies whole folder"),
+        ("Symbolic links?", "Symbolic links? function copies whole folder"),
+        ("How is a deque different from a list?", None),  # these stand by themselves
+        ("What is a deque?", None),
         ("Und kopiert sie auch Links?", "Und kopiert sie auch Links? function copies whole folder"),
         ("¿Y ese copia enlaces?", "¿Y ese copia enlaces? function copies whole folder"),
         ("Does it copy a whole folder's function?", "Does it copy a whole folder's function? copies"),
