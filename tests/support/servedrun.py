@@ -34,8 +34,8 @@ def make_copied_run(chain: stagerun.Chain, folder: Path) -> Ledger:
     return ledger
 
 
-def make_run(chain: stagerun.Chain, folder: Path) -> Ledger:
-    """Return the ledger of a run below `folder` with plans of what is asked and shown."""
+def make_run(chain: stagerun.Chain, folder: Path, *more: str) -> Ledger:
+    """Return the ledger of a run below `folder` with plans of what is asked and shown, and of more stages."""
     ledger = Ledger(folder / "results" / "runs" / "demo")
     ledger.create({})
     for found in chain.out.values():
@@ -50,8 +50,9 @@ def make_run(chain: stagerun.Chain, folder: Path) -> Ledger:
             cluster={"root": None},
         )
     )
-    for name in (*ask.NEEDED, page.STAGE):
-        inputs = {n: m for n, m in chain.out.items() if n in make_stage(name, {}).needs}
+    for name in (*ask.NEEDED, page.STAGE, *more):
+        stage = make_stage(name, {})
+        inputs = {n: m for n, m in chain.out.items() if n in (*stage.needs, *stage.wants)}
         plan = make_plan(make_stage(name, chain.settings[name]), inputs, submission)
         write_plan(plan_path(ledger.run_dir, 1, name), plan)
         assert (ledger.run_dir / read_plan(plan_path(ledger.run_dir, 1, name)).folder).is_dir()

@@ -50,6 +50,15 @@ def test_the_baseline_has_one_shard_and_one_worker() -> None:
     assert "vectors.build" not in config.pipeline.stages
 
 
+def test_the_served_pipeline_reads_the_best_of_both_lists_and_says_what_it_needs() -> None:
+    config = compose(["pipeline=served", "stage.rerank.model=/m", "stage.rerank.depth=30"])
+    stage = config.stage
+    assert (stage.retrieve.depth, stage.rerank.depth, stage.generate.k) == (100, 30, 10)
+    assert compose(["pipeline=served"]).stage.rerank.depth == 50
+    with pytest.raises(ConfigError, match=r"pipeline=served: set stage\.rerank\.model"):
+        check(compose(["pipeline=served"]))
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [

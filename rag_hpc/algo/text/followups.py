@@ -1,13 +1,15 @@
 """What is searched for when a question leans on the one before it, as in "And of a folder?" or "Does it sort?".
 
-The rule: a question leans on another when it has fewer than three content words, or a word that points back (English,
-German, French, Spanish). It then takes over the content words of what was searched for before, as far as it has not
-said them itself. What was searched for before is found by the same rule, so that a chain of such questions keeps its
-subject.
+The rule: a question leans on another when it begins as one that goes on ("And", "What about"), has a word that points
+back (both of English, German, French, Spanish), or has fewer than three content words and no auxiliary verb ("Why?",
+"Symbolic links?", but not "What is a deque?"). It then takes over the content words of what was searched for before, as
+far as it has not said them itself. What was searched for before is found by the same rule, so that a chain of such
+questions keeps its subject.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from rag_hpc.algo.text.words import content_words, words
@@ -22,10 +24,17 @@ _BACK = frozenset(
 )
 
 
+_ON = re.compile(r"\W*(?:and|or|but|also|(?:what|how) about|und|oder|aber|auch|et|ou|mais|y|o|pero)\b", re.IGNORECASE)
+_VERBS = frozenset(
+    "am is are was were do does did has have had can could may might must shall should will would".split()
+)
+
+
 def leans(question: str) -> bool:
     """Return whether a question can hardly be understood by itself."""
-    said = words(question.lower())
-    return len(content_words(question)) < FEWEST or not _BACK.isdisjoint(said)
+    said = {*words(question.lower())}
+    short = len(content_words(question)) < FEWEST and said.isdisjoint(_VERBS)
+    return short or not said.isdisjoint(_BACK) or _ON.match(question) is not None
 
 
 def searched_for(question: str, before: Sequence[str]) -> str:

@@ -39,8 +39,8 @@ class Scopes:
     def of_search(self, question: Question) -> Scope:
         """Return the scope of what is found."""
         made = self._by_tokens(self._max_tokens)
-        ranked = {"k": question.k or made.k, "candidates": question.candidates}
-        return replace(made, tenant=question.tenant, filter=question.only, **ranked)
+        made = replace(made, k=question.k or made.k, candidates=question.candidates)
+        return replace(made, tenant=question.tenant, filter=question.only)
 
     def of_answer(self, question: Question) -> Scope:
         """Return the scope of an answer."""
@@ -78,7 +78,7 @@ class Caches:
         async def made() -> Got:
             return Got(await make(), "computed")
 
-        scope = replace(self._scopes.of_search(question), k=0, filter="")
+        scope = replace(self._scopes.of_search(question), k=0, candidates=0, filter="")
         got = await self._once(question, "embed", Key(kind=Kind.embedding, scope=scope, text=question.text), made)
         return np.atleast_2d(got.value)
 

@@ -218,6 +218,7 @@ def test_a_gateway_answers_again_from_memory_and_from_what_warm_wrote_and_others
         assert len(model.bodies) == 3
         before = http.post("/v1/query", json={"question": fixedcorpus.ASKED["sorting"]}).json()
         assert before["cache"]["answer"] == "files" and before["found"] and len(model.bodies) == 3
+        assert http.get(before["kept_as"]).json()["answer"] == before["answer"]
     request = gated.request()
     generator = GeneratorConfig(name=GeneratorName.openai, base_url="http://h/v1", model="m")
     scope = scope_of(manifests(gated.run_dir, request), request, generator, tenant="")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from collector import Collector, collecting
 from fakegateway import FakeGateway, client_of
 
 from rag_hpc.errors import ConfigError, MissingDependency
@@ -21,48 +19,11 @@ from rag_hpc.serve.gateway.config import GatewayConfig
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 
-class Collector(ThreadingHTTPServer):
-    """Takes spans over HTTP, on a port of loopback."""
-
-    def __init__(self) -> None:
-        self.bodies = list[bytes]()
-        super().__init__(("127.0.0.1", 0), Handler)
-
-    def spans(self) -> list[Any]:
-        """Return the spans that came."""
-        from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-
-        requests: list[Any] = [ExportTraceServiceRequest.FromString(body) for body in self.bodies]
-        parts = [part for request in requests for of in request.resource_spans for part in of.scope_spans]
-        return [span for part in parts for span in part.spans]
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Keeps what is posted."""
-
-    server: Collector  # type: ignore[assignment]
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        assert self.path == "/v1/traces"
-        self.server.bodies.append(gzip.decompress(body) if self.headers["Content-Encoding"] == "gzip" else body)
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
-
-
 @pytest.fixture
 def collector() -> Iterator[Collector]:
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http.trace_exporter")
-    with Collector() as found:
-        thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
+    with collecting() as found:
         yield found
-        found.shutdown()
-        thread.join()
 
 
 def attributes(span: Any) -> dict[str, Any]:
@@ -72,7 +33,7 @@ def attributes(span: Any) -> dict[str, Any]:
 def test_a_request_and_its_steps_are_spans_of_the_caller_s_trace_without_a_word_of_it(
     collector: Collector, tmp_path: Path
 ) -> None:
-    kept = traces.Traces(f"http://127.0.0.1:{collector.server_port}", "demo", "1")
+    kept = traces.Traces(collector.url, "demo", "1")
     gateway = FakeGateway(tmp_path, traces=kept)
     headers = {"traceparent": f"00-{TRACE}-{PARENT}-01", "X-Request-Id": "mine-1"}
     with client_of(gateway) as client:
