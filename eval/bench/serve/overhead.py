@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import random
+import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -166,14 +167,16 @@ def _sides(stack: contextlib.ExitStack, ledger: Ledger, place: GatewayPlace, giv
     theirs = [_body(engine.MODEL, text) for text in texts]
     port, pid = stack.enter_context(engine.playing(delay_ms=ENGINE_MS))
     found["engine"] = Side(target=Target(socket=f"127.0.0.1:{port}", path=CHAT, kept=True), pid=pid, bodies=theirs)
+    key = f"sk-{secrets.token_hex(32)}"
     starts: dict[str, Callable[[str], contextlib.AbstractContextManager[tuple[int, int]]]] = {
-        "litellm": lambda program: peers.litellm(program, port),
+        "litellm": lambda program: peers.litellm(program, port, key),
         "vllm_router": lambda program: peers.vllm_router(program, [port]),
     }
     for name, start in starts.items():
         if given[name]:
             proxy, proxy_pid = stack.enter_context(start(given[name]))
-            target = Target(socket=f"127.0.0.1:{proxy}", path=CHAT, kept=True)
+            token = key if name == "litellm" else ""
+            target = Target(socket=f"127.0.0.1:{proxy}", path=CHAT, token=token, kept=True)
             found[name] = Side(target=target, pid=proxy_pid, bodies=theirs)
     return found
 

@@ -20,9 +20,13 @@ litellm_settings: {{set_verbose: false, num_retries: 0, request_timeout: 60, cal
 
 
 @contextlib.contextmanager
-def litellm(program: str, engine: int) -> Iterator[tuple[int, int]]:
-    """Yield the port and the process of litellm's proxy, of one worker, before the engine at this port."""
-    port, quiet = free_port(), os.environ | {"LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION"}
+def litellm(program: str, engine: int, key: str) -> Iterator[tuple[int, int]]:
+    """Yield the port and the process of litellm's proxy, of one worker, before the engine at this port.
+
+    key: that it asks for, without which it does not start.
+    """
+    own = {"LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION", "LITELLM_MASTER_KEY": key}
+    port, quiet = free_port(), os.environ | own
     with tempfile.TemporaryDirectory(prefix="rag-hpc-") as folder:
         config = Path(folder, "config.yaml")
         config.write_text(LITELLM.format(model=MODEL, port=engine))

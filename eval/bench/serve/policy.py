@@ -120,7 +120,7 @@ def goodput(
 ) -> float:
     """Return the good requests a second at the rate that has most of them."""
     cached = costs.step_s + costs.prefill_s * BLOCK * OWN + ANSWER * costs.decode_s
-    rate, best = 0.1 * num / (cached + costs.prefill_s * BLOCK * PREFIX), 0.0
+    rate, best = 0.5 * num / (cached + costs.prefill_s * BLOCK * PREFIX), 0.0
     while True:
         requests = drawn(workload, count, rate, seed)
         play(requests, make(num), [Replica(costs) for _ in range(num)])

@@ -68,11 +68,11 @@ class Replica:
         costs, read = self._costs, 0
         decoding = [one for one in self._running if one.left == 0]
         budget = costs.step_tokens - len(decoding)
-        while self._waiting and len(self._running) < costs.sequences:
+        ahead = sum(one.left for one in self._running)
+        while self._waiting and len(self._running) < costs.sequences and ahead < budget:
             self._running.append(self._waiting.popleft())
             self._look_up(self._running[-1])
-            if sum(one.left for one in self._running) >= budget:
-                break
+            ahead += self._running[-1].left
         for one in (one for one in self._running if one.left):
             part = min(one.left, budget - read)
             one.left, read = one.left - part, read + part

@@ -26,15 +26,15 @@ def side(*whole_s: float, pid: int = 0) -> Side:
 
 def test_an_engine_is_asked_on_kept_connections_streamed_and_whole() -> None:
     cores = os.sched_getaffinity(0)
-    with engine.playing(delay_ms=30, pieces=3, pause_ms=5) as (port, pid):
+    with engine.playing(delay_ms=30, pieces=3, pause_ms=150) as (port, pid):
         address = f"127.0.0.1:{port}"
         target = Target(socket=address, path=CHAT, kept=True)
         sides = {"engine": Side(target=target, pid=pid, bodies=[BODY])}
         overhead.turns(sides, rate=100, seconds=0.3, pairs=1, seed=0)
         (streamed,) = ask(Target(socket=address, path=CHAT), [Sample(due_s=0, body=BODY | {"stream": True})])
     found = sides["engine"]
-    assert len(found.samples) > 10 and all(one.good and one.whole_s >= 0.04 for one in found.samples)
-    assert streamed.told["answer"] == "word word word " and streamed.first_s < streamed.whole_s - 0.008
+    assert len(found.samples) > 10 and all(one.good and one.whole_s >= 0.33 for one in found.samples)
+    assert streamed.told["answer"] == "word word word " and streamed.first_s < streamed.whole_s - 0.1
     assert os.sched_getaffinity(0) == cores
 
 
