@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,6 +80,8 @@ class Replica:
             ends_unix=0.0 if deadline is None else now + deadline - time.monotonic(),
         )
         self._engine: VllmGenerator | None = None
+        # a disk of many nodes takes its time, and answers do not wait for it; one thread, so that the last word stays
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="notice")
 
     async def live(self) -> None:
         """Serve until a signal. Raises ClusterError when the engine does not start."""
@@ -95,6 +98,7 @@ class Replica:
         finally:
             beating.cancel()
             await asyncio.gather(beating, return_exceptions=True)
+            await asyncio.to_thread(self._writer.shutdown)
             replicas.withdraw(self.place, self._notice.name)
             self._server.should_exit = True
             await asyncio.gather(serving, return_exceptions=True)
@@ -149,6 +153,8 @@ class Replica:
             return False
 
     async def _drain(self) -> None:
+        told = asyncio.wrap_future(self._tell(State.draining))
+        await asyncio.wait({told}, timeout=BEAT_S)  # gateways can know before it refuses
         self._say(State.draining)
         end = time.monotonic() + self._config.drain_s
         while self.relay.inflight and time.monotonic() < end:
@@ -161,22 +167,29 @@ class Replica:
 
     # ---- the notice
 
-    def _say(self, state: State) -> None:
-        """Write the notice. The group's folder goes with `serve down`, and this process with it."""
+    def _say(self, state: State) -> Future[None]:
+        """Be in that state, and let the notice be written."""
         self.relay.state = state
         self.relay.retry_after_s = sum(replicas.lead_s(self.place)) if state is State.draining else 5.0
+        return self._tell(state)
+
+    def _tell(self, state: State) -> Future[None]:
         idle_s = round(self.relay.idle_s, 1)
         self._notice = replace(self._notice, state=state.value, idle_s=idle_s, beat=self._notice.beat + 1)
+        return self._writer.submit(self._write, self._notice, asyncio.get_running_loop())
+
+    def _write(self, notice: Notice, loop: asyncio.AbstractEventLoop) -> None:
+        """Write the notice. The group's folder goes with `serve down`, and this process with it."""
         try:
-            replicas.write_notice(self.place, self._notice)
+            replicas.write_notice(self.place, notice)
         except OSError as error:
             log.warning("the notice cannot be written: %s", error)
             if not self.place.folder.exists():
-                self._stopped.set()
+                loop.call_soon_threadsafe(self._stopped.set)
 
     async def _beat(self) -> None:
         while True:
-            self._say(self.relay.state)
+            await asyncio.wrap_future(self._say(self.relay.state))
             await asyncio.sleep(BEAT_S)
 
 

@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from rag_hpc.core.settings import DAY_S, bounded, check_bounds
-from rag_hpc.core.stored import typed
+from rag_hpc.core.stored import sealed_json, typed
+from rag_hpc.core.trust import private_files
 from rag_hpc.errors import ConfigError, CorruptOutput, InputError
 from rag_hpc.serve.places import Place, check_own
 
@@ -131,8 +132,12 @@ def slot_of(name: str) -> tuple[int, int]:
 
 
 def write_notice(place: Place, notice: Notice) -> None:
-    """Publish how a replica is."""
-    place.write(notice_name(notice.name), notice)
+    """Publish how a replica is. It is not flushed to the disk: a crash may lose it, and the next comes in a moment."""
+    path = place.folder / notice_name(notice.name)
+    draft = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}")
+    with private_files():
+        draft.write_bytes(sealed_json(dataclasses.asdict(notice)))
+        draft.replace(path)
 
 
 def notice_name(name: str) -> str:

@@ -24,7 +24,7 @@ from rag_hpc.core.ledger import Ledger
 from rag_hpc.launchers import gateway, resident
 from rag_hpc.serve.gateway.places import Doors, GatewayPlace
 from rag_hpc.serve.places import Place
-from rag_hpc.serve.replicas import Notice, Roll, places_of, slot_of
+from rag_hpc.serve.replicas import Notice, Roll, asked, places_of, slot_of
 from rag_hpc.slurm import devcluster as dc
 
 SOAK = os.environ.get("RAG_HPC_SOAK", "")  # read once: no test sees RAG_HPC_* variables
@@ -123,13 +123,16 @@ def test_no_request_fails_whatever_of_a_fleet_is_killed(
             headers={"Authorization": f"Bearer {token}"},
             timeout=60,
         )
+        rests = asked(place).resting
+        logs = f"{rests}\n{later.text}\n{fleetload.said(place)}\n{gateway.said(gates[0], 40)}"
         watch.until("asked while all had gone", lambda found: set(found) == {0})
         with capsys.disabled():
-            why = {"why": load.failed[:5] + load.cut[:5]}
-            fleetload.keep(SOAK, "faults", {**load.told, "seconds": watch.took_s, "partial_of": load.partial, **why})
+            why = {"why": sorted({*load.failed, *load.cut, *load.partial})}
+            told_later = {"asked_of_none": later.status_code, "retry_after_s": later.headers.get("Retry-After")}
+            fleetload.keep(SOAK, "faults", {**load.told, "seconds": watch.took_s, **told_later, **why})
         assert not load.failed and load.whole > 50 < load.streamed
         assert whole and {*load.partial} <= {"2/4"}
-        assert (later.status_code, later.json()["error"]["code"]) == (503, "no_replica")
+        assert later.status_code == 503 and later.json()["error"]["code"] == "no_replica", logs
         assert 1 <= int(later.headers["Retry-After"]) < LIMIT_S
     finally:
         assert main(["serve", "down", run]) == 0

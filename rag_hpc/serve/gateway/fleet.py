@@ -17,7 +17,7 @@ from rag_hpc.serve.replicas import GUESSED_S, Notice, Roll, State
 
 log = logging.getLogger(__name__)
 LOOK_S = 1.0
-AGAIN_S = 30.0  # between two wishes for replicas
+AGAIN_S = 30.0  # between two wishes for replicas that are asked for and do not come
 
 
 class Fleet:
@@ -27,13 +27,14 @@ class Fleet:
         self._place, self._upstream, self._roll = place, upstream, Roll(place)
         self._told: list[str] | None = None
         self._starting: dict[str, float] = {}  # replica -> since when it is seen to start, on time.monotonic()
-        self._identity, self._wish_due = "", 0.0
+        self._identity, self._wish_due, self._rests = "", 0.0, False
 
     async def look(self) -> None:
         """Look once."""
         seen = await asyncio.to_thread(self.seen)
         await self._upstream.follow(seen)
-        if self._upstream.missed and not seen.models and time.monotonic() >= self._wish_due:
+        due = self._rests or time.monotonic() >= self._wish_due
+        if self._upstream.missed and not seen.models and due:
             self._upstream.missed, self._wish_due = False, time.monotonic() + AGAIN_S
             await asyncio.to_thread(self._wish)
         if self._told != (names := sorted(seen.models)):
@@ -53,6 +54,7 @@ class Fleet:
         name, looked = self._place.name, time.monotonic()
         try:
             asked = replicas.asked(self._place)
+            self._rests = bool(asked.resting)
             key, self._identity = replicas.token_of(self._place), hash_value(asked.generator)
             live = self._roll.live()
             found = [one for one in live if one.state == State.ready.value]

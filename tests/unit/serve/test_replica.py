@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -21,9 +22,10 @@ import pytest
 from chatserver import fake_vllm
 
 from rag_hpc.core.ledger import Ledger
-from rag_hpc.errors import ConfigError
+from rag_hpc.errors import ConfigError, Interrupted
 from rag_hpc.serve import replicas
 from rag_hpc.serve.places import Place
+from rag_hpc.serve.replica import Replica
 from rag_hpc.serve.replicas import STALE_S, Notice, Replicas, Roll, State, lead_s, note_start, token_of, write_notice
 
 pytestmark = pytest.mark.timeout(120)
@@ -197,3 +199,23 @@ def test_settings_out_of_bounds_are_named(place: Place) -> None:
     place.write(replicas.REPLICAS, Replicas(num=1, generator={}, settings={"canary_s": -1.0}))
     with pytest.raises(ConfigError, match=r"serve\.replica\.canary_s=-1"):
         replicas.asked(place)
+
+
+def test_a_disk_that_takes_its_time_holds_nobody_up(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(place, fake_vllm(tmp_path))
+    monkeypatch.setattr(replicas, "write_notice", lambda place, notice: time.sleep(2.0))
+
+    async def longest_turn_s() -> float:
+        life, longest = asyncio.create_task(Replica(place, "0", time.monotonic()).live()), 0.0
+        end = time.monotonic() + 1.0
+        while (begun := time.monotonic()) < end:
+            await asyncio.sleep(0.02)
+            longest = max(longest, time.monotonic() - begun)
+        os.kill(os.getpid(), signal.SIGTERM)
+        with contextlib.suppress(Interrupted):
+            await life
+        return longest
+
+    assert asyncio.run(longest_turn_s()) < 1.5
