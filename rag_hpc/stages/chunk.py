@@ -85,7 +85,7 @@ class Chunk(Stage):
 
     Config: ClassVar[type] = ChunkConfig
     name = "chunk"
-    version = 3
+    version = 4
     needs = ("dedup.drop",)
 
     def plan(self, inputs: Inputs, shared: Path) -> list[Unit]:

@@ -94,7 +94,7 @@ class Clean(Stage):
 
     Config: ClassVar[type] = CleanConfig
     name = "clean"
-    version = 5
+    version = 6
     needs = ("crawl",)
     wants = ROUNDS[1:]
     counts_from = "crawl"

@@ -31,7 +31,7 @@ class Crawl(Stage):
 
     Config: ClassVar[type] = CorpusConfig  # or rather that of the source
     name = "crawl"
-    version = 5
+    version = 6
 
     def __init__(self, config: CorpusConfig) -> None:
         super().__init__(config)

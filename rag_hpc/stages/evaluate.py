@@ -55,7 +55,7 @@ class Evaluate(Stage):
 
     Config: ClassVar[type] = EvaluateConfig
     name = "evaluate"
-    version = 4
+    version = 5
     needs = ("retrieve.queries", "retrieve.search", "generate")
     wants = ("rerank",)
     identity = (METRICS,)

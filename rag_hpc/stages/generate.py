@@ -50,7 +50,7 @@ class Generate(Stage):
 
     Config: ClassVar[type] = GenerateConfig
     name = "generate"
-    version = 4
+    version = 5
     needs = ("chunk", "retrieve.queries", "retrieve.search")
     wants = ("rerank",)
     counts_from = "retrieve.search"

@@ -15,13 +15,22 @@ from rag_hpc.algo.answer.prompt import Passage
 from rag_hpc.algo.text.sentences import sentence_spans
 from rag_hpc.algo.text.words import content_words, num_words
 
-# As models write them that were trained on Chinese, or with files: 【1】 and 【1†source】, brackets of any width
+# As models write them that were trained on Chinese, or with files: 【1】 and 【1†source】, brackets of any width, a
+# word before the number, numbers from one to another. What regular expressions hold, [1-9], is no such range.
+_OPEN, _CLOSE = "［【〔〖⟦〚❲", "］】〕〗⟧〛❳"
+_NAMES = r"sources?|passages?|doc(?:ument)?s?|ref(?:erence)?s?|来源|資料|资料|文献|文獻|参考|參考|出典|引用"
+_LABEL = rf"(?:(?:{_NAMES})[\s:#：]{{0,2}})?"
+_MORE = r"(?:\s?[,;，；、{}]\s?\d{{1,9}}){{0,99}}"
+_REST = rf"(?:†[^\]{_CLOSE}\n]{{0,200}})?\s?"
 _WRITTEN = re.compile(
-    r"[\[［【〔〖](?:\s?\^|\s?)(\d{1,9}(?:\s?[,;，；、]\s?\d{1,9}){0,99})(?:†[^\]］】〕〗\n]{0,200})?\s?[\]］】〕〗]"
+    rf"\\?\[\s?(?:\^|{_LABEL})(\d{{1,9}}{_MORE.format('–')}){_REST}\\?\]"
+    rf"|[{_OPEN}]\s?(?:\^|{_LABEL})(\d{{1,9}}{_MORE.format('–~～-')}){_REST}[{_CLOSE}]",
+    re.IGNORECASE,
 )
+_RANGE = re.compile(r"(\d+)(?:\s?[–~～-]\s?(\d+))?")
+_LONGEST_RANGE = 20  # passages
 _CITATION = re.compile(r"\[(\d+(?:\s*[,;]\s*\d+)*)\]")
 _LEADING_CITATION = re.compile(rf"(?<!\s)\s*+{_CITATION.pattern}")
-_NUMBER = re.compile(r"\d+")
 _CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 _QUOTE = re.compile(r"[\"\u201c「『]([^\"\u201c\u201d「」『』\n]+)[\"\u201d」』]")
 _GLUED = re.compile(r"(?<=[.!?])(?=\[\d)")  # "... object.[1] The next"
@@ -133,7 +142,15 @@ def check_quotes(answer: str, quotes: Sequence[Quote], passages: Sequence[Passag
 
 def _plainly(answer: str) -> str:
     """Return the answer with all citations as [1] or [1, 2]."""
-    return _WRITTEN.sub(lambda found: f"[{', '.join(str(int(n)) for n in _NUMBER.findall(found[1]))}]", answer)
+    return _WRITTEN.sub(_as_list, answer)
+
+
+def _as_list(found: re.Match[str]) -> str:
+    numbers: list[int] = []
+    for first, last in _RANGE.findall(found[1] or found[2]):
+        begin, end = int(first), int(last or first)
+        numbers += range(begin, end + 1) if begin <= end < begin + _LONGEST_RANGE else (begin, end)
+    return f"[{', '.join(map(str, numbers))}]"
 
 
 def _with_trailing_citations(answer: str) -> list[str]:

@@ -244,10 +244,19 @@ def _with_stops(tokens: Tokens, text: str, step: int) -> Tokens:
 
 def _letters(text: str) -> I64:
     """Return where the letters of scripts without spaces are, each with the marks on it."""
-    if text.isascii():
+    if text.isascii() or _is_western(text):
         return np.zeros(0, dtype=np.int64)
     chars = characters(text)
     if chars.max() < _FIRST_LETTER:
         return np.zeros(0, dtype=np.int64)
     found: I64 = np.flatnonzero(_IS_LETTER.codes(chars)[chars])
     return found
+
+
+def _is_western(text: str) -> bool:
+    """Return whether all characters are those of Western Europe, with its quotation marks: a quick look."""
+    try:
+        text.encode("cp1252")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -45,6 +45,9 @@ def article_body(source: bytes, begin: int, end: int) -> str:
         text = str(json.loads(b'"' + longest + b'"', strict=False))
     except ValueError:  # an escape that is none
         text = longest.decode("utf-8", "replace")
-    if "<" in text:
-        text = _ANY_TAG.sub("", _TAG.sub("\n\n", text))
-    return unescape(text).strip()
+    text = unescape(_without_tags(text)).strip()
+    return unescape(_without_tags(text)).strip() if _TAG.match(text) else text  # some escape it twice
+
+
+def _without_tags(text: str) -> str:
+    return _ANY_TAG.sub("", _TAG.sub("\n\n", text)) if "<" in text else text

@@ -13,9 +13,7 @@ _FNV0, _FNV = np.uint64(names.FNV_START), np.uint64(names.FNV_PRIME)
 _H_MAIN, _H_NONE, _H_DISPLAY, _H_TRUE, _H_HIDDEN, _H_VISIBILITY = (
     np.uint64(names.name_hash(word)) for word in ["main", "none", "display", "true", "hidden", "visibility"]
 )
-_H_TABPANEL, _H_TABPANE, _H_UNTIL_FOUND = (
-    np.uint64(names.name_hash(word)) for word in ["tabpanel", "tabpane", "untilfound"]
-)
+_PANEL = names.PANEL
 
 
 @jit_inlined
@@ -111,9 +109,9 @@ def tag_end(src: Any, i: Any) -> Any:
 
 @jit_inlined
 def mentions_json(src: Any, i: Any, end: Any) -> Any:
-    """Return whether src[i:end] holds the letters json."""
+    """Return whether src[i:end] holds the letters json, in any case."""
     for at in range(i, end - 3):
-        if src[at] == 106 and src[at + 1] == 115 and src[at + 2] == 111 and src[at + 3] == 110:
+        if src[at] | 32 == 106 and src[at + 1] | 32 == 115 and src[at + 2] | 32 == 111 and src[at + 3] | 32 == 110:
             return True
     return False
 
@@ -143,7 +141,7 @@ def class_words(src: Any, i: Any, end: Any, known: Any) -> Any:
 
     Words end at case changes and at what is no letter; the words between two spaces, joined, are one more.
     """
-    mask, main, none, panel = np.int64(0), False, False, False
+    mask, main, none = np.int64(0), False, False
     h, whole, length, before, lower, every = _FNV0, _FNV0, 0, np.uint64(0), False, np.int64(7)
     while i <= end:
         c = src[i] if i < end else 32
@@ -162,10 +160,9 @@ def class_words(src: Any, i: Any, end: Any, known: Any) -> Any:
             length += 1
         elif is_space(c):
             mask |= lookup(known.word_keys, known.word_bits, whole)
-            panel = panel or whole in (_H_TABPANEL, _H_TABPANE, _H_UNTIL_FOUND)
             every = (every ^ np.int64(whole >> np.uint64(33))) * 31
             whole = _FNV0
-    return mask, main, none, panel, every & 0x7FFFFFFF
+    return mask & ~_PANEL, main, none, mask & _PANEL != 0, every & 0x7FFFFFFF
 
 
 @jit_inlined

@@ -215,6 +215,14 @@ CUES = {
     " juin juillet septembre octobre novembre enero febrero marzo abril mayo junio julio agosto septiembre octubre"
     " noviembre diciembre",
 }
+# Class names and roles of what is shown on a click or by a search in the page, their parts joined
+PANELS = (
+    "tabpanel tabpane tabcontent tabcontents tabscontent tabspanel tabspane tabspanels tabitemcontent tabbedblock"
+    " tabbedcontent sphinxtabspanel accordioncontent accordionpanel accordionbody accordionitem accordioncollapse"
+    " collapsecontent collapsiblecontent panelcollapse expandercontent expandablecontent togglecontent faqanswer"
+    " faqcontent readmorecontent morecontent spoilercontent detailscontent untilfound"
+)
+PANEL = 1 << 40  # beyond the bits of GROUPS, which nodes keep
 GROUP_BIT = {name: 1 << bit for bit, name in enumerate(GROUPS)}
 
 FNV_START, FNV_PRIME = 0xCBF29CE484222325, 0x100000001B3
@@ -255,8 +263,8 @@ def implied_table() -> I64:
 
 
 def word_table() -> tuple[U64, I64]:
-    """Return the hash table from words of class names to the bits of their groups."""
-    return _bit_table(GROUPS)
+    """Return the hash table from words of class names to the bits of their groups, and to PANEL."""
+    return _bit_table(GROUPS, dict.fromkeys(PANELS.split(), PANEL))
 
 
 def cue_table() -> tuple[U64, I64]:
@@ -264,8 +272,8 @@ def cue_table() -> tuple[U64, I64]:
     return _bit_table(CUES)
 
 
-def _bit_table(groups: dict[str, str]) -> tuple[U64, I64]:
-    bits: dict[str, int] = {}
+def _bit_table(groups: dict[str, str], others: dict[str, int] | None = None) -> tuple[U64, I64]:
+    bits = dict(others or {})
     for place, words in enumerate(groups.values()):
         for word in words.split():
             bits[word] = bits.get(word, 0) | 1 << place

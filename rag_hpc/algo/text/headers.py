@@ -10,7 +10,10 @@ from collections.abc import Iterable
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 
 
-SNIFFED_TYPES = ("", "application/octet-stream", "unknown/unknown", "application/unknown")  # say nothing of the body
+SNIFFED_TYPES = (  # say nothing of the body, or are no types
+    *("", "application/octet-stream", "unknown/unknown", "application/unknown", "application/x-unknown"),
+    *("application/force-download", "httpd/unix-directory", "application/html", "text/x-server-parsed-html"),
+)
 _VALUE = re.compile(r"""(?:[^,"]|"(?:[^"\\]|\\.)*+"?)++""")  # of a list, which commas in quotes do not end
 _TYPE = re.compile(r"[\w!#$%&'*+.^`|~-]+/[\w!#$%&'*+.^`|~-]+", re.ASCII)
 _CHARSET = re.compile(r""";\s*charset\s*=\s*("[^"]*"|[^\s;]+)""", re.IGNORECASE)
@@ -27,7 +30,7 @@ def sent_type(values: Iterable[str]) -> str:
     """
     essence = charset = ""
     for value in _VALUE.findall(",".join(values)):
-        kind = media_type(value)
+        kind = media_type(value).strip("'")
         if not _TYPE.fullmatch(kind) or kind == "*/*":
             continue
         stated = _CHARSET.search(value)

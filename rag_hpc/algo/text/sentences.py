@@ -17,7 +17,7 @@ _SPACE, _NEWLINE, _BLANK, _STOP, _WIDE, _CLOSER, _LOWER, _SOFT, _THAI, _POINT, _
 _SETS = {
     _NEWLINE: "\n",
     _BLANK: " \t\u00a0",
-    _STOP: ".!?…؟।",
+    _STOP: ".!?…؟।॥۔։።፧᙮᠃᠉꓿",
     _WIDE: "。！？｡．︒‼⁇⁈⁉។៕။།༎",
     _POINT: "．",
     _CLOSER: "\"'”’»)]」』）",

@@ -8,6 +8,7 @@ Thai a word would else be a whole sentence). Digits are those of a number in any
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from itertools import groupby
 
@@ -77,9 +78,10 @@ def content_words(text: str) -> list[str]:
     """Return what carries meaning, in lower case and order: words, without those that any sentence has; of unspaced
     scripts each two characters in a row, of Han and katakana each one too, of Thai and the like each three.
 
-    One letter of an alphabet, or one hiragana, says nothing of what a text is about.
+    One letter of an alphabet, or one hiragana, says nothing of what a text is about. Wide and narrow forms of a letter
+    are the same (NFKC).
     """
-    lower = text.lower()
+    lower = (text if text.isascii() else unicodedata.normalize("NFKC", text)).lower()
     if not is_unspaced(lower):
         return [word for word in WORD.findall(lower) if word not in STOP_WORDS]
     spaced = [word for word in WORD.findall(RUN.sub(" ", lower)) if word not in STOP_WORDS]

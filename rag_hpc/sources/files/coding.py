@@ -42,9 +42,9 @@ class _Unpacker(Protocol):
 def content_codings(value: str) -> list[str]:
     """Return the codings that a Content-Encoding value names, in the order they were applied.
 
-    Words that name no coding ("none", "utf-8", "identity") are passed over, as browsers do.
+    Words that name no coding ("none", "utf-8", "identity") are passed over, as browsers do; so are parameters.
     """
-    words = (word.strip().lower() for word in value.split(","))
+    words = (word.partition(";")[0].strip().lower() for word in value.split(","))
     return [_KNOWN[word] for word in words if word in _KNOWN]
 
 

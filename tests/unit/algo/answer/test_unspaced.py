@@ -51,6 +51,11 @@ def test_characters_count_as_words_do_and_punctuation_of_any_width_as_none(
         ("A【1，2】、［3、4］.", [1, 2, 3, 4]),
         ("A 【 1 】 [ 2 ] 〔3〕", [1, 2, 3]),
         ("A 【3†L10-L20】[2†x.pdf].", [3, 2]),
+        ("A ⟦1⟧, ❲2❳〚3〛.", [1, 2, 3]),
+        ("A [1–3], 【5-6】, 【8～9】.", [1, 2, 3, 5, 6, 8, 9]),
+        ("A [Source 1][Doc. 2] 【来源3】[Passages 4, 5].", [1, 3, 4, 5]),
+        (r"A \[1\].", [1]),
+        ("the class [1-9] or [0-9]+ and 【1-400】", [1, 400]),
         ("A [^1].", [1]),
         ("`a【1】` and 【x】, 【0】, 【1.5】, (1)", []),
     ],
@@ -59,7 +64,7 @@ def test_citations_are_read_in_all_brackets_that_models_write(answer: str, numbe
     assert parse_citations(answer) == numbers
 
 
-@pytest.mark.parametrize("mark", ["[1]", "【1】", "［１］", "【1†source】"])
+@pytest.mark.parametrize("mark", ["[1]", "【1】", "［１］", "【1†source】", "⟦1⟧", "[来源 1]"])
 def test_a_citation_before_or_behind_the_stop_is_its_sentences(mark: str) -> None:
     held = passage("这座灯塔由老王管理。码头在春天开放。")
     for answer in (f"这座灯塔由老王管理{mark}。码头在春天开放。", f"这座灯塔由老王管理。{mark}码头在春天开放。"):
@@ -69,6 +74,7 @@ def test_a_citation_before_or_behind_the_stop_is_its_sentences(mark: str) -> Non
 
 
 CLAIMS = {  # passage, what it says, what it does not
+    "narrow": ("ファミリーマートは1981年に設立された。", "ﾌｧﾐﾘｰﾏｰﾄは１９８１年設立。", "ﾛｰｿﾝは１９７５年設立。"),
     "zh": (
         "这座灯塔由老王和港务局共同管理，建于一九二〇年，高三十二米。",
         "灯塔的管理者是老王和港务局两方。",

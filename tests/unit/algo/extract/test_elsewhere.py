@@ -87,6 +87,13 @@ def test_the_article_body_of_json_ld_is_taken_where_the_page_holds_less(data: ob
     assert html_text(f"{script}<article><p>{MORE}</p></article>").text == MORE
 
 
+@pytest.mark.parametrize("kind", ["APPLICATION/LD+JSON", "application/ld+json; charset=utf-8"])
+def test_json_ld_is_found_however_its_type_is_written_and_its_body_escaped(kind: str) -> None:
+    body = f"&lt;p&gt;{BODY}&lt;/p&gt;&lt;p&gt;{MORE} &amp;lt;b&amp;gt;&lt;/p&gt;"
+    script = f'<script type="{kind}">{json.dumps({"articleBody": body})}</script>'
+    assert html_text(f"{script}<p>Loading</p>").text == f"{BODY}\n\n{MORE} <b>"
+
+
 def test_json_ld_that_is_broken_or_in_lines_is_read_as_far_as_it_goes() -> None:
     script = (
         '<script type="application/ld+json">{"a": [, "articleBody" : "%s\n\\u0041 \\"b\\" &amp; c",}</script><p>Hm.</p>'
@@ -105,6 +112,12 @@ def test_json_ld_that_is_broken_or_in_lines_is_read_as_far_as_it_goes() -> None:
         'class="tab-pane fade" style="display:none"',
         'role="tabpanel" aria-hidden="true"',
         'hidden="until-found"',
+        'id=w class=tabcontent style="display:none"',
+        'class="tabs__content" hidden',
+        'class="accordion-content" aria-hidden=true',
+        'class="faq-answer" hidden',
+        'class="tabbed-block" style="display: none"',
+        'class="toggleContent" style="visibility: hidden"',
     ],
 )
 def test_what_is_one_click_away_is_text(panel: str) -> None:

@@ -154,6 +154,7 @@ def test_content_codings_that_are_none_are_passed_over(tmp_path: Path, coding: s
 
 def test_codings_one_over_another_are_undone_and_unread_ones_named() -> None:
     assert content_codings("none, X-GZIP ,br") == ["gzip", "br"]
+    assert content_codings("gzip;q=1.0, utf-8") == ["gzip"]
     twice = gzip.compress(zlib.compress(TEXT))
     assert b"".join(Decoder(["deflate", "gzip"]).feed(twice, 1 << 20)) == TEXT
     for codings, message in ((["compress"], "compress: this content coding"), (["gzip"] * 4, "over 3 content codings")):
@@ -198,6 +199,7 @@ def test_the_last_valid_type_of_a_list_counts() -> None:
     assert sent_type(["text/html; charset=koi8-r, text/plain"]) == "text/plain"
     assert sent_type(['text/plain; x="a, b"; charset="utf-8"']) == "text/plain; charset=utf-8"
     assert sent_type(["", "html"]) == ""
+    assert sent_type(["'text/html'; charset=koi8-r"]) == "text/html; charset=koi8-r"
     assert parse_head(b"HTTP/1.1 200 OK\r\nContent-Type: a/b\r\nX: 1\r\n 2\r\nContent-Type: c/d\r\n\r\n")[1] == {
         "content-type": "a/b, c/d",
         "x": "1 2",

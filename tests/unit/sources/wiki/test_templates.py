@@ -77,7 +77,7 @@ BRACKETS = {
         "Rome, Paris (west), Bonn and Ulm (a; )"
     ),
     "Oslo ( {{a}}, {{b}} ) has [[f()|g()]] and ()": "Oslo has g() and ()",
-    "Z ({{a}}/{{b}}), W ({{a}} – {{b}}), U (<ref name=x />), 京（{{IPA|x}}）、東京（{{a}}、西）": "Z, W, U, 京、東京（西）",
+    "Z ({{a}}/{{b}}), W ({{a}} – {{b}}), U (<ref name=x />), 京（{{a}}）、西（{{a}}、x）": "Z, W, U, 京、西（x）",
     "{{nowrap|Kyiv ({{IPA|x}})}} and [[Lviv|Lviv ({{x}}; old)]]": "Kyiv and Lviv (old)",
 }
 TAGS = {
