@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -32,6 +33,7 @@ from rag_hpc.generators.compress import (
 from rag_hpc.generators.config import GeneratorConfig, GeneratorName
 from rag_hpc.generators.prompt import CHARS_PER_TOKEN, Packer, PromptConfig
 from rag_hpc.generators.registry import Given
+from rag_hpc.models.device import Precision
 from rag_hpc.models.encoders import EncoderConfig, get_encoder
 from rag_hpc.search import rerank
 from rag_hpc.stores.chunks import ChunkStore
@@ -207,12 +209,15 @@ class Asker:
         asked, retrieve = settings["retrieve.queries"], settings["retrieve.search"]
         self._k, self._prefix = settings["generate"]["k"], asked["prefix"]
         dims, remote = asked.get("dims", 0), remote or EncoderConfig()
-        self._encoder = get_encoder(remote, asked["model"], dims=dims)
+        precision = Precision[asked.get("precision", Precision.float32.name)]  # of the run's own questions
+        self._encoder = get_encoder(remote, asked["model"], precision, dims=dims)
         encoder = self._encoder
 
+        @cache
         def load() -> Encode:
-            own = encoder if isinstance(encoder, Encoder) else Encoder(settings["generate"]["model"], threads=1)
-            return reading(own, self._prefix)
+            if isinstance(encoder, Encoder) and encoder.facts()["precision"] == Precision.float32.value:
+                return reading(encoder, self._prefix)
+            return reading(Encoder(settings["generate"]["model"], threads=1), self._prefix)  # as generate reads them
 
         search, method, index = as_the_run(inputs, retrieve)
         self._method = "dense" if method is Method.ann and index is None else method.value

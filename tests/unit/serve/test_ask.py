@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import fixedcorpus
+import numpy as np
 import pytest
 import stagerun
 from accounts import Account
@@ -32,6 +33,7 @@ from rag_hpc.models import encoder
 from rag_hpc.search import searcher
 from rag_hpc.search.answer import Asker
 from rag_hpc.serve import ask, page
+from rag_hpc.stores.questions import read_question_vectors, read_questions
 
 
 def _answers(chain: stagerun.Chain, folder: Path, *questions: str, **settings: Any) -> list[dict[str, Any]]:
@@ -47,6 +49,13 @@ def test_questions_of_the_run_get_the_run_s_passages_and_answers(chain: stagerun
         assert (found["answer"], found["short"], found["found"]) == (row["answer"], row["short"], row["found"])
         cited = json.loads(row["citations"])
         assert [{key: c[key] for key in cited[0]} for c in found["citations"]] == cited
+
+
+def test_a_question_has_the_vector_that_it_has_in_the_run(chain: stagerun.Chain, tmp_path: Path) -> None:
+    asker = Asker(chain.out, chain.settings, GeneratorConfig(), tmp_path)
+    wanted_QD = read_question_vectors(chain.out["retrieve.queries"]).astype(np.float32)
+    found_QD = np.concatenate([asker.embed(row["text"]) for row in read_questions(chain.out["retrieve.queries"])])
+    assert np.abs(found_QD - wanted_QD).max() < 5e-4  # of another arithmetic, some 1e-3
 
 
 def test_a_run_that_fused_its_index_s_hits_is_asked_by_its_index(

@@ -88,9 +88,10 @@ def test_openai_s_client_gets_the_answer_of_ask_whole_and_streamed(
 
 
 def test_embeddings_are_the_encoder_s(client: openai.OpenAI, chain: stagerun.Chain) -> None:
+    from rag_hpc.models.device import Precision
     from rag_hpc.models.encoder import Encoder
 
-    wanted = Encoder(threads=1).encode(["a deque"])[0]
+    wanted = Encoder(precision=Precision.auto, threads=1).encode(["a deque"])[0]
     found = client.embeddings.create(model="demo", input=["a deque", "a digest"])
     assert [one.index for one in found.data] == [0, 1]
     assert max(abs(a - float(b)) for a, b in zip(found.data[0].embedding, wanted, strict=True)) < 1e-6

@@ -81,9 +81,7 @@ def test_answers_are_the_batch_job_s_and_ask_s(
         return set(order_of(http.post("/v1/retrieve", json=body).json())) == head
 
     same = [row for row in rows if same_head(row)]
-    assert (
-        len(same) >= len(rows) - 2
-    )  # vectors made among others differ by some 1e-3: near the edge, hits may be others
+    assert len(same) >= len(rows) - 1  # a vector made among others may differ in its last bits, and neighbours swap
     for row in same:
         told = found[row["query_id"]]
         assert order_of(told) == json.loads(row["chunk_ids"]) and told["answer"] == row["answer"]
