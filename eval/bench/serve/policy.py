@@ -99,7 +99,7 @@ def likeness(program: str, num: int, count: int) -> Row:
         port, _ = stack.enter_context(peers.vllm_router(program, ports))
         target = Target(socket=f"127.0.0.1:{port}", path="/v1/chat/completions", kept=True)
         for request in requests:
-            text = " ".join(f"{name} block {number:04}".ljust(4 * BLOCK - 1, ".") for name, number in request.blocks)
+            text = " ".join(f"block {block}".ljust(4 * BLOCK - 1, ".") for block in request.blocks)
             body = {"model": engine.MODEL, "messages": [{"role": "user", "content": text}]}
             (sample,) = ask(target, [Sample(due_s=0.0, body=body)])
             if not sample.good:
