@@ -25,7 +25,7 @@ LEAST_S = 1e-4
 class Units:
     """What each unit of a step takes one worker, and how that varies."""
 
-    seconds: tuple[float, ...]  # in the order in which workers take them
+    seconds: tuple[float, ...]  # by unit
     beyond: float  # T of the runs in that of their units dealt out again
     slower: float  # exponent of p: how much longer a unit takes where more workers run
     noise: float  # standard deviation of a unit's log seconds from run to run
