@@ -14,6 +14,9 @@ _H_MAIN, _H_NONE, _H_DISPLAY, _H_TRUE, _H_HIDDEN, _H_VISIBILITY = (
     np.uint64(names.name_hash(word)) for word in ["main", "none", "display", "true", "hidden", "visibility"]
 )
 _PANEL = names.PANEL
+_TWIN = np.frombuffer(b'</span><span class="katex-html"', np.uint8)
+_SPAN_END = 7  # bytes of </span>
+_MAX_TWIN = 1 << 16  # bytes
 
 
 @jit_inlined
@@ -105,6 +108,30 @@ def tag_end(src: Any, i: Any) -> Any:
         elif not is_space(c):
             after_equals = c == 61
     return n
+
+
+@jit_inlined
+def twin_end(src: Any, i: Any) -> Any:
+    """Return the place after the second copy of a formula, drawn with spans as KaTeX does, whose math ended at i.
+
+    i if there is none, -1 if it does not end soon.
+    """
+    if i + _TWIN.size > src.size:
+        return i
+    for k in range(_TWIN.size):
+        if src[i + k] != _TWIN[k]:
+            return i
+    i += _SPAN_END
+    depth, stop = 0, min(i + _MAX_TWIN, src.size - 6)
+    while i < stop:
+        if src[i] == 60:
+            closing = 1 if src[i + 1] == 47 else 0
+            if src[i + closing + 1] == 115 and src[i + closing + 2] == 112 and src[i + closing + 3] == 97:  # spa
+                depth += 1 - 2 * closing
+                if depth == 0:
+                    return i
+        i += 1
+    return -1
 
 
 @jit_inlined

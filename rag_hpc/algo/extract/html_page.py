@@ -17,10 +17,10 @@ MAX_MARKS = 256  # tags with metadata that are noted
 TOO_DEEP, TOO_MANY = 1, 2
 
 # The scanner's state: registers of the open block, then of the tree, then what the last tag's attributes said; at last
-# the bytes of the longest noscript element.
+# the bytes of the longest noscript element, and whether a formula's second copy was looked for in vain.
 CH, LCH, WD, PU, LK, FST, BEGIN, OUT, SPACE, SOFT = range(10)
 IN_LINK, LINK_DEPTH, DEPTH, NUM_NODES, NUM_BLOCKS, NUM_MARKS, SKIPPED, PRES, ERROR = range(10, 19)
-A_MASK, A_SEM, A_HREF, A_CLOSED, A_CLASS, A_SHOWN, IN_READING, NOSCRIPT, STATE_SIZE = range(19, 28)
+A_MASK, A_SEM, A_HREF, A_CLOSED, A_CLASS, A_SHOWN, IN_READING, NOSCRIPT, NO_TWIN, STATE_SIZE = range(19, 29)
 
 
 class Tables(NamedTuple):

@@ -25,6 +25,7 @@ from rag_hpc.algo.extract.html_lex import (
     mentions_json,
     tag_end,
     tag_name,
+    twin_end,
 )
 from rag_hpc.algo.extract.html_page import (
     A_CLASS,
@@ -50,6 +51,7 @@ from rag_hpc.algo.extract.html_page import (
     MAX_DEPTH,
     MAX_MARKS,
     MAX_NODES,
+    NO_TWIN,
     NOSCRIPT,
     NUM_BLOCK_COLUMNS,
     NUM_BLOCKS,
@@ -89,6 +91,7 @@ _H_CLASS, _H_ID, _H_ROLE, _H_ITEMPROP, _H_HREF, _H_HIDDEN, _H_STYLE, _H_ARIA = (
     np.uint64(names.name_hash(name))
     for name in ("class", "id", "role", "itemprop", "href", "hidden", "style", "aria-hidden")
 )
+_H_MATH = np.uint64(names.name_hash("math"))
 _H_SHADOW, _H_SHADOW_OLD = (np.uint64(names.name_hash(name)) for name in ("shadowrootmode", "shadowroot"))
 _LESS = 60  # <
 _MAX_STYLE = 1000  # bytes of a style that are read
@@ -389,6 +392,10 @@ def _end_tag(src: Any, i: Any, known: Any, page: Any) -> Any:
     s = page.state
     i, h = tag_name(src, i + 2)
     i = tag_end(src, i)
+    if h == _H_MATH and s[NO_TWIN] == 0:
+        end = twin_end(src, i)
+        s[NO_TWIN] = end < 0
+        return max(i, end)
     tag = lookup(known.tag_keys, known.tag_codes, h)
     if tag == _TEMPLATE and page.opened[tag] == 0:
         tag = _SHADOW_ROOT

@@ -87,6 +87,22 @@ def test_a_formula_is_read_once() -> None:
     assert blocks(f"<p>The energy {formula} of a body at rest") == [("p", "The energy E=mc2 of a body at rest")]
 
 
+KATEX = (
+    '<span class="katex"><span class="katex-mathml"><math><semantics><mrow><mi>E</mi><mo>=</mo><mfrac><mi>a</mi><mi>b'
+    "</mi></mfrac></mrow><annotation encoding='application/x-tex'>E=\\frac{a}{b}</annotation></semantics></math></span>"
+    '<span class="katex-html" aria-hidden="true"><span class="base"><span class="mord">E</span><span>=</span><span>b'
+    "</span><span>a</span></span></span></span>"
+)
+
+
+def test_a_formula_that_is_drawn_too_is_read_once() -> None:
+    assert blocks(f"<p>The sum {KATEX} of <b>all {KATEX}</b> is <span>so</span>") == [
+        ("p", "The sum E=ab of all E=ab is so")
+    ]
+    half = KATEX[: KATEX.index("</span><span>=")]
+    assert blocks(f"<p>The sum {half} of <p>b")[-1] == ("p", "b")
+
+
 @pytest.mark.parametrize(("markup", "text"), RUBY)
 def test_readings_are_left_out_and_what_they_annotate_is_kept(markup: str, text: str) -> None:
     assert blocks(f"<p>日本の{markup}{markup}<p>灯台") == [("p", f"日本の{text}{text}"), ("p", "灯台")]
