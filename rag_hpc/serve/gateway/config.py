@@ -91,9 +91,11 @@ def candidates_of(settings: Mapping[str, Mapping[str, Any]], asked: int) -> int:
     run. Raises ConfigError for what the run has not."""
     from rag_hpc.search.rerank import as_the_run
 
-    head, depth = as_the_run(settings), int(settings["retrieve.search"].get("depth", 100))
-    if asked > 0 and head is None:
-        raise ConfigError(f"gateway.candidates={asked}: the run has no cross-encoder; run it with pipeline=served")
-    if asked > depth:
+    head = as_the_run(settings)
+    if head is None:
+        if asked > 0:
+            raise ConfigError(f"gateway.candidates={asked}: the run has no cross-encoder; run it with pipeline=served")
+        return 0
+    if asked > (depth := int(settings["retrieve.search"]["depth"])):
         raise ConfigError(f"gateway.candidates={asked}: the run's rankings have {depth} hits (stage.retrieve.depth)")
-    return (head.depth if asked < 0 else asked) if head else 0
+    return head.depth if asked < 0 else asked

@@ -37,7 +37,7 @@ MESSAGES: Any = [{"role": "system", "content": "Be kind."}, {"role": "user", "co
 @pytest.fixture(scope="module")
 def doors(gated: Ledger) -> Iterator[Doors]:
     """The doors of a gateway that quotes."""
-    limits = ["gateway.max_body_kib=64", "gateway.search_ms=5000", "gateway.cache=false"]
+    limits = ["gateway.max_body_kib=64", "gateway.search_ms=15000", "gateway.cache=false"]
     with gateways.gateway(gated, "quoting", *limits) as found:
         yield found
 
