@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rag_hpc.core.job import JobEnv
+from rag_hpc.core.job import JobEnv, variable
 from rag_hpc.core.log import configure
 from rag_hpc.core.trust import check_run
 from rag_hpc.errors import ClusterError, RagHpcError
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 POLL_S = 0.2
 SLACK_S = 5.0  # for a drain, beyond what it may take
 AGAIN_S = 30.0  # between two tries to submit a successor, and two looks whether a job is gone
+SUBMITTED = variable("submitted_unix")
 LOOK_S = 1.0  # between two looks how many replicas are asked for
 
 
@@ -75,6 +76,7 @@ class Attendant:
                 self._mend(now)
                 for child in self.children.values():
                     child.tend()
+                os.environ.pop(SUBMITTED, None)  # who is started later did not wait in the queue
                 time.sleep(POLL_S)
             return 0
         finally:
@@ -213,6 +215,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.umask(0o077)
         place = replicas.replicas_place(Path(run_dir), fleet)
         in_job = "SLURM_JOB_ID" in os.environ
+        if os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
+            os.environ.pop(SUBMITTED, None)  # the job was put back into the queue, and ran meanwhile
         attendant = Attendant(place, names, JobEnv.from_env().deadline(started), begun=started, in_job=in_job)
         if not in_job:
             place.write(KEEPER, KeptBy(host=os.uname().nodename, pid=os.getpid()))

@@ -115,7 +115,7 @@ class Replica:
         self._engine = engine
         await self._ready(engine)
         told = JobEnv.from_env().submitted_unix
-        queue_s = max(0.0, self._notice.begun_unix - told) if told else 0.0
+        queue_s = max(0.0, self._notice.begun_unix - told) if told else None
         replicas.note_start(self.place, queue_s, time.monotonic() - self._begun)
         log.info("ready after %.1f s", time.monotonic() - begun)
 

@@ -200,9 +200,10 @@ def fulfilled(place: Place) -> None:
     (place.folder / WISH).unlink(missing_ok=True)
 
 
-def note_start(place: Place, queue_s: float, start_s: float) -> None:
-    """Add one measured start."""
-    _append(place, STARTS, {"queue_s": round(queue_s, 1), "start_s": round(start_s, 1)})
+def note_start(place: Place, queue_s: float | None, start_s: float) -> None:
+    """Add one measured start. queue_s: None for one that no submission led to, in a job that ran before."""
+    waited = None if queue_s is None else round(queue_s, 1)
+    _append(place, STARTS, {"queue_s": waited, "start_s": round(start_s, 1)})
 
 
 def note_job(place: Place, job: Job) -> None:
@@ -255,11 +256,14 @@ def lead_s(place: Place) -> tuple[float, float]:
 
     A successor has to be submitted so long before it is needed.
     """
-    rows = [(float(row["queue_s"]), float(row["start_s"])) for row in _rows(place, STARTS)[-KEPT:]]
+    rows = [(row["queue_s"], float(row["start_s"])) for row in _rows(place, STARTS)[-KEPT:]]
     if not rows:
         return 0.0, GUESSED_S
-    rank = math.ceil(0.95 * len(rows)) - 1
-    return sorted(queue for queue, _ in rows)[rank], sorted(start for _, start in rows)[rank]
+    return _p95([queue for queue, _ in rows if queue is not None]), _p95([start for _, start in rows])
+
+
+def _p95(values: list[float]) -> float:
+    return sorted(values)[math.ceil(0.95 * len(values)) - 1] if values else 0.0
 
 
 def asked(place: Place) -> Replicas:

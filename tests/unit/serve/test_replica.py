@@ -192,6 +192,8 @@ def test_a_successor_is_asked_for_by_what_starts_took(place: Place) -> None:
     with (place.folder / replicas.STARTS).open("a") as stream:
         stream.write('{"queue_s": 1')  # a crash
     assert lead_s(place) == (18.0, 28.0)
+    note_start(place, None, 29.0)  # again, in a job that ran
+    assert lead_s(place) == (18.0, 28.0)
     assert json.loads((place.folder / replicas.STARTS).read_text().splitlines()[0]) == {"queue_s": 0.0, "start_s": 10.0}
 
 
