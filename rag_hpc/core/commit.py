@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ RECORD = "record.json"
 UNITS = "units"
 CARRY = "carry"
 MAX_FILES = 3
+_ONE_HEADER = threading.Lock()  # NumPy reads a header by `ast`, where two threads at once fail in CPython below 3.11.9
 COMMITTED = re.compile(r"unit-(\d{5,})")
 DRAFT = re.compile(r"\.draft-unit-(\d{5,})\.s(\d+)\.w(\d+)\.r\d+-\d+")  # unit, submission, worker; see draft_name
 
@@ -131,7 +133,8 @@ def num_rows(path: Path) -> int | None:
     if path.suffix == ".npy":
         import numpy as np
 
-        shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+        with _ONE_HEADER:
+            shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
         return int(shape[0]) if shape else 0
     return None
 

@@ -49,7 +49,7 @@ PARTS: dict[str, dict[str, str]] = {
 }
 DEFAULTS = {"part": "steps", "run": "", "slo": "", "seed": "0"}
 ROUTES = {"query": "/v1/query", "retrieve": "/v1/retrieve"}
-STEPS = ("embed", "search", "generate")
+STEPS = ("embed", "queue", "search", "rerank", "read", "generate")
 
 
 @dataclass(kw_only=True)
@@ -145,7 +145,7 @@ def latencies(route: str, samples: Sequence[Sample], slo: Slo, note: str, conten
     good = [sample for sample in samples if sample.good]
     told = [step for step in STEPS if any(step in sample.told["timings_ms"] for sample in good)]
     steps: dict[str, tuple[Callable[[Sample], float], float | None, Sequence[Sample]]] = {
-        step: (partial(of_step, step), getattr(slo, f"{step}_ms"), good) for step in told
+        step: (partial(of_step, step), getattr(slo, f"{step}_ms", None), good) for step in told
     }
     if route == "query":
         steps["first"] = lambda sample: 1000 * sample.first_s, slo.first_ms, samples
