@@ -26,7 +26,7 @@ RECORD = "record.json"
 UNITS = "units"
 CARRY = "carry"
 MAX_FILES = 3
-_ONE_HEADER = threading.Lock()  # NumPy reads a header by `ast`, where two threads at once fail in CPython below 3.11.9
+_ONE_HEADER = threading.Lock()  # NumPy reads it by `ast`: not from two threads in CPython below 3.11.8 (gh-106905)
 COMMITTED = re.compile(r"unit-(\d{5,})")
 DRAFT = re.compile(r"\.draft-unit-(\d{5,})\.s(\d+)\.w(\d+)\.r\d+-\d+")  # unit, submission, worker; see draft_name
 
