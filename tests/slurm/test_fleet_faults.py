@@ -66,7 +66,7 @@ class Watch:
 def test_no_request_fails_whatever_of_a_fleet_is_killed(
     shared_tmp: Path, faulty: dc.DevCluster, sh: Sh, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ledger = servedrun.make_copied_run(stagerun.chain_or_skip(servedrun.searched_chain), shared_tmp)
+    ledger = servedrun.make_copied_run(stagerun.chain_or_skip(stagerun.searched_chain), shared_tmp)
     run = f"run={ledger.run_dir}"
     where = [run, "cluster=devcluster", f"cluster.slurm_conf={faulty.slurm_conf}", "cluster.interface=eth0"]
     where.append("cluster.cpus_per_task=1")

@@ -37,7 +37,7 @@ Sh = Callable[..., str]
 @pytest.fixture
 def run(shared_tmp: Path) -> tuple[Ledger, stagerun.Chain]:
     """A run that all nodes see, and what it was made from."""
-    chain = stagerun.chain_or_skip(servedrun.searched_chain)
+    chain = stagerun.chain_or_skip(stagerun.searched_chain)
     return servedrun.make_copied_run(chain, shared_tmp), chain
 
 

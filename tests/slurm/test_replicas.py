@@ -37,7 +37,7 @@ Sh = Callable[..., str]
 def test_walltimes_pass_under_load_and_no_request_fails(
     shared_tmp: Path, slurm_env: dc.DevCluster, sh: Sh, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ledger = servedrun.make_copied_run(stagerun.chain_or_skip(servedrun.searched_chain), shared_tmp)
+    ledger = servedrun.make_copied_run(stagerun.chain_or_skip(stagerun.searched_chain), shared_tmp)
     run, doors = f"run={ledger.run_dir}", GatewayPlace(ledger.run_dir, "1")
     program = shutil.copy(SUPPORT / "chatserver.py", shared_tmp)
     python = fake_vllm(shared_tmp, program=Path(program), delay_s=0.3, pause_s=0.2, start_s=2)  # streams of 2 s

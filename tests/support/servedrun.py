@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from functools import lru_cache
 from pathlib import Path
 
 import stagerun
@@ -13,15 +12,6 @@ from rag_hpc.core.plan import plan_path, read_plan, write_plan
 from rag_hpc.core.planner import make_plan
 from rag_hpc.serve import ask, page
 from rag_hpc.stages.registry import make_stage
-
-SEARCHED = ("lexical", "encode", "retrieve.queries")
-
-
-@lru_cache(maxsize=1)
-def searched_chain() -> stagerun.Chain:
-    """Return the fixed chain as far as a search needs it, made once a process."""
-    front = stagerun.front_chain()
-    return front.fork(front.run_dir, stagerun.TO_CHUNK).run(*SEARCHED)
 
 
 def make_copied_run(chain: stagerun.Chain, folder: Path) -> Ledger:

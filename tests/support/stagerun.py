@@ -39,6 +39,7 @@ APART = (
 )  # they need models, or an endpoint
 STAGES = tuple(name for name in registry.STAGES if name not in APART)
 TO_CHUNK = STAGES[: STAGES.index("chunk") + 1]
+SEARCHED = ("lexical", "encode", "retrieve.queries")
 
 
 # ---- running stages
@@ -276,10 +277,18 @@ def front_chain() -> Chain:
 
 
 @lru_cache(maxsize=1)
-def whole_chain() -> Chain:
-    """Return the front chain and all stages after it, run once a process by one worker."""
+def searched_chain() -> Chain:
+    """Return the front chain and what a search needs of it, run once a process by one worker."""
     front = front_chain()
-    return front.fork(front.run_dir, TO_CHUNK).run(*STAGES[len(TO_CHUNK) :])
+    return front.fork(front.run_dir, TO_CHUNK).run(*SEARCHED)
+
+
+@lru_cache(maxsize=1)
+def whole_chain() -> Chain:
+    """Return the searched chain and all other stages, run once a process by one worker."""
+    searched = searched_chain()
+    upto = (*TO_CHUNK, *SEARCHED)
+    return searched.fork(searched.run_dir, upto).run(*(name for name in STAGES if name not in upto))
 
 
 def chain_or_skip(make: Callable[[], Chain] = whole_chain) -> Chain:
