@@ -6,7 +6,7 @@ What a compressed passage was stands beside it (`whole`), and citations are held
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,35 +14,11 @@ from rag_hpc.algo.answer import score
 from rag_hpc.algo.answer.cite import without_citations
 from rag_hpc.algo.answer.prompt import Passage
 from rag_hpc.algo.answer.sentences import Sentence, sentences_of
-from rag_hpc.core.settings import bounded, check_bounds
 from rag_hpc.generators.base import Answer, Encode
 
 READ_PER_KEPT = 4  # sentences that the encoder reads for each that is kept
 Write = Callable[[str, Sequence[Passage]], Answer]
 Compressed = tuple[list[Passage], dict[str, int]]
-
-
-@dataclass(kw_only=True)
-class CompressConfig:
-    """What is left out of the passages that an answer is made from; by default nothing."""
-
-    near: float = bounded(1.0, 0.0, 1.0)  # cosine to a better passage above which one is left out, e.g. 0.95; 1 = none
-    sentences: int = bounded(0, 0, 1000)  # of all passages that are kept, those that likeliest answer; 0 = all
-    # tokens of all passages above which each is put in what it alone says to the question, e.g. 4000; 0 = never
-    summarise_above: int = bounded(0, 0)
-
-    def __post_init__(self) -> None:
-        check_bounds(self, "generator.compress")
-
-    @property
-    def is_on(self) -> bool:
-        """Whether anything may be left out."""
-        return self != CompressConfig()
-
-    @property
-    def needs_encoder(self) -> bool:
-        """Whether texts are compared by their vectors."""
-        return self.near < 1 or self.sentences > 0
 
 
 def without_near(passages: Sequence[Passage], near: float, encode: Encode) -> Compressed:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from rag_hpc.core.settings import DAY_S, bounded, check_address, check_bounds, path_field
 from rag_hpc.errors import ConfigError
-from rag_hpc.generators.compress import CompressConfig
 
 
 class GeneratorName(enum.Enum):
@@ -42,6 +41,29 @@ _SETTING_OF = {
     "gpu-memory-utilization": "gpu_memory_utilization",
     "enforce-eager": "enforce_eager",
 }  # flags of vLLM that a setting gives
+
+
+@dataclass(kw_only=True)
+class CompressConfig:
+    """What is left out of the passages that an answer is made from; by default nothing."""
+
+    near: float = bounded(1.0, 0.0, 1.0)  # cosine to a better passage above which one is left out, e.g. 0.95; 1 = none
+    sentences: int = bounded(0, 0, 1000)  # of all passages that are kept, those that likeliest answer; 0 = all
+    # tokens of all passages above which each is put in what it alone says to the question, e.g. 4000; 0 = never
+    summarise_above: int = bounded(0, 0)
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "generator.compress")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything may be left out."""
+        return self != CompressConfig()
+
+    @property
+    def needs_encoder(self) -> bool:
+        """Whether texts are compared by their vectors."""
+        return self.near < 1 or self.sentences > 0
 
 
 @dataclass(kw_only=True)

@@ -20,8 +20,7 @@ from rag_hpc.eval.bench.registry import known
 from rag_hpc.eval.bench.rows import Row
 from rag_hpc.eval.paired import difference
 from rag_hpc.generators.base import Encode
-from rag_hpc.generators.compress import CompressConfig
-from rag_hpc.generators.config import GeneratorConfig
+from rag_hpc.generators.config import CompressConfig, GeneratorConfig
 from rag_hpc.generators.registry import Given
 from rag_hpc.models.encoder import Encoder
 from rag_hpc.models.tokens import TokenCounter

@@ -10,8 +10,8 @@ from generators import FISH, SLURM, by_words, passage
 from rag_hpc.algo.answer.prompt import Passage
 from rag_hpc.errors import ConfigError
 from rag_hpc.generators.base import Answer, not_found
-from rag_hpc.generators.compress import CompressConfig, best_sentences, restored, summarised, without_near
-from rag_hpc.generators.config import GeneratorConfig
+from rag_hpc.generators.compress import best_sentences, restored, summarised, without_near
+from rag_hpc.generators.config import CompressConfig, GeneratorConfig
 from rag_hpc.generators.extractive import ExtractiveGenerator
 from rag_hpc.schema import from_plain
 from rag_hpc.search.answer import checked

@@ -13,8 +13,7 @@ import stagerun
 from rag_hpc.cli import main
 from rag_hpc.core.ledger import Ledger
 from rag_hpc.errors import ConfigError, InputError
-from rag_hpc.generators.compress import CompressConfig
-from rag_hpc.generators.config import GeneratorConfig, GeneratorName
+from rag_hpc.generators.config import CompressConfig, GeneratorConfig, GeneratorName
 from rag_hpc.serve import ask
 from rag_hpc.serve.cache import warm
 from rag_hpc.serve.cache.cache import Cache
