@@ -210,6 +210,15 @@ def test_help_is_quick() -> None:
 
 
 def test_the_command_line_imports_nothing_heavy() -> None:
-    code = f"import sys, rag_hpc.cli; rag_hpc.cli.main(['--help']); print([m for m in {HEAVY!r} if m in sys.modules])"
+    assert heavy_of("rag_hpc.cli; rag_hpc.cli.main(['--help'])", HEAVY) == "[]"
+
+
+def test_planning_a_run_compiles_nothing() -> None:
+    assert heavy_of("rag_hpc.config", ("numba", "scipy", "torch", "faiss", "pyarrow")) == "[]"
+
+
+def heavy_of(imported: str, names: tuple[str, ...]) -> str:
+    """Return which of these modules a process has that imports so."""
+    code = f"import sys, {imported}; print([m for m in {names!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+    return done.stdout.splitlines()[-1]

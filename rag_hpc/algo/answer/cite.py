@@ -12,7 +12,6 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 from rag_hpc.algo.answer.prompt import Passage
-from rag_hpc.algo.text.sentences import sentence_spans
 from rag_hpc.algo.text.words import content_words, num_words
 
 # As models write them that were trained on Chinese, or with files: 【1】 and 【1†source】, brackets of any width, a
@@ -156,6 +155,8 @@ def _as_list(found: re.Match[str]) -> str:
 def _with_trailing_citations(answer: str) -> list[str]:
     """Return the sentences, a quotation kept whole, a citation after the full stop joined to its sentence."""
     text = _GLUED.sub(" ", _plainly(answer))
+    from rag_hpc.algo.text.sentences import sentence_spans  # compiled code, which planning a run does without
+
     pieces = [p for begin, end in sentence_spans(text) for p in _AFTER_CITATION.split(text[begin:end])]
     joined: list[str] = []
     for sentence in pieces:

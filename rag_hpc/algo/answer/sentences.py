@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rag_hpc.algo.answer.prompt import Passage
-from rag_hpc.algo.text.sentences import sentence_spans
 from rag_hpc.algo.text.stopwords import STOP_WORDS
 from rag_hpc.algo.text.words import RUN, is_unspaced, run_grams
 
@@ -68,6 +67,8 @@ def _stem(word: str) -> str:
 
 
 def _read(number: int, passage: Passage) -> Iterator[Sentence]:
+    from rag_hpc.algo.text.sentences import sentence_spans  # compiled code, which planning a run does without
+
     last = passage.heading.rpartition(" > ")[2]
     signature, name = (last, match[1]) if (match := _CALL.match(last)) else ("", "")
     text = passage.text
