@@ -197,12 +197,13 @@ def open_asker(corpus: Corpus, work: Path) -> Iterator[Asker]:
 def ordinary_rows(asker: Asker, half: str) -> list[Row]:
     """Return rows of a newcomer's questions about the demo's corpus: does an answer name what does it?
 
-    ordinary.jsonl has the questions, each with a pattern of right names, or "" where the corpus has no answer.
+    ordinary.jsonl has the questions, each with a pattern of right names, or "" where the corpus has no answer. A name
+    that an answer gives before a colon (`posixpath.join: Join two ...`) is that of a call, as patterns have it: `join(`.
     """
     lines = importlib.resources.files(__package__).joinpath("ordinary.jsonl").read_text(encoding="utf-8").splitlines()
     asked = [one for one in map(json.loads, lines) if one["half"] == half]
     answers = [(one["names"], asker.answer(one["text"]).answer) for one in asked]
-    named = [(answer.found, bool(re.search(names, answer.text))) for names, answer in answers if names]
+    named = [(answer.found, bool(re.search(names, _as_calls(answer.text)))) for names, answer in answers if names]
     return [
         _share_row("ordinary.useful", [found and right for found, right in named], "share", bar=USEFUL_BAR),
         _share_row("ordinary.wrong", [found and not right for found, right in named], "share", WRONG_BAR, less=True),
@@ -235,6 +236,10 @@ def speed_rows(corpus: Corpus, encoder: Encoder, asker: Asker) -> list[Row]:
             note=f"median {statistics.median(waits):.2f} s, {len(waits)} questions",
         ),
     ]
+
+
+def _as_calls(text: str) -> str:
+    return re.sub(r"(?<=\w): ", "(): ", text)
 
 
 def _cpu_s(work: Callable[[], object]) -> float:
