@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
@@ -324,8 +325,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(end="", flush=True)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-        return code
+            code = 0
+    if argv is None:  # the process ends now, and would look for garbage in all that it imported: a tenth of `run`'s CPU
+        gc.freeze()
+    return code
 
 
 def _main(argv: list[str]) -> int:

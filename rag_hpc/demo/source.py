@@ -18,7 +18,6 @@ from typing import Any
 
 from rag_hpc.core.settings import DAY_S, bounded
 from rag_hpc.demo.render import PROGRESS, RENDER_VERSION
-from rag_hpc.demo.server import PydocServer
 from rag_hpc.demo.site import MANIFEST, host_name, url_of
 from rag_hpc.errors import InputError
 from rag_hpc.sources.base import ReadContext, SourceName
@@ -67,6 +66,7 @@ class PydocSource:
 
     def read(self, part: dict[str, Any], corpus: PydocConfig, ctx: ReadContext) -> Iterator[Page | Reject]:
         """Yield what a crawl of the part's host finds; the pages are served by this process, on any node."""
+        from rag_hpc.demo.server import PydocServer  # http.server, which planning a run does without
         from rag_hpc.sources.crawl.site import crawl_host
 
         site = ctx.shared / str(part["site"])

@@ -6,7 +6,6 @@ be had is undetermined, with a reason; it is no number. Source: Es 2024 (RAGAS).
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import math
 import os
@@ -183,6 +182,8 @@ class _Ragas:
     """The part of RAGAS that is used."""
 
     def __init__(self) -> None:
+        import asyncio  # which planning a run does without
+
         names = ("ragas.llms.base", "ragas.embeddings.base", "ragas.metrics.collections")
         llms, embeddings, self._metrics = map(importlib.import_module, names)  # untyped, and not always there
         base_llm: Any = llms.InstructorBaseRagasLLM
@@ -214,6 +215,8 @@ class _Ragas:
 
     def score(self, name: str, sample: Sample, llm: Any, embed: Embed, strictness: int) -> float:
         """Return a metric of a sample, NaN where RAGAS says so."""
+        import asyncio
+
         asked: dict[str, Any] = {"user_input": sample.question}
         metric: Any
         if name == RELEVANCY:

@@ -6,7 +6,6 @@ before it is cut, logged or raised.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import random
@@ -116,6 +115,8 @@ class Endpoint:
 
     def once(self, body: dict[str, Any]) -> Reply | None:
         """Return the reply to one try, None where there was none in time."""
+        import asyncio  # which planning a run does without
+
         import httpx
 
         try:
@@ -128,6 +129,8 @@ class Endpoint:
 
         Raises InputError where it refuses, Unreachable, and whatever check_stop raises.
         """
+        import asyncio
+
         import httpx
 
         trouble = ""
@@ -163,6 +166,8 @@ class Endpoint:
 
     async def _in_time(self, body: dict[str, Any]) -> Reply:
         """Return the reply. Raises TimeoutError when it is not whole in time, and whatever check_stop raises."""
+        import asyncio
+
         end = time.monotonic() + self._config.timeout_s
         asked = asyncio.create_task(self._ask(body))
         try:

@@ -13,6 +13,8 @@ from rag_hpc.errors import ConfigError
 from rag_hpc.stores.page import Page, Reject
 
 MAX_ROUNDS = 8  # of a crawl
+MAX_WAIT_S = 120.0  # a longer Retry-After is not waited for
+TOTAL_FACTOR = 3  # a whole reply may take this many times what may pass without a byte
 ROUNDS = ("crawl", *(f"crawl.{number}" for number in range(2, MAX_ROUNDS + 1)))  # stages; each needs those before it
 
 

@@ -23,7 +23,7 @@ from rag_hpc.stores.page import OutputName, Page
 from rag_hpc.stores.pages import open_pages
 from rag_hpc.stores.tables import Rejects
 
-LIBRARIES = ("httptools", "protego", "pyarrow.parquet")
+LIBRARIES = ("httptools", "protego", "pyarrow.parquet", "rag_hpc.sources.crawl.crawler")
 
 
 class Crawl(Stage):

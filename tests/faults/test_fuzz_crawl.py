@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from rag_hpc.sources.crawl.connection import Ask, Broken, Connection
-from rag_hpc.sources.crawl.journal import Reply
+from rag_hpc.sources.crawl.connection import Broken, Connection
+from rag_hpc.sources.crawl.journal import Ask, Reply
 from rag_hpc.sources.crawl.links import MAX_LINKS, extract_links
 from rag_hpc.sources.crawl.robots import parse_robots
 from rag_hpc.sources.crawl.sitemaps import MAX_SITEMAP_BYTES, read_sitemap

@@ -217,8 +217,23 @@ def test_planning_a_run_compiles_nothing() -> None:
     assert heavy_of("rag_hpc.config", ("numba", "scipy", "torch", "faiss", "pyarrow")) == "[]"
 
 
+def test_planning_a_run_loads_nothing_that_speaks_to_others() -> None:
+    crawl = ["run", "--dry-run", "corpus=site", "corpus.seeds=[http://127.0.0.1/]", "pipeline.stages=[crawl]"]
+    others = ("asyncio", "ssl", "http.client", "httpx", "fastwarc", "rag_hpc.sources.crawl.crawler")
+    assert heavy_of(f"rag_hpc.cli; rag_hpc.cli.main({crawl!r})", others) == "[]"
+
+
+def test_a_command_that_ends_looks_for_no_garbage() -> None:
+    code = "import gc, sys, rag_hpc.cli; sys.argv[1:] = ['--version']; rag_hpc.cli.main(); print(gc.get_freeze_count())"
+    assert int(last_line(code)) > 10_000
+
+
 def heavy_of(imported: str, names: tuple[str, ...]) -> str:
     """Return which of these modules a process has that imports so."""
-    code = f"import sys, {imported}; print([m for m in {names!r} if m in sys.modules])"
+    return last_line(f"import sys, {imported}; print([m for m in {names!r} if m in sys.modules])")
+
+
+def last_line(code: str) -> str:
+    """Return the last line that a new Python prints."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()[-1]

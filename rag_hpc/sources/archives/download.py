@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-import ssl
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -14,9 +13,7 @@ from urllib.parse import urlsplit
 
 from rag_hpc.algo.text.headers import retry_after_s
 from rag_hpc.errors import ConfigError, InputError, Interrupted
-from rag_hpc.sources.base import FetchConfig
-from rag_hpc.sources.crawl.client import MAX_WAIT_S
-from rag_hpc.sources.crawl.connection import TOTAL_FACTOR
+from rag_hpc.sources.base import MAX_WAIT_S, TOTAL_FACTOR, FetchConfig
 from rag_hpc.sources.crawl.site import check_user_agent
 from rag_hpc.sources.crawl.urls import host_key, host_name, is_public, normalise_url
 
@@ -150,6 +147,8 @@ class Remote:
     @contextlib.contextmanager
     def _asked(self, target: str, start: int, first: httpx.Headers | None) -> Iterator[httpx.Response]:
         """Ask the address that was looked up and checked; the certificate must be of the host's name."""
+        import ssl  # which planning a run does without
+
         import httpx
 
         headers = dict(self._headers)

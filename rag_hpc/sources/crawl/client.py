@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fnmatch
 import logging
 import resource
 import socket
@@ -17,20 +16,20 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rag_hpc.errors import RagHpcError
-from rag_hpc.sources.crawl.connection import Ask, Broken, Connection
-from rag_hpc.sources.crawl.journal import Reply
+from rag_hpc.sources.base import MAX_WAIT_S
+from rag_hpc.sources.crawl.config import Address, mapped
+from rag_hpc.sources.crawl.connection import Broken, Connection
+from rag_hpc.sources.crawl.journal import Ask, Reply
 from rag_hpc.sources.crawl.urls import host_name, is_public
 
 log = logging.getLogger(__name__)
 
 MAX_TRIES = 3
-MAX_WAIT_S = 120.0  # a longer Retry-After is not waited for
 MARGIN_S = 0.005  # added to each delay, or MARGIN of a short one: a request may be held up on its way
 MARGIN = 0.05
 WINDOW = 16  # replies whose quickest says how long a server takes
 _BUSY = (429, 503)
 
-Address = tuple[str, int]
 Sleep = Callable[[float], Awaitable[Any]]
 Validators = Callable[[str], "tuple[str, str] | None"]  # URL -> ETag and Last-Modified of a page that we have
 
@@ -77,18 +76,6 @@ class Network:
         now_s = time.monotonic()
         for connection in list(self.busy):
             connection.check(now_s)
-
-
-def parse_resolve(resolve: dict[str, str]) -> dict[str, Address]:
-    """Return the entries of `corpus.resolve` as host pattern -> (address, port)."""
-    pairs = {host: text.rpartition(":") for host, text in resolve.items()}
-    return {host: (address.strip("[]"), int(port)) for host, (address, _, port) in pairs.items()}
-
-
-def mapped(resolve: dict[str, Address], host: str) -> Address | None:
-    """Return where `resolve` says that the host key is served: by its own entry, else by the first pattern."""
-    patterns = (address for pattern, address in resolve.items() if fnmatch.fnmatchcase(host, pattern))
-    return resolve.get(host) or next(patterns, None)
 
 
 class Pace:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import fnmatch
 import re
 from dataclasses import dataclass, field
 
@@ -10,6 +11,8 @@ from rag_hpc.core.settings import DAY_S, bounded
 from rag_hpc.errors import ConfigError
 from rag_hpc.sources.base import MAX_ROUNDS, FetchConfig, SourceName
 from rag_hpc.stores.page import OutputName
+
+Address = tuple[str, int]
 
 
 class ScopeName(enum.Enum):
@@ -62,3 +65,15 @@ class SiteConfig(CrawlConfig):
         for host, address in self.resolve.items():
             if not re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[0-9.]+):[0-9]{1,5}", address):
                 raise ConfigError(f"corpus.resolve: {host}: {address!r} is no address:port such as 127.0.0.1:8080")
+
+
+def parse_resolve(resolve: dict[str, str]) -> dict[str, Address]:
+    """Return the entries of `corpus.resolve` as host pattern -> (address, port)."""
+    pairs = {host: text.rpartition(":") for host, text in resolve.items()}
+    return {host: (address.strip("[]"), int(port)) for host, (address, _, port) in pairs.items()}
+
+
+def mapped(resolve: dict[str, Address], host: str) -> Address | None:
+    """Return where `resolve` says that the host key is served: by its own entry, else by the first pattern."""
+    patterns = (address for pattern, address in resolve.items() if fnmatch.fnmatchcase(host, pattern))
+    return resolve.get(host) or next(patterns, None)

@@ -5,35 +5,19 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from dataclasses import dataclass
 from typing import Any
 
-from rag_hpc.algo.text.headers import HTML_TYPES, SNIFF_BYTES, SNIFFED_TYPES, is_markup, retry_after_s, sent_type
+from rag_hpc.algo.text.headers import SNIFF_BYTES, SNIFFED_TYPES, is_markup, retry_after_s, sent_type
 from rag_hpc.errors import RagHpcError
-from rag_hpc.sources.crawl.journal import Reply
+from rag_hpc.sources.base import TOTAL_FACTOR
+from rag_hpc.sources.crawl.journal import PAGE_TYPES, Ask, Reply
 from rag_hpc.sources.files.coding import CodingError, Decoder, content_codings
 
-PAGE_TYPES = (*HTML_TYPES, "text/plain", "text/markdown")
 MAX_HEAD_BYTES = 1 << 16
 DRAIN_BYTES = 1 << 16  # an unwanted body up to this size is read to keep the connection
 RATIO_BYTES = 1 << 20  # up to this size a page may be packed as tightly as it likes
-TOTAL_FACTOR = 3  # a whole reply may take this many times what may pass without a byte
 _REPEATED = (b"content-type", b"content-encoding")
 _NOT_ASCII = re.compile(rb"[\x80-\xff]")
-
-
-@dataclass(frozen=True)
-class Ask:
-    """One request that a crawl wants made."""
-
-    kind: str  # "page", "robots" or "sitemap"; only of pages the media type matters
-    url: str  # normalised, of the host
-    max_bytes: int  # decoded
-
-    @property
-    def key(self) -> str:
-        """Return the name of the request in a journal."""
-        return f"{self.kind} {self.url}"
 
 
 class Broken(RagHpcError):

@@ -15,11 +15,10 @@ from typing import Any
 
 from rag_hpc.errors import Interrupted
 from rag_hpc.sources.base import ReadContext
-from rag_hpc.sources.crawl.client import Address, HostClient, Network, Pace, Sleep, parse_resolve
-from rag_hpc.sources.crawl.config import SiteConfig
-from rag_hpc.sources.crawl.connection import Ask
+from rag_hpc.sources.crawl.client import HostClient, Network, Pace, Sleep
+from rag_hpc.sources.crawl.config import Address, SiteConfig, parse_resolve
 from rag_hpc.sources.crawl.frontier import Found, HostCrawl, HostPlan
-from rag_hpc.sources.crawl.journal import Journal, Reply
+from rag_hpc.sources.crawl.journal import Ask, Journal, Reply
 from rag_hpc.sources.crawl.scope import Scope
 from rag_hpc.sources.crawl.urls import host_key, host_name
 from rag_hpc.stores.page import Page, Reject

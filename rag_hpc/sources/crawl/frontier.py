@@ -14,8 +14,7 @@ from typing import Any
 from rag_hpc.algo.text.charset import page_charset
 from rag_hpc.algo.text.headers import HTML_TYPES
 from rag_hpc.sources.crawl.config import SiteConfig
-from rag_hpc.sources.crawl.connection import PAGE_TYPES, Ask
-from rag_hpc.sources.crawl.journal import Reply
+from rag_hpc.sources.crawl.journal import PAGE_TYPES, Ask, Reply
 from rag_hpc.sources.crawl.links import Links, extract_links
 from rag_hpc.sources.crawl.robots import MAX_REDIRECTS, REDIRECTS, Robots, Steps, fetch_robots, product_token
 from rag_hpc.sources.crawl.scope import Scope

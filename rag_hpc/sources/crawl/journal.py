@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rag_hpc.algo.text.headers import media_type
+from rag_hpc.algo.text.headers import HTML_TYPES, media_type
 
 log = logging.getLogger(__name__)
+PAGE_TYPES = (*HTML_TYPES, "text/plain", "text/markdown")
 _HEAD = struct.Struct("<4sIII")  # magic, bytes of JSON, bytes of body, CRC-32 of both
 _MAGIC = b"rpl2"
 _FIELDS = (
@@ -44,6 +45,20 @@ class _Ref(NamedTuple):
     start: int
     json_bytes: int
     body_bytes: int
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request that a crawl wants made."""
+
+    kind: str  # "page", "robots" or "sitemap"; only of pages the media type matters
+    url: str  # normalised, of the host
+    max_bytes: int  # decoded
+
+    @property
+    def key(self) -> str:
+        """Return the name of the request in a journal."""
+        return f"{self.kind} {self.url}"
 
 
 @dataclass(kw_only=True)

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from rag_hpc.algo.text.charset import BOMS
-from rag_hpc.sources.crawl.connection import Ask
-from rag_hpc.sources.crawl.journal import Reply
+from rag_hpc.sources.crawl.journal import Ask, Reply
 from rag_hpc.sources.crawl.urls import host_key, normalise_url
 
 MAX_ROBOTS_BYTES = 4 * 1024 * 1024  # RFC 9309, 2.5 asks for at least 500 KiB; more is no robots.txt

@@ -10,9 +10,7 @@ from typing import Any
 
 from rag_hpc.errors import ConfigError
 from rag_hpc.sources.base import ReadContext
-from rag_hpc.sources.crawl.client import Address, mapped, parse_resolve
-from rag_hpc.sources.crawl.config import SiteConfig
-from rag_hpc.sources.crawl.crawler import crawl_hosts
+from rag_hpc.sources.crawl.config import Address, SiteConfig, mapped, parse_resolve
 from rag_hpc.sources.crawl.frontier import HostPlan
 from rag_hpc.sources.crawl.urls import host_key, host_name, is_loopback_name, normalise_url
 from rag_hpc.stores.page import Page, Reject
@@ -54,7 +52,7 @@ class SiteSource:
             )
             for item in hosts
         ]
-        return crawl_hosts(plans, corpus, ctx)
+        return _crawl(plans, corpus, ctx)
 
 
 def crawl_host(
@@ -62,7 +60,15 @@ def crawl_host(
 ) -> Iterator[Page | Reject]:
     """Yield the pages and rejects of one host by (depth, order of discovery); part = {host, seeds, max_pages}."""
     plan = HostPlan(host=part["host"], seeds=[(url, 0) for url in part["seeds"]], max_pages=part["max_pages"])
-    return crawl_hosts([plan], corpus, ctx, resolve)
+    return _crawl([plan], corpus, ctx, resolve)
+
+
+def _crawl(
+    plans: list[HostPlan], corpus: SiteConfig, ctx: ReadContext, resolve: dict[str, Address] | None = None
+) -> Iterator[Page | Reject]:
+    from rag_hpc.sources.crawl.crawler import crawl_hosts  # an event loop and TLS, which planning a run does without
+
+    return crawl_hosts(plans, corpus, ctx, resolve)
 
 
 def deal(

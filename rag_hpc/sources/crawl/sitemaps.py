@@ -12,8 +12,7 @@ from xml.parsers import expat
 from rag_hpc.algo.extract.entities import unescape_attribute
 from rag_hpc.algo.text.charset import BOMS
 from rag_hpc.algo.text.headers import is_markup
-from rag_hpc.sources.crawl.connection import Ask
-from rag_hpc.sources.crawl.journal import Reply
+from rag_hpc.sources.crawl.journal import Ask, Reply
 from rag_hpc.sources.crawl.robots import Robots, Steps
 from rag_hpc.sources.crawl.urls import affordable, host_key, normalise_url
 from rag_hpc.sources.files.compress import GZIP_MAGIC, inflated_start

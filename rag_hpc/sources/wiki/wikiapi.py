@@ -22,10 +22,8 @@ from rag_hpc.core.settings import DAY_S, bounded
 from rag_hpc.core.stored import read_object, sealed_json
 from rag_hpc.errors import ConfigError, InputError
 from rag_hpc.sources.archives.download import MAX_TRIES, Remote, Waits
-from rag_hpc.sources.base import FetchConfig, ReadContext, SourceName
-from rag_hpc.sources.crawl.client import MAX_WAIT_S
+from rag_hpc.sources.base import MAX_WAIT_S, FetchConfig, ReadContext, SourceName
 from rag_hpc.sources.files.jsonl import BadRecord, parse_record
-from rag_hpc.sources.wiki.wikitext import markdown_headings
 from rag_hpc.stores.page import Page, Reject
 
 log = logging.getLogger(__name__)
@@ -173,6 +171,8 @@ def parse_reply(body: bytes) -> dict[str, Any]:
 
 def article(page_id: int, page: dict[str, Any], cap: int) -> Page | Reject:
     """Return the page of what the API says of an article, or why there is none."""
+    from rag_hpc.sources.wiki.wikitext import markdown_headings  # its patterns, which planning a run does without
+
     name = f"wiki:{page_id}"
     title, url, extract = (page.get(key) for key in ("title", "fullurl", "extract"))
     if page.get("missing") or not page:

@@ -31,7 +31,6 @@ from rag_hpc.sources.files.paths import (
     planned_file,
     take_pages,
 )
-from rag_hpc.sources.wiki.wikitext import plain_text
 from rag_hpc.stores.page import Page, Reject
 
 SUFFIXES = (".xml", ".xml.gz", ".xml.bz2", ".xml.zst")
@@ -139,6 +138,8 @@ def article(fields: dict[str, str], site: dict[str, Any]) -> Page:
 
     `site`: {base, files, categories} of the dump it is from.
     """
+    from rag_hpc.sources.wiki.wikitext import plain_text  # its patterns, which planning a run does without
+
     title, page_id = fields.get("title", "").strip(), fields.get("id", "").strip()
     if not title or not page_id.isdecimal() or len(page_id) > MAX_DIGITS:
         raise BadPage("malformed", "no title or no id")

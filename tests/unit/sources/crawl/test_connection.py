@@ -21,9 +21,10 @@ from crawlsite import Handler, Route, Site, context, corpus, crawl, html, paths,
 
 from rag_hpc.sources.crawl import connection as module
 from rag_hpc.sources.crawl.client import MAX_TRIES, HostClient, Network, Pace
-from rag_hpc.sources.crawl.connection import MAX_HEAD_BYTES, Ask, Broken, Connection
+from rag_hpc.sources.crawl.connection import MAX_HEAD_BYTES, Broken, Connection
 from rag_hpc.sources.crawl.crawler import crawl_hosts
 from rag_hpc.sources.crawl.frontier import MAX_FAILURES, HostPlan
+from rag_hpc.sources.crawl.journal import Ask
 from rag_hpc.sources.crawl.site import crawl_host
 from rag_hpc.sources.files.compress import MAX_MEMBERS, Inflate
 from rag_hpc.stores.page import Page, Reject

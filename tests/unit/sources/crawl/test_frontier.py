@@ -15,9 +15,8 @@ from crawlsite import corpus, html
 
 from rag_hpc.sources.crawl import robots, sitemaps
 from rag_hpc.sources.crawl.config import ScopeName
-from rag_hpc.sources.crawl.connection import Ask
 from rag_hpc.sources.crawl.frontier import MAX_FAILURES, Found, HostCrawl, HostPlan
-from rag_hpc.sources.crawl.journal import Reply
+from rag_hpc.sources.crawl.journal import Ask, Reply
 from rag_hpc.sources.crawl.scope import Scope
 from rag_hpc.stores.page import Reject
 
