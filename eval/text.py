@@ -23,7 +23,7 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], keys: int = 1,
     remarks = [row.pop() for row in table] if header[-1] == "" else [""] * len(table)
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     blocks = [*_blocks(widths, keys, width)]
-    lines = []
+    lines: list[str] = []
     for block in blocks:
         lines += [""] if lines else []
         for row, remark in zip(table, remarks, strict=True):
