@@ -6,20 +6,23 @@ A measure is held when the whole interval of the difference lies above minus the
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rag_hpc.arguments import as_json, number_between, out_file
 from rag_hpc.core.fs import publish_file
+from rag_hpc.core.log import folded
 from rag_hpc.errors import ConfigError, InputError
 from rag_hpc.eval import quality
-from rag_hpc.eval.metrics import means
+from rag_hpc.eval.metrics import QUESTIONS, labelled, means
 from rag_hpc.eval.paired import difference, holm
 from rag_hpc.eval.report.page import script, templates
-from rag_hpc.eval.results import Results, named
+from rag_hpc.eval.results import Results, named_once
 from rag_hpc.eval.tables import as_csv
 from rag_hpc.eval.text import aligned
+from rag_hpc.stores.metrics import STAND_INS
 
 if TYPE_CHECKING:
     from rag_hpc.arguments import Arguments
@@ -45,6 +48,7 @@ class Row:
     p: float
     p_holm: float  # over the runs and measures of one comparison
     num_queries: int
+    queries: str  # QUESTIONS or STAND_INS, of either run
     verdict: str  # HELD, LOST, or OPEN: the interval holds minus the margin
 
     @property
@@ -63,7 +67,7 @@ def compare(arguments: Arguments) -> int:
     if out and out.suffix not in (".html", ".csv"):
         raise ConfigError(f"--out {out}: name a file that ends in .html or .csv")
     margin = number_between("margin", arguments.override("margin") or str(MARGIN), 0.0, 1.0)
-    reference, *runs = [named(arguments, name) for name in arguments.words]
+    reference, *runs = named_once(arguments, arguments.words)
     rows = judged(reference, runs, margin, arguments.override("measure"), arguments.override("method"))
     notes = [note for run in (reference, *runs) for note in quality.caveats(run)]
     if out:
@@ -73,9 +77,11 @@ def compare(arguments: Arguments) -> int:
         print(as_json({"reference": reference.name, "margin": margin, "rows": _plain(rows), "notes": notes}))
     elif "--csv" in arguments.flags:
         print(as_csv(_plain(rows)).decode("utf-8"), end="")
+        print(*(f"{note}\n" for note in notes), sep="", end="", file=sys.stderr)
     else:
-        table = aligned(HEADER, [_cells(row) for row in rows])
-        print("\n".join([f"reference  {reference.name}", "", table, "", *notes, *legend(margin)]))
+        table = aligned(HEADER, [_cells(row) for row in rows], keys=3)
+        said = [folded(line, sys.stdout) for line in (*notes, *legend(margin))]
+        print("\n".join([f"reference  {reference.name}", "", table, "", *said]))
     return 1 if any(row.verdict == LOST for row in rows) else 0
 
 
@@ -87,6 +93,7 @@ def judged(
     Raises ConfigError where a query of the same id asks something else, InputError where there is nothing to compare.
     """
     theirs, asked = _values(reference), _questions(reference)
+    titles = any(quality.stand_ins(run) for run in (reference, *runs))
     paired = []
     for run in runs:
         mine = _values(run)
@@ -115,6 +122,7 @@ def judged(
             p=found.p,
             p_holm=p_holm,
             num_queries=found.num,
+            queries=STAND_INS if titles else QUESTIONS,
             verdict=verdict(found.low, found.high, margin),
         )
         for (name, key, values, others, found), p_holm in zip(paired, adjusted, strict=True)
@@ -175,7 +183,7 @@ def _plain(rows: Sequence[Row]) -> list[dict[str, object]]:
 def _cells(row: Row) -> tuple[str, ...]:
     return (
         row.run,
-        row.method,
+        labelled(row.method, row.queries),
         row.measure,
         f"{row.mean:.4f}",
         f"{row.reference:.4f}",

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rag_hpc.arguments import as_json, group_values
 from rag_hpc.core.ledger import run_handle
+from rag_hpc.core.log import folded
 from rag_hpc.errors import ClusterError, ConfigError, MissingDependency
 from rag_hpc.eval import quality
 from rag_hpc.eval.results import Results, by_stage, choose_baseline, chosen_run, read_counts, same_documents
@@ -109,6 +111,8 @@ def cost(arguments: Arguments) -> int:
         print(as_text(mine, other, prices))
         if baseline is None:
             print("no baseline beside the run; name one: --baseline RUN")
+        elif other is None:
+            print(f"{baseline.name} read other documents or questions, so its costs do not stand beside these")
         if run.unfinished:
             print(f"unfinished: {', '.join(run.unfinished)}; go on: rag-hpc retry run={run_handle(run.run_dir)}")
     return 3 if run.unfinished else 0
@@ -205,9 +209,9 @@ def as_text(mine: RunCost, other: RunCost | None, prices: Prices) -> str:
     lines = [
         f"run       {mine.run}",
         f"baseline  {other.run if other else '–'}",
-        f"prices    {prices.name}: {prices.source}",
+        folded(f"prices    {prices.name}: {prices.source}", sys.stdout),
     ]
-    lines += ["", aligned(HEADER, rows), ""]
+    lines += ["", aligned(HEADER, rows, keys=2), ""]
     told = (
         ("in all", "total", ""),
         ("per 1,000 documents", "per_1000_documents", f"of {count(mine.num_documents)} documents, without asking"),
@@ -222,7 +226,8 @@ def as_text(mine: RunCost, other: RunCost | None, prices: Prices) -> str:
         (name, _money(getattr(mine, key), prices), _against(getattr(mine, key), getattr(other, key, None)), note)
         for name, key, note in told
     ]
-    return "\n".join([*lines, aligned(("cost", prices.currency, "baseline's", ""), ones), *mine.notes])
+    notes = [folded(note, sys.stdout) for note in mine.notes]
+    return "\n".join([*lines, aligned(("cost", prices.currency, "baseline's", ""), ones), *notes])
 
 
 def rows_of(run: str, stages: Sequence[StageCost], prices: Prices) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from rag_hpc.arguments import as_json, number_between, whole_number
 from rag_hpc.errors import ConfigError, InputError
 from rag_hpc.eval.dealt import BAND, Units
 from rag_hpc.eval.laws import Share, fit
-from rag_hpc.eval.results import Results, by_stage, named
+from rag_hpc.eval.results import Results, by_stage, named_once
 from rag_hpc.eval.text import aligned, duration
 from rag_hpc.eval.times import StageTime, speedups
 
@@ -54,7 +54,8 @@ def forecast(arguments: Arguments) -> int:
     """Print T of each stage at each p, with its band, and the p for a deadline or a budget; 1 where none will do."""
     if not arguments.words:
         raise ConfigError("name the pilot runs: rag-hpc forecast RUN [RUN ...] p=8,16; see: rag-hpc list")
-    runs = sorted((named(arguments, name) for name in arguments.words), key=lambda run: int(run.submission["workers"]))
+    runs = named_once(arguments, arguments.words, together=True)
+    runs.sort(key=lambda run: int(run.submission["workers"]))
     ps = sorted({whole_number("p", word.strip(), 1, least=1) for word in (arguments.override("p") or PS).split(",")})
     rows = predict(runs, ps)
     if not rows:

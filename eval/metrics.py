@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,12 @@ import numpy as np
 from rag_hpc.algo.types import F64
 from rag_hpc.arguments import as_json
 from rag_hpc.core.ledger import run_handle
-from rag_hpc.core.log import shown
+from rag_hpc.core.log import folded, shown
 from rag_hpc.errors import ConfigError, IncompleteError, InputError
 from rag_hpc.eval import quality
 from rag_hpc.eval.exchange import write_exchange
 from rag_hpc.eval.judged import Judgement, judgement
-from rag_hpc.eval.results import Results, chosen_run, named
+from rag_hpc.eval.results import Results, chosen_run, named_once
 from rag_hpc.eval.text import aligned
 from rag_hpc.stores.metrics import STAND_INS, Measured
 
@@ -53,7 +54,7 @@ def metrics(arguments: Arguments) -> int:
     wanted = [name for name in FORMATS if name in arguments.flags]
     if len(wanted) > 1:
         raise ConfigError(f"{' and '.join(wanted)}: one of them at a time")
-    runs = [named(arguments, name) for name in arguments.words] or [chosen_run(arguments)]
+    runs = named_once(arguments, arguments.words) or [chosen_run(arguments)]
     judgements = [(run, found) for run in runs if (found := judgement(run)) is not None]
     rows = [row for run in runs for row in means(run)] + [row for each in judgements for row in judged_means(*each)]
     notes = [note for run in runs for note in quality.caveats(run)]
@@ -67,6 +68,7 @@ def metrics(arguments: Arguments) -> int:
         print(as_json({"means": [dataclasses.asdict(row) for row in rows], "notes": notes}))
     elif wanted == ["--csv"]:
         print(as_csv(rows), end="")
+        print(*(f"{shown(note)}\n" for note in notes), sep="", end="", file=sys.stderr)
     elif wanted == ["--latex"]:
         print(as_latex(rows, notes), end="")
     else:
@@ -130,7 +132,7 @@ def as_table(rows: Sequence[Mean], notes: Sequence[str]) -> str:
         firsts = [number == 0 or own[number - 1].method != row.method for number, row in enumerate(own)]
         cells = [_cells(row, first) for row, first in zip(own, firsts, strict=True)]
         tables.append(f"run  {shown(run)}\n\n{aligned(HEADER, cells)}\n")
-    return "\n".join([*map(shown, notes), *tables])
+    return "\n".join([*(folded(shown(note), sys.stdout) for note in notes), *tables])
 
 
 def as_csv(rows: Sequence[Mean]) -> str:
@@ -155,15 +157,15 @@ def as_latex(rows: Sequence[Mean], notes: Sequence[str]) -> str:
 def _cells(row: Mean, first: bool) -> tuple[str, ...]:
     spread = "–" if row.low is None or row.high is None else f"{row.low:.3f} to {row.high:.3f}"
     count = "–" if row.num_queries is None else str(row.num_queries)
-    return (_method(row) if first else "", row.measure, f"{row.mean:.4f}", spread, count)
+    return (labelled(row.method, row.queries) if first else "", row.measure, f"{row.mean:.4f}", spread, count)
 
 
 def _tabular(rows: Sequence[Mean]) -> Iterator[str]:
     names = list(dict.fromkeys(row.measure for row in rows))
     yield f"\\begin{{tabular}}{{ll{'r' * len(names)}}}\n\\toprule\nrun & method"
     yield "".join(f" & {_tex(name)}" for name in names) + " \\\\\n\\midrule\n"
-    for run, method in dict.fromkeys((row.run, _method(row)) for row in rows):
-        found = {row.measure: row for row in rows if (row.run, _method(row)) == (run, method)}
+    for run, method in dict.fromkeys((row.run, labelled(row.method, row.queries)) for row in rows):
+        found = {row.measure: row for row in rows if (row.run, labelled(row.method, row.queries)) == (run, method)}
         yield " & ".join([_tex(run), _tex(method), *[_tex_mean(found.get(name)) for name in names]]) + " \\\\\n"
     yield "\\bottomrule\n\\end{tabular}\n"
 
@@ -178,8 +180,9 @@ def _tex(text: str) -> str:
     return "".join(f"\\{char}" if char in "&%$#_{}" else char for char in text if char not in "\\^~")
 
 
-def _method(row: Mean) -> str:
-    return f"{row.method} (titles)" if row.queries == STAND_INS else row.method
+def labelled(method: str, queries: str) -> str:
+    """Return the method, marked where titles stand in for its questions."""
+    return f"{method} (titles)" if queries == STAND_INS else method
 
 
 def _mean(run: Results, measured: Measured, name: str, by_query: dict[str, float]) -> Mean:

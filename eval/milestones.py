@@ -7,11 +7,13 @@ is predicted of every run.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from rag_hpc.arguments import as_json, group_values
 from rag_hpc.core.ledger import run_handle
+from rag_hpc.core.log import folded
 from rag_hpc.eval import ceilings, curves, loads, priced, quality, verify
 from rag_hpc.eval.cost import Prices
 from rag_hpc.eval.results import Results, choose_baseline, chosen_run, same_documents
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from rag_hpc.arguments import Arguments
 
 DUPLICATES = ("exact-duplicate", "near-duplicate")
+TITLES = "titles stand in for questions"
 OTHER_DOCUMENTS = "the baseline has other documents or questions"
 NDCG = "nDCG@10"
 TIMED = ("crawl", "encode")  # stages whose efficiency may be predicted
@@ -54,7 +57,8 @@ def milestones(arguments: Arguments) -> int:
     cells = [(row.name, row.predicted, row.result, row.verdict, row.note) for row in rows]
     print(aligned(("milestone", "predicted", "result", "verdict", ""), cells))
     binds = ceilings.binding(run)
-    print("\n".join(["", *quality.caveats(run), *([binds] if binds else []), summary(rows)]))
+    said = [folded(line, sys.stdout) for line in (*quality.caveats(run), *([binds] if binds else []), summary(rows))]
+    print("\n".join(["", *said]))
     if run.unfinished:
         print(f"unfinished: {', '.join(run.unfinished)}; go on: rag-hpc retry run={run_handle(run.run_dir)}")
     return code
@@ -197,7 +201,8 @@ def _quality(run: Results, predicted: dict[str, Any]) -> Iterator[Milestone]:
     held_out = quality.answer_f1(run, held_out=True)
     if held_out:
         yield at_least(f"answer F1, {held_out[1]} held-out questions", held_out[0], bound, share, "")
-    yield at_least("citation precision", answers.get("citation_precision"), None, share, "no citations were judged")
+    cited = at_least("citation precision", answers.get("citation_precision"), None, share, "no citations were judged")
+    yield dataclasses.replace(cited, note=cited.note or TITLES * quality.stand_ins(run))
 
 
 def _ranking(run: Results, bound: float | None) -> Milestone:
@@ -207,7 +212,7 @@ def _ranking(run: Results, bound: float | None) -> Milestone:
     value = scores.pop(chosen, None) if chosen else None
     name = f"{NDCG}, {chosen or 'ranking'} (handed on)"
     if quality.stand_ins(run):
-        return unjudged(name, bound_text(bound, share), "titles stand in for questions")
+        return unjudged(name, bound_text(bound, share), TITLES)
     row = at_least(name, value, bound, share, "no questions were judged")
     others = ", ".join(f"{method} {share(score)}" for method, score in scores.items())
     return dataclasses.replace(row, note=f"beside it {others}") if value is not None and others else row

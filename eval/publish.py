@@ -16,7 +16,7 @@ from rag_hpc.errors import ConfigError, InputError
 from rag_hpc.eval import wandb_dirs
 from rag_hpc.eval.cost import Prices
 from rag_hpc.eval.entries import entries, tables
-from rag_hpc.eval.results import Results, find_baseline, named
+from rag_hpc.eval.results import Results, find_baseline, named, named_once
 from rag_hpc.eval.study import SWEPT, Study, gather, name_of, parse
 from rag_hpc.eval.tables import KINDS
 from rag_hpc.eval.wandb_dirs import Mode, Tracking
@@ -78,10 +78,7 @@ def _runs(arguments: Arguments) -> tuple[list[Results], list[str]]:
     names = list(dict.fromkeys(name for word in arguments.words for name in swept_runs(arguments, word)))
     if (given := arguments.values.get("--baseline")) and given not in names:
         names.append(given)
-    runs = [named(arguments, name) for name in names]
-    places = [run.run_dir.resolve() for run in runs]
-    if twice := [run.name for run in runs if places.count(run.run_dir.resolve()) > 1]:
-        raise ConfigError(f"{twice[0]} is named twice; name each run once")
+    runs = named_once(arguments, names)
     called = [run.name for run in runs]
     if same := [name for name in called if called.count(name) > 1]:
         raise ConfigError(

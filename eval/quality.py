@@ -118,7 +118,8 @@ def ann_judged(results: Results) -> str:
         next((value for name, value in found.items() if name.endswith(f"_vs_exact.{end}")), None)
         for end in ("low", "high", "judged")
     )
-    return "" if low is None or high is None or num is None else f"[{low:.4f}, {high:.4f}] over {num:.0f} questions"
+    asked = "titles" if stand_ins(results) else "questions"
+    return "" if low is None or high is None or num is None else f"[{low:.4f}, {high:.4f}] over {num:.0f} {asked}"
 
 
 def recall_curves(results: Results) -> dict[str, list[tuple[int, float]]]:

@@ -17,7 +17,7 @@ from rag_hpc.core.commit import RECORD, UNITS, committed, read_record
 from rag_hpc.core.ledger import Ledger, find_run, known_runs, mend
 from rag_hpc.core.manifest import MANIFEST, Manifest, listed
 from rag_hpc.core.plan import Plan, read_plans
-from rag_hpc.errors import CorruptOutput, RagHpcError
+from rag_hpc.errors import ConfigError, CorruptOutput, RagHpcError
 from rag_hpc.stores.questions import QUERIES
 from rag_hpc.stores.tables import rows_of
 
@@ -138,6 +138,22 @@ def named(arguments: Arguments, name: str | None) -> Results:
     return find(root_of(arguments), name, shared=reads_shared(arguments))
 
 
+def named_once(arguments: Arguments, names: Sequence[str], *, together: bool = False) -> list[Results]:
+    """Return the runs of these names. Raises ConfigError where two are one run: what is told of both would be told of
+    one; and, where they are measured `together`, where two read other documents or questions.
+    """
+    runs = [named(arguments, name) for name in names]
+    places = [run.run_dir.resolve() for run in runs]
+    if twice := [run.name for run in runs if places.count(run.run_dir.resolve()) > 1]:
+        raise ConfigError(f"{twice[0]} is named twice; name each run once")
+    if other := [run.name for run in runs[1:] if together and same_documents(runs[0], run) is False]:
+        raise ConfigError(
+            f"{other[0]} and {runs[0].name} read different documents or questions: their times are of different work; "
+            "name runs of the same"
+        )
+    return runs
+
+
 def same_documents(a: Results, b: Results) -> bool | None:
     """Return whether two runs have the same documents and questions, by the hashes of what they read.
 
@@ -183,9 +199,14 @@ def find_baseline(run: Results, *, shared: bool = False) -> Results | None:
 
 
 def choose_baseline(arguments: Arguments, run: Results) -> Results | None:
-    """Return the run that `--baseline` names, else the one found beside the run."""
+    """Return the run that `--baseline` names, else the one found beside the run; ConfigError for the run itself."""
     given = arguments.values.get("--baseline")
-    return named(arguments, given) if given else find_baseline(run, shared=reads_shared(arguments))
+    if not given:
+        return find_baseline(run, shared=reads_shared(arguments))
+    baseline = named(arguments, given)
+    if baseline.run_dir.resolve() == run.run_dir.resolve():
+        raise ConfigError(f"--baseline {given}: that is the run itself; name another, or leave it away")
+    return baseline
 
 
 def chosen_run(arguments: Arguments) -> Results:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 from rag_hpc.arguments import as_json, out_file
 from rag_hpc.core.fs import publish_file
 from rag_hpc.core.ledger import run_handle
+from rag_hpc.core.log import folded
 from rag_hpc.errors import ConfigError, MissingDependency
 from rag_hpc.eval import serial, verify
 from rag_hpc.eval.laws import Chosen, Fit, fit, karp_flatt
 from rag_hpc.eval.report.plots import line_chart
-from rag_hpc.eval.results import Results, named, stage_of
+from rag_hpc.eval.results import Results, named_once, stage_of
 from rag_hpc.eval.tables import KINDS
 from rag_hpc.eval.text import aligned, duration, percent, share
 from rag_hpc.eval.times import MAX_PRESSURE, SHARED, Speedup, speedups
@@ -60,10 +62,8 @@ def scaling(arguments: Arguments) -> int:
     out = out_file(arguments)
     if out and out.suffix not in WRITERS:
         raise ConfigError(f"--out {out}: name a file that ends in one of {', '.join(WRITERS)}")
-    runs = sorted((named(arguments, name) for name in arguments.words), key=lambda run: int(run.submission["workers"]))
-    places = [run.run_dir.resolve() for run in runs]
-    if twice := [run.name for run in runs if places.count(run.run_dir.resolve()) > 1]:
-        raise ConfigError(f"{twice[0]} is named twice; name each run of the sweep once")
+    runs = named_once(arguments, arguments.words, together=True)
+    runs.sort(key=lambda run: int(run.submission["workers"]))
     points = compare(runs)
     laws = fits(points)
     if out:
@@ -84,12 +84,12 @@ def scaling(arguments: Arguments) -> int:
     else:
         print(f"baseline  {runs[0].name}\n\n{table(points)}")
         if lines := law_lines(laws):
-            print(f"\n{lines}")
+            print(folded(f"\n{lines}", sys.stdout))
         if alone := serial.of_run(runs[-1]):
             said = "\n".join(f"  {step}: {what}" for step, what in alone.items())
-            print(f"\nserial in {runs[-1].name}, by its records:\n{said}")
+            print(folded(f"\nserial in {runs[-1].name}, by its records:\n{said}", sys.stdout))
         if note := shared_note(points):
-            print(f"\n{note}")
+            print(folded(f"\n{note}", sys.stdout))
         print(
             "\n".join(
                 f"unfinished: {', '.join(run.unfinished)}; go on: rag-hpc retry run={run_handle(run.run_dir)}"
@@ -170,7 +170,7 @@ def said(fitted: Fit) -> str:
 
 def table(points: Sequence[Point]) -> str:
     """Return the points as a table for people, a stage's points under each other."""
-    return aligned(HEADER, [_cells(point, first) for point, first in zip(points, _firsts(points), strict=True)])
+    return aligned(HEADER, [_cells(point, first) for point, first in zip(points, _firsts(points), strict=True)], keys=2)
 
 
 def shared_note(points: Sequence[Point]) -> str:
@@ -249,10 +249,10 @@ WRITERS: dict[str, Callable[[Sequence[Point]], bytes]] = {
 
 
 def _curves(points: Sequence[Point]) -> dict[str, list[tuple[float, float]]]:
-    """Return stage -> (p, S) for the stages that took time, then the line of S = p."""
+    """Return stage -> (p, S) for the stages that took time to the same output, then the line of S = p."""
     curves: dict[str, list[tuple[float, float]]] = {}
     for point in points:
-        if point.wall_s > 0 and point.speedup > 0:
+        if point.same_output and point.wall_s > 0 and point.speedup > 0:
             curves.setdefault(point.stage, []).append((point.p, point.speedup))
     most = max(point.p for point in points)
     return {**curves, "S = p": [(1, 1), (most, most)]}

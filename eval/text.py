@@ -3,16 +3,51 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
 
-from rag_hpc.core.log import shown
+from rag_hpc.core.log import columns, shown
+
+INDENT = "    "  # of a remark below its row
 
 
-def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in columns two blanks apart, without blanks at the end of lines."""
+def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], keys: int = 1, width: int | None = None) -> str:
+    """Return a table in columns two blanks apart, without blanks at the end of lines.
+
+    On a terminal, or in a `width`, that is too narrow, columns go on below, the first `keys` of them repeated, and
+    remarks, a last column without a name, go below their rows.
+    """
+    width = width or columns(sys.stdout)
     table = [[*map(shown, row)] for row in (header, *rows)]
-    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in table)
+    remarks = [row.pop() for row in table] if header[-1] == "" else [""] * len(table)
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    blocks = [*_blocks(widths, keys, width)]
+    lines: list[str] = []
+    for block in blocks:
+        lines += [""] if lines else []
+        for row, remark in zip(table, remarks, strict=True):
+            line = "  ".join(row[i].ljust(widths[i]) for i in block)
+            lines += _remarked(line, remark if block is blocks[-1] else "", width)
+    return "\n".join(lines)
+
+
+def _blocks(widths: Sequence[int], keys: int, width: int | None) -> Iterator[list[int]]:
+    """Yield the columns that fit beside each other, the keys first in each."""
+    block: list[int] = []
+    for column in range(len(widths)):
+        if width and len(block) > keys and sum(widths[i] + 2 for i in block) + widths[column] > width:
+            yield block
+            block = [*range(keys)]
+        block.append(column)
+    yield block
+
+
+def _remarked(line: str, remark: str, width: int | None) -> list[str]:
+    whole = f"{line}  {remark}".rstrip()
+    if width is None or len(whole) <= width:
+        return [whole]
+    return [line.rstrip(), *textwrap.wrap(remark, width, initial_indent=INDENT, subsequent_indent=INDENT)]
 
 
 def duration(seconds: float | None) -> str:

@@ -18,7 +18,7 @@ from rag_hpc.core.log import shown
 from rag_hpc.core.manifest import EVERY, NEVER, Manifest
 from rag_hpc.errors import ConfigError
 from rag_hpc.eval import quality
-from rag_hpc.eval.results import Results, choose_baseline, named
+from rag_hpc.eval.results import Results, choose_baseline, named, named_once
 from rag_hpc.eval.text import aligned, share
 from rag_hpc.stores.hits import HITS, SEARCHED_EXACTLY, all_exact
 from rag_hpc.stores.metrics import METRICS
@@ -52,6 +52,8 @@ def verify(arguments: Arguments) -> int:
     A file that is not what its manifest promises makes it 1 too: by its size, with `--files` by every byte.
     """
     a, b = _two_runs(arguments)
+    if a is b:
+        return _whole(b, arguments)
     damaged = list(damage(a, b, every_byte="--files" in arguments.flags))
     if damaged:  # what else there is to say would be said of other bytes
         told = {"a": a.name, "b": b.name, "damaged": damaged, "same": False}
@@ -85,6 +87,18 @@ def verify(arguments: Arguments) -> int:
     return code
 
 
+def _whole(run: Results, arguments: Arguments) -> int:
+    """Print whether a run that nothing is compared with is as its manifests promise, by every byte."""
+    damaged = list(damage(run, every_byte=True))
+    if "--json" in arguments.flags:
+        print(as_json({"a": None, "b": run.name, "damaged": damaged, "same": None}))
+    else:
+        stages = len(run.manifests)
+        whole = f"{run.name}: all bytes of its {stages} finished stages are as promised; no baseline to compare with"
+        print("\n".join([*damaged, f"{len(damaged)} damaged files"] if damaged else [whole]))
+    return 1 if damaged else 3 if run.unfinished else 0
+
+
 def damage(*runs: Results, every_byte: bool) -> Iterator[str]:
     """Yield a line for each file of the finished stages that is not as promised."""
     for run in runs:
@@ -104,8 +118,14 @@ def of_the_old_kind(*runs: Results) -> Iterator[str]:
 def compare(a: Results, b: Results) -> list[Comparison]:
     """Return one row a stage that either run has, in pipeline order."""
     longer, other = sorted((a.stages, b.stages), key=len, reverse=True)
-    order = [*longer, *[stage for stage in other if stage not in longer]]
-    return [_compare_stage(stage, a, b) for stage in order]
+    rows: dict[str, Comparison] = {}
+    for stage in [*longer, *[stage for stage in other if stage not in longer]]:
+        row = _compare_stage(stage, a, b)
+        read = a.plans[stage].inputs if row.verdict == LAYOUT else {}
+        if any(rows[name].verdict == DIFFERS for name in read if name in rows):  # not the layout alone
+            row = dataclasses.replace(row, verdict=DIFFERS)
+        rows[stage] = row
+    return [*rows.values()]
 
 
 def exit_code(rows: list[Comparison], recall: float | None) -> int:
@@ -153,16 +173,21 @@ def short(digest: str | None) -> str:
 
 
 def _two_runs(arguments: Arguments) -> tuple[Results, Results]:
+    """Return the baseline and the run; the run twice where it has none, and every byte of it is to be read."""
     words = arguments.words
     if len(words) == 2:
-        return named(arguments, words[0]), named(arguments, words[1])
+        a, b = named_once(arguments, words)
+        return a, b
     if len(words) == 1:
         run = named(arguments, words[0])
         baseline = choose_baseline(arguments, run)
         if baseline is not None:
             return baseline, run
+        if "--files" in arguments.flags:
+            return run, run
         raise ConfigError(
-            f"verify {run.name}: no baseline of its corpus lies beside it; name two runs: rag-hpc verify A B"
+            f"{run.name}: no baseline of its documents lies beside it; name two runs: rag-hpc verify A B, or read "
+            f"every byte of this one: rag-hpc verify {run.name} --files"
         )
     raise ConfigError("verify takes two runs: rag-hpc verify A B")
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rag_hpc.core.ledger import Ledger, Request, Submission
 from rag_hpc.core.stage import Launch
-from rag_hpc.errors import ClusterError, MissingDependency, RagHpcError, UnitFailed
+from rag_hpc.errors import ClusterError, ConfigError, MissingDependency, RagHpcError, UnitFailed
 from rag_hpc.launchers import local
 from rag_hpc.launchers.advance import Progress, foresee
 from rag_hpc.launchers.array import array_texts
@@ -63,7 +63,7 @@ def _foreseen(submission: Submission) -> tuple[Progress, str]:
     try:
         with tempfile.TemporaryDirectory() as folder:  # a source may need one for what it lists
             return foresee(submission, submission.run_dir if there else Path(folder)), ""
-    except UnitFailed:
+    except (ConfigError, UnitFailed):
         raise
     except RagHpcError as error:
         return Progress(), f"{stage} has an unknown number of units ({error}); as many tasks as workers are shown"

@@ -24,7 +24,7 @@ from rag_hpc.core.ledger import Request, Submission
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.core.plan import Plan
 from rag_hpc.core.stage import Launch
-from rag_hpc.errors import IncompleteError, Interrupted
+from rag_hpc.errors import ConfigError, IncompleteError, InputError, Interrupted, RagHpcError
 from rag_hpc.launchers.advance import advance
 from rag_hpc.stages.registry import stage_class
 
@@ -53,7 +53,11 @@ def run_all(
     with stopping_on_signals(ledger.handle):
         while True:
             on_plan()
-            progress = advance(submission, on_close)
+            try:
+                progress = advance(submission, on_close)
+            except (ConfigError, InputError) as error:
+                _note_refusal(submission, error)
+                raise
             plan = progress.open_plan
             if plan is None:
                 return progress.finished
@@ -69,6 +73,14 @@ def run_all(
                     f"run={ledger.handle}, go on: rag-hpc retry run={ledger.handle}"
                 )
             ended[plan.stage] = run_stage(submission, plan, on_poll)
+
+
+def _note_refusal(submission: Submission, error: RagHpcError) -> None:
+    """Leave in a stage's log why it could not be planned, for `rag-hpc why`: no worker of it has begun."""
+    stage = next((name for name in submission.request.stages if not submission.plan_path(name).exists()), None)
+    if stage:
+        with (submission.folder / f"{stage}.log").open("a", encoding="utf-8") as stream:
+            stream.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} ERROR {stage}: not planned: {error}\n")
 
 
 @contextlib.contextmanager

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
-import shutil
 import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,7 @@ from rag_hpc.core import manifest
 from rag_hpc.core.commit import UNITS, committed, drafts
 from rag_hpc.core.failures import failure_counts
 from rag_hpc.core.ledger import Ledger, Submission, mend
-from rag_hpc.core.log import shown
+from rag_hpc.core.log import folded, shown
 from rag_hpc.core.manifest import MANIFEST
 from rag_hpc.core.plan import Plan, read_plans
 from rag_hpc.core.summary import in_and_out
@@ -37,18 +34,7 @@ def stage_rows(submission: Submission) -> list[dict[str, Any]]:
 
 def say(line: str) -> None:
     """Print a line; on a terminal in several where it is too narrow, but never amid a command that is to be copied."""
-    if not sys.stdout.isatty():
-        print(line)
-        return
-    whole = re.sub(r"rag-hpc \S+( \S*[=-]\S+)*", lambda command: command[0].replace(" ", "\xa0"), line)
-    folded = textwrap.wrap(
-        whole,
-        shutil.get_terminal_size().columns,
-        subsequent_indent="  ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    print("\n".join(folded).replace("\xa0", " "))
+    print(folded(line, sys.stdout))
 
 
 def print_damage(ledger: Ledger, rows: list[dict[str, Any]]) -> None:
@@ -67,7 +53,7 @@ def print_in_and_out(ledger: Ledger) -> None:
     folders = {stage: ledger.run_dir / plan.folder for stage, plan in plans.items()}
     found = {stage: manifest.load(path) for stage, path in folders.items() if (path / MANIFEST).exists()}
     if line := in_and_out(found, plans):
-        print(shown(line))
+        say(shown(line))
 
 
 def print_if_empty(ledger: Ledger, rows: list[dict[str, Any]]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 from rag_hpc.core.job import settable
 from rag_hpc.core.ledger import Ledger, Request, Submission, open_run, runs_root
 from rag_hpc.core.log import configure
 from rag_hpc.core.trust import private_files
-from rag_hpc.errors import IncompleteError, Interrupted
+from rag_hpc.errors import ConfigError, IncompleteError, Interrupted
 from rag_hpc.launchers import local
 from rag_hpc.launchers.chain import check_places, slurm_of, submit
 from rag_hpc.launchers.dryrun import show
@@ -79,8 +80,14 @@ def run_one(
     if request.on_slurm:  # where no job can be submitted, or none would find the run, its folder is not made
         slurm_of(request).require()
         check_places(ledger, config.cluster)
+    new = not ledger.run_dir.exists()
     ledger.create(to_plain(config), share=config.cluster.share is not None)
-    code = start(ledger, request, after)
+    try:
+        code = start(ledger, request, after)
+    except ConfigError:
+        if new and not any(ledger.run_dir.glob("submissions/*/*.plan.json")):  # nothing was begun
+            shutil.rmtree(ledger.run_dir)
+        raise
     return watch(ledger) if request.on_slurm and (config.watch or "--watch" in arguments.flags) else code
 
 

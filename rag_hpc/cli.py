@@ -16,7 +16,7 @@ import click
 
 from rag_hpc import __version__
 from rag_hpc.arguments import OWN, Arguments, choices
-from rag_hpc.core.log import at_work, bare, terminals
+from rag_hpc.core.log import at_work, bare, folded, terminals
 from rag_hpc.errors import ConfigError, RagHpcError, did_you_mean
 
 
@@ -135,7 +135,7 @@ VERBS = {
         ("serial=0.08 p=16,64", "serial=0.02 target=30 efficiency=0.8 --json"), "",
         ("serial", "p", "efficiency", "target"), ("--json",)),
     "metrics": Verb("rag_hpc.eval.metrics", "nDCG, recall, F1 of every method, with intervals over the queries",
-        ("", "demo-baseline demo-cluster --csv", "demo-cluster --latex", "demo-cluster --out trec"), "RUN ...", FIND,
+        ("", "demo-baseline demo-cluster --csv", "demo-cluster --latex", "demo-cluster --out trec"), "[RUN ...]", FIND,
         ("--json", "--csv", "--latex", "--out")),
     "compare": Verb("rag_hpc.eval.compare", "is a run as good as another on the same queries: intervals, p, verdicts",
         ("demo-baseline demo-cluster", "base a b measure=R@10 margin=0.01 --out compare.html"), "REFERENCE RUN ...",
@@ -336,7 +336,8 @@ def _main(argv: list[str]) -> int:
         argv = [*argv[1:], "--help"]
     try:
         arguments = parse(argv)
-        asks = arguments.verb == "ask" and not arguments.words  # and waits for what is typed
+        given = arguments.words or "--file" in arguments.values or not sys.stdin.isatty()
+        asks = arguments.verb == "ask" and not given  # and waits for what is typed: it says itself when it is at work
         with nullcontext() if asks else at_work(f"rag-hpc {arguments.verb}", bare(sys.stderr)):
             row = VERBS[arguments.verb]
             other = row.instead if row.instead and arguments.override(row.instead[0]) is not None else None
@@ -345,7 +346,7 @@ def _main(argv: list[str]) -> int:
     except click.exceptions.Exit as done:  # --help and --version
         return done.exit_code
     except RagHpcError as error:
-        print(f"{_command(argv)}: {error}", file=sys.stderr)
+        print(folded(f"{_command(argv)}: {error}", sys.stderr), file=sys.stderr)
         return error.exit_code
     except PermissionError as error:
         print(

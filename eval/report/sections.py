@@ -94,7 +94,12 @@ def recall_plots(results: Results) -> dict[str, str]:
 def answers(results: Results) -> dict[str, Any]:
     """Return the measures of the answers, with the held-out questions apart from the others, and a few answers."""
     means = quality.metrics(results).get("answers") or {}
-    rows = [(label, share(means[key])) for key, label in ANSWER_LABELS.items() if key in means]
+    titles = quality.stand_ins(results)
+    rows = [
+        (label + ", titles as queries" * titles, share(means[key]))
+        for key, label in ANSWER_LABELS.items()
+        if key in means
+    ]
     held_out = quality.answer_f1(results, held_out=True) if means else None
     for f1, label in (
         (held_out, "held-out questions"),
@@ -102,7 +107,9 @@ def answers(results: Results) -> dict[str, Any]:
     ):
         if f1:
             rows.append((f"token F1 of the short answer, {f1[1]} {label}", share(f1[0])))
-    return {"answer_rows": rows, "samples": quality.samples(results, NUM_SAMPLES), "sample_seed": quality.SEED}
+    sampled = "titles, which stand in for questions, were" if titles else "questions,"
+    samples = quality.samples(results, NUM_SAMPLES)
+    return {"answer_rows": rows, "samples": samples, "sampled": sampled, "sample_seed": quality.SEED}
 
 
 def identity(baseline: Results, run: Results) -> dict[str, Any]:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from rag_hpc.arguments import as_json
 from rag_hpc.core.fs import publish_file
-from rag_hpc.errors import ConfigError, InputError
+from rag_hpc.errors import InputError
 from rag_hpc.eval.cost import Prices
 from rag_hpc.eval.publish import swept_runs
 from rag_hpc.eval.report import pictures
 from rag_hpc.eval.report.study import Told, read_folder, render, write_report
-from rag_hpc.eval.results import named
+from rag_hpc.eval.results import named, named_once
 from rag_hpc.eval.study import gather, name_of, parse
 
 if TYPE_CHECKING:
@@ -45,12 +45,10 @@ def several(arguments: Arguments) -> Told | None:
     if not studies and len(alone) < 2:
         return None
     if alone:
-        if twice := [word for word in alone if alone.count(word) > 1]:
-            raise ConfigError(f"{twice[0]} is named twice; name each run once")
         given = arguments.values.get("--baseline")
         baseline = named(arguments, given).run_dir if given else None
         name = name_of([Path(word).name for word in alone])
-        studies.append(parse(gather([named(arguments, word) for word in alone], name, baseline), name))
+        studies.append(parse(gather(named_once(arguments, alone), name, baseline), name))
     return Told(name=name_of([study.name for study in studies]), studies=studies)
 
 

@@ -8,7 +8,9 @@ import io
 import logging
 import os
 import re
+import shutil
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -32,6 +34,31 @@ def shown(text: str, *, block: bool = False) -> str:
         return found[0] if block and found[0] in "\n\t" else found[0].encode("unicode_escape").decode("ascii")
 
     return _STEERS.sub(escape, text)
+
+
+_COMMAND = re.compile(r"rag-hpc \S+( \S*[=-]\S+)*")
+
+
+def columns(stream: TextIO) -> int | None:
+    """Return how wide the terminal behind a stream is, None where there is none."""
+    return shutil.get_terminal_size().columns if stream.isatty() else None
+
+
+def folded(text: str, stream: TextIO) -> str:
+    """Return lines that fit into the stream's terminal, none broken amid a command that is to be copied.
+
+    Where there is no terminal they stay whole, for who searches them.
+    """
+    width = columns(stream)
+    return text if width is None else "\n".join(_folded(line, width) for line in text.split("\n"))
+
+
+def _folded(line: str, width: int) -> str:
+    if len(line) <= width:
+        return line
+    whole = _COMMAND.sub(lambda command: command[0].replace(" ", "\xa0"), line)
+    parts = textwrap.wrap(whole, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return "\n".join(parts).replace("\xa0", " ")
 
 
 class Beat:
@@ -146,7 +173,7 @@ def bare(stream: TextIO) -> TextIO:
 
 class _Format(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return shown(super().format(record), block=True)
+        return folded(shown(super().format(record), block=True), sys.stderr)
 
 
 def configure(prefix: str = "", level: str | None = None) -> None:

@@ -16,6 +16,7 @@ from rag_hpc.algo.answer.cite import verdicts
 from rag_hpc.algo.answer.prompt import Passage
 from rag_hpc.core import manifest
 from rag_hpc.core.ledger import Ledger, Request, run_handle
+from rag_hpc.core.log import at_work, bare, folded
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.core.plan import read_plans
 from rag_hpc.errors import ConfigError, IncompleteError, InputError
@@ -63,26 +64,35 @@ def ask(arguments: Arguments) -> int:
     def show(found: dict[str, Any]) -> str:
         return "\n\n".join([as_text(found), *([explained(found)] if "--explain" in arguments.flags else [])])
 
+    def busy() -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if question or asked else at_work("rag-hpc ask", bare(sys.stderr))
+
     remote = encoder_of(arguments, request.settings["retrieve.queries"].get("encoder", {}))
-    with opened(ledger, request, generator, arguments.values.get("--filter"), remote) as (asker, near):
+    with contextlib.ExitStack() as stack:
+        with busy():
+            asker, near = stack.enter_context(
+                opened(ledger, request, generator, arguments.values.get("--filter"), remote)
+            )
+            if not (question or asked) and generator.name is GeneratorName.extractive:
+                asker.answer("What is this?")  # the first question need not wait for what is compiled and read once
 
         def answer(text: str) -> dict[str, Any]:
-            return {**plain(ledger.name, text, asker.answer(text), page_of), "coverage": near.coverage}
+            with busy():
+                return {**plain(ledger.name, text, asker.answer(text), page_of), "coverage": near.coverage}
 
         page_of = pages_of(ledger)
         if question:
             found = answer(question)
             hint = f"\na whole page, as it is stored: rag-hpc page ID run={ledger.name}" if found["citations"] else ""
-            print(as_json(found) if batch else show(found) + hint)
+            print(as_json(found) if batch else folded(show(found) + hint, sys.stdout))
             return 0
-        if not asked and generator.name is GeneratorName.extractive:
-            asker.answer("What is this?")  # so that the first question does not wait for what is compiled and read once
         for row in asked or _typed(ledger.name):
             found = {**row, **answer(row["question"])}
             if file or batch:
                 print(json.dumps(found, sort_keys=True).replace("\x7f", "\\u007f"), flush=True)
             else:
-                print(f"{'' if not asked else 'Q: ' + row['question']}\n{show(found)}\n".lstrip("\n"), flush=True)
+                said = f"{'' if not asked else 'Q: ' + row['question']}\n{show(found)}\n".lstrip("\n")
+                print(folded(said, sys.stdout), flush=True)
     return 0
 
 

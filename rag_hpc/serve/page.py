@@ -9,7 +9,7 @@ from rag_hpc.core import manifest
 from rag_hpc.core.ledger import Ledger, run_handle
 from rag_hpc.core.manifest import Manifest
 from rag_hpc.core.plan import read_plans
-from rag_hpc.errors import IncompleteError, InputError
+from rag_hpc.errors import ConfigError, IncompleteError, InputError
 from rag_hpc.stores.documents import DOCUMENTS, find_document
 from rag_hpc.stores.tables import read_column
 
@@ -24,6 +24,8 @@ def page(arguments: Arguments) -> int:
     from rag_hpc.arguments import as_json, reads_shared, root_of
     from rag_hpc.core.ledger import find_run
 
+    if not arguments.words:
+        raise ConfigError("which one? Its id or its address, as it stands behind a citation: rag-hpc page ID run=NAME")
     ledger = find_run(root_of(arguments), arguments.override("run"), shared=reads_shared(arguments))
     found = find_page(ledger, arguments.words[0])
     text = f"{found['title']}\n{found['url'] or found['doc_id']}\n\n{found['text']}"

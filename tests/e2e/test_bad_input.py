@@ -370,3 +370,22 @@ def test_a_changed_output_is_redone_not_trusted(cli: Cli, cluster: Path, copy: C
     assert done.returncode == 0, done.stderr
     assert f"{chunks}: its bytes are not what the manifest promises; its unit is done again" in done.stderr
     assert hashes(run_dir) == hashes(cluster)
+
+
+def test_a_corpus_that_planning_refuses_leaves_no_run_and_has_no_plan(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "r.jsonl").write_text(json.dumps({"id": "a", "text": PROSE}) + "\n")
+    asked = ["corpus=files", "corpus.path=r.jsonl", "corpus.id_field=nope", "run=g"]
+    for verb in ("run", "plan"):
+        done = cli(verb, *asked, cwd=tmp_path)
+        assert done.returncode == 2 and "no field 'nope' (corpus.id_field)" in done.stderr, done.stderr
+        assert list((tmp_path / "results/runs").glob("*")) == []
+
+
+def test_why_tells_what_a_stage_could_not_be_planned_for(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "r.jsonl").write_text(json.dumps({"id": "a", "title": "One page", "text": PROSE}) + "\n")
+    (tmp_path / "q.jsonl").write_text(json.dumps({"id": "q", "text": "Why?", "relevant": {"nowhere": 1}}) + "\n")
+    words = ["corpus=files", "corpus.path=r.jsonl", "corpus.questions=q.jsonl", "run=h", "pipeline=baseline"]
+    stages = "pipeline.stages=[crawl,clean,dedup.sign,dedup.group,dedup.verify,dedup.link,dedup.drop,retrieve.queries]"
+    assert cli("run", *words, stages, cwd=tmp_path).returncode == 1
+    told = cli("why", "h", cwd=tmp_path).stdout
+    assert "retrieve.queries: not planned: of 1 documents that are judged relevant, the corpus lacks 1" in told

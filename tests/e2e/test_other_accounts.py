@@ -93,9 +93,13 @@ def test_a_group_reads_what_one_of_it_shares_and_changes_nothing(
             os.chown(path, owner.uid, -1)
             path.chmod(mode)
         before = {path: path.stat().st_mtime_ns for path in paths}
-        for words in (["status"], ["why"], ["logs", "clean"], ["verify", "theirs", "theirs"]):
-            named = [] if words[0] == "verify" else ["run=theirs"]
-            done = reader.cli(*words, *named, where, share)
+        for words in (
+            ["status", "theirs"],
+            ["why", "theirs"],
+            ["logs", "clean", "run=theirs"],
+            ["verify", "theirs", "--files"],
+        ):
+            done = reader.cli(*words, where, share)
             assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
         refused = [reader.cli(verb, "run=theirs", where, share) for verb in ("retry", "cancel", "clean")]
         refused += [reader.cli("status", "run=theirs", where), stranger.cli("status", "run=theirs", where, share)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import shlex
 import subprocess
 import sys
@@ -204,3 +205,15 @@ def test_a_stop_from_the_keyboard_is_incomplete(
     monkeypatch.setattr("rag_hpc.launchers.status.find_run", stop)
     assert cli.main(["status"]) == 3
     assert capsys.readouterr().err == "stopped; what is committed stays, the same command goes on\n"
+
+
+def test_a_verb_alone_in_an_empty_folder_says_what_it_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO("What?"))
+    for verb in {*cli.VERBS} - {"run", "plan", "list"}:  # the first two would begin with the demo
+        needs_words = cli.VERBS[verb].words[:1] not in ("", "[")
+        assert cli.main([verb]) in ((2,) if needs_words else (1, 2))
+        assert capsys.readouterr().err.startswith(f"rag-hpc {verb}: ")
+    assert list(tmp_path.iterdir()) == []

@@ -137,3 +137,14 @@ def test_what_cannot_be_compared_is_said(
 ) -> None:
     assert cli.main(["compare", *words, f"cluster.root={root}"]) == code
     assert said in capsys.readouterr().err
+
+
+def test_titles_as_queries_are_labelled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        fake_run.build(tmp_path, fake_run.Shape(name=name, stand_ins=True, stages=fake_run.STAGES))
+    assert cli.main(["compare", "a", "b", f"cluster.root={tmp_path}"]) == 0
+    assert "bm25 (titles)" in capsys.readouterr().out
+    assert cli.main(["compare", "a", "b", "--csv", f"cluster.root={tmp_path}"]) == 0
+    said = capsys.readouterr()
+    assert said.out.count("titles that stand in for questions") == len(said.out.splitlines()) - 1
+    assert said.err.startswith("a: the queries are titles")

@@ -70,6 +70,8 @@ def test_titles_as_queries_are_labelled_in_every_form(tmp_path: Path, capsys: py
     label = "titles that stand in for questions"
     assert printed(capsys, tmp_path, "t").startswith(f"t: the queries are {label}")
     assert "bm25 (titles)" in printed(capsys, tmp_path, "t")
+    assert cli.main(["metrics", "t", "--csv", f"cluster.root={tmp_path}"]) == 0
+    assert capsys.readouterr().err.startswith(f"t: the queries are {label}")
     assert {row["queries"] for row in csv.DictReader(io.StringIO(printed(capsys, tmp_path, "t", "--csv")))} == {label}
     latex = printed(capsys, tmp_path, "t", "--latex")
     assert latex.startswith(f"% t: the queries are {label}") and "& bm25 (titles) &" in latex

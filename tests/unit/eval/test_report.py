@@ -80,6 +80,11 @@ def test_titles_that_stand_in_for_questions_are_no_quality(tmp_path: Path) -> No
     assert "1 of 8 documents judged relevant cannot be found (too-short 1)." in warned
     assert ", 1 of 8 documents judged relevant are not among them, 8 titles stand in for questions." in warned
     assert "mean over the titles that stand in for questions." in warned and "held-out" not in warned
+    assert "finds, mean over the titles that stand in for questions." in warned and "over 8 titles" in warned
+    assert (
+        "questions answered, titles as queries" in texts
+        and " titles, which stand in for questions, were drawn" in warned
+    )
 
 
 def test_a_shared_machine_has_no_speed_up_to_show(tmp_path: Path, base: Results) -> None:

@@ -211,3 +211,20 @@ def test_a_damaged_output_is_named_by_what_reads_it(
         assert (code, said) == (0, "")
     else:
         assert code == 1 and f"{path}: its bytes are not what the manifest promises; mend it: rag-hpc retry" in said
+
+
+@pytest.mark.parametrize("words", ["scaling a a/", "forecast a a/", "metrics a a/", "compare a a/", "verify a a/"])
+def test_a_run_that_is_named_twice_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str) -> None:
+    fake_run.build(tmp_path, fake_run.Shape(name="a", finish=2))
+    assert cli.main([*words.replace("a/", f"{tmp_path}/a").split(), f"cluster.root={tmp_path}"]) == 2
+    assert "a is named twice; name each run once" in capsys.readouterr().err
+    assert cli.main(["cost", "a", "--baseline", "a", f"cluster.root={tmp_path}"]) == 2
+    assert "--baseline a: that is the run itself" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["scaling", "forecast"])
+def test_times_of_other_documents_are_no_curve(tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    for p in (1, 2):
+        fake_run.build(tmp_path, fake_run.Shape(name=f"c{p}", p=p, first_page=p, stages=["crawl", "clean"]))
+    assert cli.main([verb, "c1", "c2", f"cluster.root={tmp_path}"]) == 2
+    assert "c2 and c1 read different documents or questions" in capsys.readouterr().err

@@ -141,7 +141,7 @@ def test_points_are_written_for_other_programs(swept: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("c-w1", "c-w2", "c-w1"), "c-w1 is named twice; name each run of the sweep once"),
+        (("c-w1", "c-w2", "c-w1"), "c-w1 is named twice; name each run once"),
         (("c-w1", "c-w2", "--out=s.jpeg"), "ends in one of .svg, .png, .pdf, .csv, .parquet"),
     ],
 )
@@ -167,7 +167,9 @@ def test_other_output_is_said_and_fails(tmp_path: Path, capsys: pytest.CaptureFi
         fake_run.build(
             tmp_path, fake_run.Shape(name=f"c-w{p}", p=p, dropped_in_silence=lost, stages=["crawl", "clean", "chunk"])
         )
-    assert call(tmp_path, "c-w1", "c-w2") == 1
+    assert call(tmp_path, "c-w1", "c-w2", f"--out={tmp_path / 's.svg'}") == 1
+    drawn = (tmp_path / "s.svg").read_text()
+    assert drawn.count("<title>clean") + 1 == drawn.count("<title>crawl")  # other output in less time is no speed-up
     rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if "DIFFERS" in line}
     assert rows
 

@@ -47,3 +47,18 @@ def test_columns_line_up() -> None:
 def test_counts_are_grouped_and_times_are_utc() -> None:
     assert text.count(1234567) == "1\u202f234\u202f567"
     assert text.day(0) == "1970-01-01 00:00 UTC"
+
+
+def test_a_table_that_is_too_wide_goes_on_below_and_remarks_go_below_their_rows() -> None:
+    header, rows = ("stage", "p", "T", "energy", ""), [("crawl", "1", "2.0 s", "0.1 kWh", "a remark of some words")]
+    whole = text.aligned(header, rows)
+    assert whole == text.aligned(header, rows, width=49) and len(whole.splitlines()) == 2
+    assert text.aligned(header, rows, keys=2, width=19).splitlines() == [
+        "stage  p  T",
+        "crawl  1  2.0 s",
+        "",
+        "stage  p  energy",
+        "crawl  1  0.1 kWh",
+        "    a remark of",
+        "    some words",
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import fake_corpus
 import fake_run
 import pytest
 
@@ -29,6 +30,15 @@ def test_baseline_and_cluster_are_the_same_but_for_their_layout(run: Results, ba
     assert {
         verdict for stage, verdict in found.items() if stage not in ("lexical", "vectors.build", "vectors.train")
     } == {"same"}
+
+
+def test_an_index_of_other_passages_differs_in_more_than_its_layout(
+    tmp_path: Path, run: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fake_corpus.chunks
+    monkeypatch.setattr(fake_corpus, "chunks", lambda document: whole(document)[:1])
+    other = verdicts(run, Results(fake_run.build(tmp_path, fake_run.Shape(name="other", num_shards=2))))
+    assert (other["chunk"], other["lexical"], other["vectors.build"]) == ("differs",) * 3
 
 
 def test_rows_follow_the_pipeline_whichever_run_comes_first(run: Results, base: Results) -> None:

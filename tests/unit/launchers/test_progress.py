@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fake_run
 import pytest
 import toystages
 from terminal import on_terminal, screen
@@ -74,6 +75,7 @@ def test_a_terminal_is_told_that_a_silent_command_is_at_work_and_nothing_of_it_s
     said = on_terminal([sys.executable, "-c", SLOW, "why"], tmp_path)
     assert "rag-hpc why: at work, 1 s" in said and screen(said) == ["done", ""]
     assert "at work" in on_terminal([sys.executable, "-c", SLOW, "ask", "Why?"], tmp_path)
+    assert "at work" in on_terminal([sys.executable, "-c", SLOW, "ask", "--file", "q.txt"], tmp_path)
     assert "at work" not in on_terminal([sys.executable, "-c", SLOW, "ask"], tmp_path)  # it waits for a question
     done = subprocess.run([sys.executable, "-c", SLOW, "why"], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("done\n", "")
@@ -136,8 +138,13 @@ def test_status_of_several_runs_shows_each_and_exits_with_the_worst(
 
 
 def test_verbs_about_runs_fit_into_80_columns_of_a_terminal(runs: Path) -> None:
-    for verb in (["list"], ["status", "good", BAD], ["why", BAD]):
-        said = on_terminal([sys.executable, "-m", "rag_hpc.cli", *verb], runs.parents[1])
+    told, place = runs.parents[1] / "told", runs.parents[1]
+    fake_run.build(told, fake_run.baseline("base", stand_ins=True))
+    fake_run.build(told, fake_run.Shape(name="other", stand_ins=True))
+    alone = ("metrics base", "forecast base", "milestones other", "cost other")
+    beside = [f"{verb} cluster.root=told" for verb in (*alone, "compare base other", "scaling base other")]
+    for verb in ("list", f"status good {BAD}", f"why {BAD}", "run nope=1", *beside):
+        said = on_terminal([sys.executable, "-m", "rag_hpc.cli", *verb.split()], place)
         own = screen(said)
         own = own[: next((n for n, line in enumerate(own) if line.startswith("-- ")), len(own))]  # then come log lines
         assert len(own) >= 2 and [line for line in own if len(line) > 80 and BAD not in line] == []
