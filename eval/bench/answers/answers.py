@@ -198,7 +198,7 @@ def ordinary_rows(asker: Asker, half: str) -> list[Row]:
     """Return rows of a newcomer's questions about the demo's corpus: does an answer name what does it?
 
     ordinary.jsonl has the questions, each with a pattern of right names, or "" where the corpus has no answer. A name
-    that an answer gives before a colon (`posixpath.join: Join two ...`) is that of a call, as patterns have it: `join(`.
+    before a colon (`posixpath.join: Join two ...`) is that of a call, as the patterns have it: `join(`.
     """
     lines = importlib.resources.files(__package__).joinpath("ordinary.jsonl").read_text(encoding="utf-8").splitlines()
     asked = [one for one in map(json.loads, lines) if one["half"] == half]
