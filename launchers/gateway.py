@@ -17,7 +17,7 @@ from rag_hpc.core.log import shown
 from rag_hpc.errors import ConfigError, IncompleteError, InputError, MissingDependency, RagHpcError, did_you_mean
 from rag_hpc.launchers import gatejob, resident
 from rag_hpc.schema import from_plain, to_plain
-from rag_hpc.serve.ask import generator_of
+from rag_hpc.serve.ask import check_pipeline, generator_of
 from rag_hpc.serve.cache.config import CacheConfig
 from rag_hpc.serve.gateway import traces
 from rag_hpc.serve.gateway.config import GatewayConfig, candidates_of
@@ -78,6 +78,7 @@ def up(ledger: Ledger, place: GatewayPlace, arguments: Arguments, cluster: Clust
 
 def asked_of(ledger: Ledger, request: Request, place: GatewayPlace, arguments: Arguments) -> Asked:
     """Return the gateway that is asked for. Raises ConfigError for one that could not answer."""
+    check_pipeline(ledger.name, request)
     config = settings(arguments)
     candidates_of(request.settings, config.candidates)
     if config.otlp:

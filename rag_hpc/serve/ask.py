@@ -54,11 +54,7 @@ def ask(arguments: Arguments) -> int:
         raise ConfigError('ask: give a question, e.g. rag-hpc ask "How do I copy a folder?", or --file FILE')
     ledger = find_run(root_of(arguments), arguments.override("run"), shared=reads_shared(arguments))
     request = ledger.request()
-    if absent := [stage for stage in (*NEEDED, *SETTINGS) if stage not in request.stages]:
-        raise ConfigError(
-            f"run={ledger.name}: its pipeline has no {', '.join(absent)}, so nothing can be searched; "
-            "run the same corpus with pipeline=cluster, and ask that run"
-        )
+    check_pipeline(ledger.name, request)
     generator = generator_of(arguments, request.settings["generate"].get("generator", {}))
 
     def show(found: dict[str, Any]) -> str:
@@ -263,6 +259,15 @@ def pages_of(ledger: Ledger) -> PageOf:
         return page_number(document, passage.start + max(at, 0)) if document else None
 
     return page_of
+
+
+def check_pipeline(run: str, request: Request) -> None:
+    """Raise ConfigError for a run that was never to be asked: it lacks stages whose settings answers are made with."""
+    if absent := [stage for stage in (*NEEDED, *SETTINGS) if stage not in request.stages]:
+        raise ConfigError(
+            f"run={run}: its pipeline has no {', '.join(absent)}, so nothing can be asked of it; "
+            "run the same corpus with pipeline=cluster, and ask that run"
+        )
 
 
 def manifests(run_dir: Path, request: Request) -> dict[str, Manifest]:

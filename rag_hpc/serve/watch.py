@@ -26,7 +26,7 @@ from rag_hpc.core.settings import DAY_S
 from rag_hpc.core.stored import check_members, read_object, sealed_json
 from rag_hpc.core.trust import private_files
 from rag_hpc.errors import ConfigError, InputError, RagHpcError
-from rag_hpc.serve.ask import generator_of, opened, plain, read_questions
+from rag_hpc.serve.ask import check_pipeline, generator_of, opened, plain, read_questions
 from rag_hpc.serve.cache.answers import same_answer
 from rag_hpc.serve.places import FOLDER, check_own
 
@@ -208,6 +208,7 @@ def as_text(found: Round) -> str:
 def _with(arguments: Arguments, ledger: Ledger, work: Callable[[Ask], Any]) -> Any:
     """Return what `work` returns, given what asks the run: its group, if one is up, else this process."""
     request = ledger.request()
+    check_pipeline(ledger.name, request)
     generator = generator_of(arguments, request.settings["generate"].get("generator", {}))
     with opened(ledger, request, generator) as (asker, near):
 

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rag_hpc.errors import ConfigError, InputError
+from rag_hpc.errors import InputError
 from rag_hpc.serve.cache.config import CacheConfig
 from rag_hpc.serve.cache.entry import Key, Kind
 from rag_hpc.serve.cache.files import Files, fill
@@ -27,7 +27,7 @@ def warm(arguments: Arguments, ledger: Ledger) -> int:
     """Answer the run's most frequent questions by the query log, or those of `--file`, and write what was found."""
     from rag_hpc.arguments import whole_number
     from rag_hpc.schema import from_plain
-    from rag_hpc.serve.ask import generator_of, manifests, opened, pages_of, plain, read_questions
+    from rag_hpc.serve.ask import check_pipeline, generator_of, manifests, opened, pages_of, plain, read_questions
     from rag_hpc.serve.places import FOLDER
 
     most = whole_number("most", arguments.override("most"), MOST, least=1)
@@ -46,8 +46,7 @@ def warm(arguments: Arguments, ledger: Ledger) -> int:
             "or let gateways keep them with gateway.log=true"
         )
     request, secret, now = ledger.request(), secret_of(ledger.run_dir), time.time()
-    if "generate" not in request.settings:
-        raise ConfigError(f"run={ledger.name}: its pipeline has no generate, so there are no answers to keep")
+    check_pipeline(ledger.name, request)
     generator = generator_of(arguments, request.settings["generate"].get("generator", {}))
     scope = scope_of(manifests(ledger.run_dir, request), request, generator, tenant)
     there, values = Files(folder, secret, Counter()), {}

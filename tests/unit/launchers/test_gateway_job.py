@@ -14,6 +14,7 @@ from fake_slurm import FakeSlurm
 
 from rag_hpc.cli import main
 from rag_hpc.core.ledger import Ledger, Request
+from rag_hpc.serve.ask import NEEDED, SETTINGS
 from rag_hpc.serve.gateway import places
 from rag_hpc.serve.gateway.places import ASKED, DOORS, FOLDER, Asked, Doors, GatewayPlace
 
@@ -24,7 +25,8 @@ SITE = ["cluster=slurm", "cluster.time_min=60", "cluster.interface=lo"]
 def ledger(tmp_path: Path) -> Ledger:
     made = Ledger(tmp_path / "runs" / "r")
     made.create({})
-    made.submit(Request(run="r", number=0, stages=[], settings={}, workers=1, cluster={"root": None}))
+    stages = [*NEEDED, *SETTINGS]
+    made.submit(Request(run="r", number=0, stages=stages, settings={}, workers=1, cluster={"root": None}))
     return made
 
 
@@ -102,3 +104,15 @@ def test_the_port_is_of_the_loopback_unless_the_node_s_address_is_asked_for(
     for words, said in ((["gateway.listen=all"], "loopback or node"), (["gateway.listen=node"], "gateway.port=0")):
         assert main(["serve", "gateway", f"run={ledger.run_dir}", *words]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_a_run_that_no_answer_can_be_made_of_is_refused_before_anything_is_started(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    searched = Ledger(tmp_path / "runs" / "searched")
+    searched.create({})
+    stages = [*NEEDED, "retrieve.queries", "retrieve.search"]
+    searched.submit(Request(run="searched", number=0, stages=stages, settings={}, workers=1, cluster={"root": None}))
+    assert main(["serve", "gateway", f"run={searched.run_dir}"]) == 2
+    assert "run=searched: its pipeline has no generate, so nothing can be asked of it" in capsys.readouterr().err
+    assert not (searched.run_dir / ".gateways").exists()
