@@ -126,6 +126,10 @@ def test_idle_replicas_of_this_machine_end_and_come_again(
         Waker(place).tend(0.0)
         assert wanted(place) == 0  # only who drained it starts it again
         assert main(["serve", "replicas", f"run={ledger.run_dir}"]) == 0 and wanted(place) == 1
+        os.kill(place.keeper().pid, signal.SIGKILL)
+        while roll.live():  # no replica stays behind that nobody keeps up
+            assert time.monotonic() < end
+            time.sleep(0.1)
     finally:
         assert main(["serve", "down", f"run={ledger.run_dir}"]) == 0
 
