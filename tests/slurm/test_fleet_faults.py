@@ -23,9 +23,10 @@ from redisserver import RedisServer
 
 from rag_hpc.cli import main
 from rag_hpc.core.ledger import Ledger
-from rag_hpc.launchers import gateway, resident
+from rag_hpc.launchers import gateway, group, resident
+from rag_hpc.serve.cache.scope import SECRET
 from rag_hpc.serve.gateway.places import Doors, GatewayPlace
-from rag_hpc.serve.places import Place
+from rag_hpc.serve.places import Place, groups_of
 from rag_hpc.serve.replicas import Notice, Roll, asked, jobs_of, places_of, slot_of
 from rag_hpc.slurm import devcluster as dc
 
@@ -107,13 +108,13 @@ def test_no_request_fails_whatever_of_a_fleet_is_killed(
             watch.until("gateway killed", lambda found: answers(gates[0], pid))
             whole = not load.partial
 
-            (rank,) = ranks(ledger.run_dir, 1)
-            os.kill(rank, signal.SIGKILL)
-            watch.until("rank killed", lambda found: [rank] != ranks(ledger.run_dir, 1) != [] and covers(gates[0]))
-
-            (first,) = ranks(ledger.run_dir, 0)
-            os.kill(first, signal.SIGKILL)
-            watch.until("rank 0 killed", lambda found: [first] != ranks(ledger.run_dir, 0) != [] and covers(gates[0]))
+            (shards,) = groups_of(ledger.run_dir)
+            for number in (1, 0):
+                pid = whole_group(shards)[number]
+                os.kill(pid, signal.SIGKILL)
+                watch.until(
+                    f"rank {number} killed", lambda found, gone=(number, pid): came_back(whole_group(shards), *gone)
+                )
 
             assert kept(store)
             store.stop()
@@ -162,7 +163,8 @@ def test_no_request_fails_whatever_of_a_fleet_is_killed(
     finally:
         store.stop()
         assert main(["serve", "down", run]) == 0
-    assert not [name for name in (".serve", ".replicas", ".gateways") if (ledger.run_dir / name).exists()]
+    assert not [name for name in (".replicas", ".gateways") if (ledger.run_dir / name).exists()]
+    assert [path.name for path in (ledger.run_dir / ".serve").iterdir()] == [SECRET]  # Redis has entries under it yet
     assert not sh("squeue", "-h").strip()
 
 
@@ -235,6 +237,11 @@ def came_again(before: dict[int, Notice], slot: int) -> Callable[[dict[int, Noti
     return lambda ready: len(ready) == len(before) and ready[slot].pid != before[slot].pid
 
 
+def came_back(pids: dict[int, int], rank: int, before: int) -> bool:
+    """Return whether all ranks are there, that one as another process."""
+    return bool(pids) and pids[rank] != before
+
+
 def answers(place: GatewayPlace, before: int) -> bool:
     """Return whether a gateway answers, and is another process than before."""
     found = gateway.state_of(place)
@@ -252,17 +259,10 @@ def covers(place: GatewayPlace) -> bool:
     return bool(gateway.state_of(place).get("groups") == SHARDS)
 
 
-def ranks(run_dir: Path, number: int) -> list[int]:
-    """Return the processes of a rank of the run's group."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue
-        if "rag_hpc.serve.rank" in words and str(run_dir) in words and words[-2] == f"{number}":
-            found.append(int(path.parent.name))
-    return found
+def whole_group(place: Place) -> dict[int, int]:
+    """Return the processes of a group by rank, as rank 0 tells; none until all shards are there."""
+    found = group.state_of(place)
+    return {row["rank"]: row["pid"] for row in found["ranks"]} if found["state"] == "up" else {}
 
 
 def engines(replica: Notice) -> set[int]:
