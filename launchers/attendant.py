@@ -4,8 +4,9 @@ On this machine one attendant has all replicas; on Slurm each job is one with it
 walltime ends: it submits a successor as early as starts are known to take, one hand-over earlier for each lower slot
 whose walltime ends with its own, drains its replica once the successor gives tokens, and is gone. A successor that is
 late does not keep it, nor does it leave early while it is the last that answers. How many are asked for may change
-meanwhile: those of the highest slots are drained, and all where nobody asked any for long. A job that was killed whole,
-with its script, is submitted anew by the first of the others. Exit codes: 0 told to stop, handed over or no longer
+meanwhile: those of the highest slots are drained, and all where nobody asked any for long. The first that is ready
+decides for the fleet: how many its load needs, and that a job which was killed whole, with its script, is submitted
+anew. Exit codes: 0 told to stop, handed over or no longer
 asked for, 1 the replica never lived long, 2 it cannot run as configured, 3 the walltime is near.
 """
 
@@ -25,10 +26,11 @@ from rag_hpc.core.log import configure
 from rag_hpc.core.trust import check_run
 from rag_hpc.errors import ClusterError, RagHpcError
 from rag_hpc.launchers.keeper import Rank
-from rag_hpc.launchers.replicas import TRIES, absent, submit, submit_absent
+from rag_hpc.launchers.replicas import TRIES, absent, scale, submit, submit_absent
+from rag_hpc.launchers.scale import Scaler
 from rag_hpc.serve import replicas
 from rag_hpc.serve.places import KEEPER, KeptBy, Place
-from rag_hpc.serve.replicas import Notice, ReplicaConfig, Roll, State, slot_of
+from rag_hpc.serve.replicas import Living, Load, Notice, ReplicaConfig, Roll, State, slot_of
 
 log = logging.getLogger(__name__)
 POLL_S = 0.2
@@ -48,9 +50,10 @@ class Attendant:
         self.place, self._deadline, self._in_job = place, deadline, in_job
         self.children = {name: self._child(name) for name in names}
         self._leaving: dict[str, tuple[Rank, float]] = {}  # no longer asked for, and until when they may drain
-        self._look = self._mend_due = self._rest_due = 0.0
+        self._look = self._mend_due = self._rest_due = self._scale_due = 0.0
         self._tries: Counter[int] = Counter()  # of a slot
         self._config = ReplicaConfig(**replicas.asked(place).settings)
+        self._scaler, self._loads = Scaler(self._config), Living(place, Load)
         self._roll, self._stopped, self._due, self._begun = Roll(place), False, 0.0, begun
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, self._on_signal)
@@ -72,6 +75,7 @@ class Attendant:
                 if not self._follow_number(now):
                     return 0
                 self._rest(now)
+                self._scale(now)
                 self._ask_successor(now)
                 self._mend(now)
                 for child in self.children.values():
@@ -114,7 +118,7 @@ class Attendant:
             return True
         self._look = now + LOOK_S
         try:
-            num = replicas.asked(self.place).wanted
+            num = replicas.wanted(self.place)
         except (RagHpcError, OSError) as error:  # `down` removes it, and ends this process
             log.debug("how many replicas are asked for is not known: %s", error)
             return True
@@ -139,8 +143,7 @@ class Attendant:
         if not self._in_job or now < self._mend_due:
             return
         self._mend_due = now + AGAIN_S
-        ready = self._ready()
-        if not ready or ready[0].name not in self.children:
+        if not self._decides():
             return
         try:
             gone = [slot for slot in absent(self.place, patient=False) if self._tries[slot] < TRIES]
@@ -154,13 +157,37 @@ class Attendant:
         """Let go of all replicas, jobs too, when nobody asked any for long."""
         if not self._config.idle_s or now < self._rest_due:
             return
-        self._rest_due, live, ready = now + LOOK_S, self._roll.live(), self._ready()
-        if not ready or ready[0].name not in self.children or min(one.idle_s for one in live) < self._config.idle_s:
+        self._rest_due = now + LOOK_S
+        if not self._decides() or min((one.idle_s for one in self._roll.live()), default=0.0) < self._config.idle_s:
             return
         try:
             replicas.rest(self.place, f"no request for {self._config.idle_s:g} s")
         except (RagHpcError, OSError) as error:
             log.warning("the fleet cannot be let go of: %s", error)
+
+    def _scale(self, now: float) -> None:
+        """Have as many replicas as what is open at the gateways needs; what none of them tells is not known."""
+        if not self._config.max_replicas or now < self._scale_due:
+            return
+        self._scale_due = now + LOOK_S
+        if not self._decides() or not (loads := self._loads.live()):
+            return
+        ongoing = sum(one.ongoing for one in loads)
+        try:
+            asked = replicas.asked(self.place)
+            held = replicas.upheld(self.place, asked)
+            num = self._scaler.wanted(now, ongoing, held, asked.num)
+            if num == held or asked.resting:
+                return
+            jobs = scale(self.place, num)
+            log.info("%d replicas in place of %d, with %d requests open; new jobs: %s", num, held, ongoing, jobs)
+        except (RagHpcError, OSError) as error:
+            log.warning("the fleet cannot be scaled: %s", error)
+
+    def _decides(self) -> bool:
+        """Return whether this process decides for the fleet: it keeps up the first replica that is ready."""
+        ready = self._ready()
+        return bool(ready) and ready[0].name in self.children
 
     # ---- the successor of a job
 

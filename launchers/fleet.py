@@ -67,6 +67,7 @@ def resize(ledger: Ledger, place: Place, arguments: Arguments, cluster: ClusterC
         raise ConfigError(f"{told}, on another site or with other resources; {others}")
     if num == was.num and not was.resting and not (was.site and processes.absent(place)):
         raise ConfigError(f"{told}, {num} of them; another workers=N changes how many; {others}")
+    check_most(num, ReplicaConfig(**was.settings))
     jobs = processes.resize(place, num)
     new = f", queued: job {', '.join(jobs)}" if jobs else ""
     print(f"run={ledger.name}: replicas {place.name} were {was.num} and are to be {num}{new}")
@@ -84,11 +85,18 @@ def asked_of(ledger: Ledger, arguments: Arguments) -> Replicas:
             f"generator={generator.name.value}: replicas are engines of their own, which only generator=vllm has; "
             "e.g. rag-hpc serve replicas run=RUN workers=2 generator=vllm generator.model=DIR"
         )
-    return Replicas(
-        num=whole_number("workers", arguments.override("workers"), 1, least=1),
-        generator=to_plain(generator),
-        settings=dataclasses.asdict(settings(arguments)),
-    )
+    num, config = whole_number("workers", arguments.override("workers"), 1, least=1), settings(arguments)
+    check_most(num, config)
+    return Replicas(num=num, generator=to_plain(generator), settings=dataclasses.asdict(config))
+
+
+def check_most(num: int, config: ReplicaConfig) -> None:
+    """Raise ConfigError for more replicas than there may be by load."""
+    if 0 < config.max_replicas < num:
+        raise ConfigError(
+            f"workers={num}: that is the least, and serve.replica.max_replicas={config.max_replicas} the most; "
+            "give fewer workers, or more at the most"
+        )
 
 
 def settings(arguments: Arguments) -> ReplicaConfig:

@@ -19,7 +19,7 @@ from rag_hpc.launchers import resident
 from rag_hpc.schema import from_plain, to_plain
 from rag_hpc.serve import replicas
 from rag_hpc.serve.places import Place
-from rag_hpc.serve.replicas import GUESSED_S, Job, Replicas, Roll, State
+from rag_hpc.serve.replicas import GUESSED_S, Job, Replicas, Roll, Scaled, State
 from rag_hpc.slurm.client import connect
 from rag_hpc.slurm.cluster import ClusterConfig
 from rag_hpc.slurm.scripts import ReplicaJob, replica_script
@@ -56,8 +56,10 @@ def wait_ready(place: Place, asked: Replicas, alive: Callable[[], bool]) -> None
     alive: tells whether their attendant is.
     """
     limit = time.monotonic() + asked.generator.get("vllm", {}).get("start_timeout_s", 10 * GUESSED_S)
-    roll, wanted = Roll(place), [(slot, State.ready.value) for slot in range(asked.num)]
-    while sorted((replicas.slot_of(one.name)[0], one.state) for one in roll.live()) != wanted:
+    roll = Roll(place)
+    while sorted((replicas.slot_of(one.name)[0], one.state) for one in roll.live()) != [
+        (slot, State.ready.value) for slot in range(replicas.upheld(place, asked))
+    ]:
         if not alive() or time.monotonic() > limit:
             raise IncompleteError(f"replicas {place.name} do not come up:\n{shown(resident.said(place), block=True)}")
         time.sleep(POLL_S)
@@ -106,16 +108,29 @@ def resize(place: Place, num: int) -> list[str]:
     Raises ClusterError and IncompleteError; the same again then makes up for what is missing.
     """
     was = replicas.asked(place)
-    now = dataclasses.replace(was, num=num, resting="")
+    held, now = replicas.upheld(place, was), dataclasses.replace(was, num=num, resting="")
     place.write(replicas.REPLICAS, now)
     if not was.site:
         wait_ready(place, now, lambda: resident.keeper_pid(place, ATTENDANT) is not None)
         return []
-    cluster: ClusterConfig = from_plain(ClusterConfig, was.site)
-    slurm, jobs = connect(cluster.name, cluster.slurm_conf), replicas.jobs_of(place)
-    _cancel_waiting(slurm, [job.id for job in jobs if job.slot >= num])
+    return _have(place, now, held)
+
+
+def scale(place: Place, num: int) -> list[str]:
+    """Keep up as many replicas as the load needs, and return the ids of new jobs. Raises ClusterError."""
+    asked = replicas.asked(place)
+    held = replicas.upheld(place, asked)
+    place.write(replicas.SCALED, Scaled(num=num))
+    return _have(place, asked, held, patient=False) if asked.site else []
+
+
+def _have(place: Place, asked: Replicas, held: int, *, patient: bool = True) -> list[str]:
+    """Have the jobs of as many replicas as are kept up now, which were `held`; return the ids of new ones."""
+    cluster: ClusterConfig = from_plain(ClusterConfig, asked.site)
+    slurm, num = connect(cluster.name, cluster.slurm_conf), replicas.upheld(place, asked)
+    _cancel_waiting(slurm, [job.id for job in replicas.jobs_of(place) if job.slot >= num])
     # a job of a slot that was let go of may drain yet: another takes its place in any case
-    return submit_absent(place, sorted({*range(was.num, num), *absent(place, slurm)}), slurm)
+    return submit_absent(place, sorted({*range(held, num), *absent(place, slurm, patient=patient)}), slurm)
 
 
 def drain(place: Place) -> None:
@@ -140,7 +155,7 @@ def absent(place: Place, slurm: Slurm | None = None, *, patient: bool = True) ->
     cluster: ClusterConfig = from_plain(ClusterConfig, asked.site)
     queued = (slurm or connect(cluster.name, cluster.slurm_conf)).queued(patient=patient)
     held = {job.slot for job in replicas.jobs_of(place) if job.id in queued}
-    return [slot for slot in range(asked.wanted) if slot not in held]
+    return [slot for slot in range(replicas.wanted(place)) if slot not in held]
 
 
 def wake(place: Place, tries: Counter[int]) -> list[str]:
@@ -179,20 +194,20 @@ def submit_absent(place: Place, slots: Sequence[int], slurm: Slurm | None = None
 def state_of(place: Place) -> dict[str, Any]:
     """Return how the replicas are: by slot, as their notices say, and what Slurm says of the jobs, once in 30 s."""
     asked = replicas.asked(place)
-    live = Roll(place).live()
+    live, num = Roll(place).live(), replicas.upheld(place, asked)
     rows = [
         {"name": one.name, "state": one.state, "host": one.host, "pid": one.pid, "job": one.job, "ends": one.ends_unix}
         for one in live
     ]
-    found: dict[str, Any] = {"replicas": place.name, "asked": asked.num, "live": rows}
+    found: dict[str, Any] = {"replicas": place.name, "asked": num, "live": rows}
     slots = {replicas.slot_of(one.name)[0] for one in live if one.state == State.ready.value}
-    ready = len(slots & {*range(asked.num)})
+    ready = len(slots & {*range(num)})
     if jobs := replicas.jobs_of(place):
         found["jobs"] = waiting(place, asked, [job.id for job in jobs])
     alive = resident.keeper_pid(place, ATTENDANT) is not None or bool(found.get("jobs"))
     if asked.resting and (asked.site or alive):
         return {**found, "ready": ready, "state": "resting", "reason": asked.resting}
-    state = "up" if ready == asked.num else "partial" if ready else "starting" if alive else "down"
+    state = "up" if ready == num else "partial" if ready else "starting" if alive else "down"
     return {**found, "ready": ready, "state": state}
 
 

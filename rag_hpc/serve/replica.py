@@ -56,7 +56,7 @@ class Replica:
             def capture_signals(self) -> Iterator[None]:
                 yield
 
-        self.place, self._begun = place, begun
+        self.place, self._begun, self._parent = place, begun, os.getppid()
         asked = replicas.asked(place)
         self._config = ReplicaConfig(**asked.settings)
         self._generator = from_plain(GeneratorConfig, asked.generator)
@@ -189,6 +189,8 @@ class Replica:
 
     async def _beat(self) -> None:
         while True:
+            if os.getppid() != self._parent:
+                self._stopped.set()  # its attendant was killed, and another may keep up one of its name
             await asyncio.wrap_future(self._say(self.relay.state))
             await asyncio.sleep(BEAT_S)
 

@@ -7,6 +7,8 @@ RUN/.replicas/NAME/jobs.jsonl       the jobs of Slurm that were submitted for it
 RUN/.replicas/NAME/claim-ID         somebody submits, or submitted, the job of that replica
 RUN/.replicas/NAME/starts.jsonl     how long each waited in the queue and took to its first token
 RUN/.replicas/NAME/wish             a request found no replica: whoever may submit jobs starts them again
+RUN/.replicas/NAME/load-ID.json     how many requests a gateway has open (Load), where their number decides on replicas
+RUN/.replicas/NAME/scaled.json      how many replicas that load needs (Scaled): written by one attendant alone
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from rag_hpc.core.settings import DAY_S, bounded, check_bounds
 from rag_hpc.core.stored import sealed_json, typed
@@ -31,7 +33,7 @@ from rag_hpc.errors import ConfigError, CorruptOutput, InputError
 from rag_hpc.serve.places import Place, check_own
 
 FOLDER, REPLICAS, JOBS, STARTS = ".replicas", "replicas.json", "jobs.jsonl", "starts.jsonl"
-WISH = "wish"
+WISH, SCALED = "wish", "scaled.json"
 BEAT_S = 2.0  # between two notices of one that lives
 STALE_S = 5 * BEAT_S  # without a new notice, the process or its node is gone
 GUESSED_S = 120.0  # from submission to the first token, before any was measured
@@ -57,6 +59,10 @@ class ReplicaConfig:
     max_body_kib: int = bounded(2048, 1, 65_536)  # of a request
     drain_s: float = bounded(30.0, 0.0, DAY_S)  # for what is in flight once it is to end
     idle_s: float = bounded(0.0, 0.0, 30 * DAY_S)  # without a request all are let go until one comes; 0 = never
+    max_replicas: int = bounded(0, 0, 4096)  # so many at the most by load, workers=N at the least; 0 = always N
+    target_ongoing_requests: float = bounded(16.0, 0.01, 4096.0)  # open for each replica, those that wait too
+    upscale_delay_s: float = bounded(30.0, 0.0, 3600.0)  # more come by the mean load over it
+    downscale_delay_s: float = bounded(600.0, 0.0, DAY_S)  # some go when fewer would have done for so long
 
     def __post_init__(self) -> None:
         check_bounds(self, "serve.replica")
@@ -73,11 +79,6 @@ class Replicas:
     listens: str = "unix"  # or tcp, where they are on several nodes
     site: dict[str, Any] = field(default_factory=dict)  # settings of ClusterConfig, where they are jobs
     resting: str = ""  # why none is kept up for now
-
-    @property
-    def wanted(self) -> int:
-        """How many are to be up now."""
-        return 0 if self.resting else self.num
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,12 +99,32 @@ class Notice:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Load:
+    """What a gateway asks of the fleet just now."""
+
+    name: str  # the gateway's
+    ongoing: int  # requests that replicas have, or that wait for one
+    beat: int = 0  # goes up with each
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaled:
+    """How many replicas the load needs."""
+
+    num: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """A job of Slurm that holds, held or will hold one replica."""
 
     id: str
     slot: int
     generation: int  # 0 at first; that of a successor is one more
+
+
+_PREFIXES: dict[type, str] = {Notice: "replica", Load: "load"}
+N = TypeVar("N", Notice, Load)
 
 
 def replicas_place(run_dir: Path, name: str) -> Place:
@@ -131,24 +152,24 @@ def slot_of(name: str) -> tuple[int, int]:
     return int(slot), int(generation or 0)
 
 
-def write_notice(place: Place, notice: Notice) -> None:
-    """Publish how a replica is. It is not flushed to the disk: a crash may lose it, and the next comes in a moment."""
-    path = place.folder / notice_name(notice.name)
+def write_notice(place: Place, notice: Notice | Load) -> None:
+    """Publish how one is. It is not flushed to the disk: a crash may lose it, and the next comes in a moment."""
+    path = place.folder / notice_name(notice.name, type(notice))
     draft = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}")
     with private_files():
         draft.write_bytes(sealed_json(dataclasses.asdict(notice)))
         draft.replace(path)
 
 
-def notice_name(name: str) -> str:
-    """Return the file of a replica's notice."""
-    return f"replica-{name}.json"
+def notice_name(name: str, kind: type[Notice] | type[Load] = Notice) -> str:
+    """Return the file of a replica's notice, or of a gateway's load."""
+    return f"{_PREFIXES[kind]}-{name}.json"
 
 
-def withdraw(place: Place, name: str) -> None:
-    """Remove the notice of a replica that ends."""
+def withdraw(place: Place, name: str, kind: type[Notice] | type[Load] = Notice) -> None:
+    """Remove the notice of one that ends."""
     with contextlib.suppress(FileNotFoundError):
-        (place.folder / notice_name(name)).unlink()
+        (place.folder / notice_name(name, kind)).unlink()
 
 
 def token_of(place: Place) -> str:
@@ -156,19 +177,20 @@ def token_of(place: Place) -> str:
     return hmac.digest(place.key(), b"replica", "sha256").hex()
 
 
-class Roll:
-    """The replicas that live, by their notices. Clocks of different nodes are never compared."""
+class Living(Generic[N]):
+    """Who of a kind lives, by their notices. Clocks of different nodes are never compared."""
 
-    def __init__(self, place: Place, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, place: Place, kind: type[N], clock: Callable[[], float] = time.monotonic) -> None:
         self._place, self._clock = place, clock
+        self._kind: type[N] = kind
         self._seen: dict[str, tuple[int, float]] = {}  # name -> its last beat, and when we saw that first
 
-    def live(self) -> list[Notice]:
+    def live(self) -> list[N]:
         """Return the notices of all that live, by name; one that cannot be read counts as gone."""
         found, now = [], self._clock()
-        for path in sorted(self._place.folder.glob("replica-*.json")):
+        for path in sorted(self._place.folder.glob(notice_name("*", self._kind))):
             try:
-                notice = self._place.read(path.name, Notice)
+                notice = self._place.read(path.name, self._kind)
             except (FileNotFoundError, CorruptOutput, InputError, ConfigError):
                 continue
             beat, since = self._seen.get(notice.name, (-1, now))
@@ -180,9 +202,17 @@ class Roll:
         return found
 
 
+class Roll(Living[Notice]):
+    """The replicas that live."""
+
+    def __init__(self, place: Place, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(place, Notice, clock)
+
+
 def rest(place: Place, why: str) -> None:
     """Let all replicas end until they are asked for again; what is asked for stays."""
     place.write(REPLICAS, dataclasses.replace(asked(place), resting=why))
+    (place.folder / SCALED).unlink(missing_ok=True)
 
 
 def wish(place: Place) -> None:
@@ -271,3 +301,19 @@ def asked(place: Place) -> Replicas:
     found = place.read(REPLICAS, Replicas)
     ReplicaConfig(**found.settings)
     return found
+
+
+def upheld(place: Place, asked: Replicas) -> int:
+    """Return how many are kept up while the fleet does not rest: as many as are asked for, or as the load needs."""
+    if not asked.settings.get("max_replicas"):
+        return asked.num
+    try:
+        return max(asked.num, place.read(SCALED, Scaled).num)
+    except FileNotFoundError:
+        return asked.num
+
+
+def wanted(place: Place) -> int:
+    """Return how many are to be up now. Raises as `asked` does."""
+    found = asked(place)
+    return 0 if found.resting else upheld(place, found)

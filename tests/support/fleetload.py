@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import threading
@@ -18,6 +19,7 @@ from rag_hpc.serve.places import Place
 from rag_hpc.serve.replicas import jobs_of
 
 ASKED = {"messages": [{"role": "user", "content": "Which argument of a deque drops older items?"}]}
+ALIKE = 2  # requests in a row that ask the same, so that what gateways share is asked for, too
 PAUSE_S = 0.2  # of a guest, after each answer
 
 
@@ -25,9 +27,9 @@ class Load:
     """Guests that ask one question after another, streamed and not."""
 
     def __init__(self, places: list[GatewayPlace], run: str, token: str, num_guests: int = 3) -> None:
-        self._places, self._body = places, {"model": run, **ASKED}
+        self._places, self._run, self._numbers = places, run, itertools.count()
         self._headers, self._over = {"Authorization": f"Bearer {token}"}, threading.Event()
-        self.whole = self.streamed = 0
+        self.whole = self.streamed = self.cached = 0
         self.failed: list[str] = []  # errors, and answers that are not the model's
         self.cut: list[str] = []  # answers that broke off after they had begun
         self.partial: list[str] = []  # coverage of those that said that shards were missing
@@ -49,6 +51,7 @@ class Load:
         return {
             "whole": self.whole,
             "streamed": self.streamed,
+            "cached": self.cached,
             "failed": len(self.failed),
             "cut_after_first_token": len(self.cut),
             "partial": len(self.partial),
@@ -62,27 +65,31 @@ class Load:
 
     def _ask(self, client: httpx.Client, number: int) -> None:
         first, said = number % len(self._places), ""
+        (message,) = ASKED["messages"]
+        asked = {**message, "content": f"{message['content']} Case {next(self._numbers) // ALIKE}"}
+        body = {"model": self._run, "messages": [asked]}
         for place in self._places[first:] + self._places[:first]:
             try:
                 url = f"{gateways.url(place.doors())}/v1/chat/completions"
-                self._streamed(client, url) if number // 2 % 2 else self._whole(client, url)
+                self._streamed(client, url, body) if number // 2 % 2 else self._whole(client, url, body)
             except (httpx.TransportError, OSError, RagHpcError) as error:  # it is not there
                 said = repr(error)
             else:
                 return
         self.failed.append(f"no gateway: {said}")
 
-    def _whole(self, client: httpx.Client, url: str) -> None:
-        reply = client.post(url, json=self._body)
+    def _whole(self, client: httpx.Client, url: str, body: dict[str, Any]) -> None:
+        reply = client.post(url, json=body)
         self.whole += 1
+        self.cached += "hit" in reply.headers.get("X-Cache", "")
         if reply.status_code != 200:
             self.failed.append(f"{reply.status_code} {reply.text[:200]}")
             return
         self._told(reply.json()["rag"], begun=False)
 
-    def _streamed(self, client: httpx.Client, url: str) -> None:
+    def _streamed(self, client: httpx.Client, url: str, body: dict[str, Any]) -> None:
         begun = False
-        with client.stream("POST", url, json={**self._body, "stream": True}) as reply:
+        with client.stream("POST", url, json={**body, "stream": True}) as reply:
             if reply.status_code != 200:
                 self.streamed += 1
                 self.failed.append(f"{reply.status_code} {reply.read()[:200]!r}")

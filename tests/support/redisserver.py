@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -32,8 +33,9 @@ class RedisServer:
         command = ["redis-server", "--port", "0", "--unixsocket", str(self.socket), "--save", "", "--appendonly", "no"]
         self.server = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=self.folder)
         until = time.monotonic() + 10
-        while not self.socket.exists() and time.monotonic() < until:
-            time.sleep(0.01)
+        with socket.socket(socket.AF_UNIX) as asker:  # its file is there before it listens
+            while asker.connect_ex(str(self.socket)) and time.monotonic() < until:
+                time.sleep(0.01)
 
     def hang(self) -> None:
         """Answer no more, without an end."""

@@ -19,6 +19,9 @@ from rag_hpc.serve.client import Reply, Unanswered
 if TYPE_CHECKING:
     from rag_hpc.serve.places import Place
 
+BACK_S = 60.0  # no group answers for so long: it is no longer waited for
+AGAIN_S = 0.25  # between two tries of one that is waited for
+ABSENT = ("down", "starting", "draining")  # what a group is that may come again
 AT_ONCE = 4  # batches; a group that is late must not keep those that another answers
 
 
@@ -56,6 +59,7 @@ class Batches:
         self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="search")
         self._free = asyncio.Semaphore(AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._gone: tuple[float, str, str] | None = None  # since when no group is there, as it was said, and its kind
 
     async def search(self, text: str, vector_1D: Array, only: str, until: float) -> Reply:
         """Return what is found for one query; its `queue` seconds are those until its batch was asked. Raises
@@ -68,7 +72,7 @@ class Batches:
         try:
             return await asyncio.wait_for(one.reply, max(0.0, until - time.monotonic()))
         except TimeoutError as error:
-            raise Unanswered("nothing was found in time", "late") from error
+            raise self._late() from error
 
     async def _gather(self) -> None:
         await asyncio.sleep(self._wait_s)
@@ -86,14 +90,10 @@ class Batches:
 
     async def _ask(self, batch: list[_Waiting]) -> None:
         asked = time.monotonic()
-        left_ms = 1000 * (max(one.until for one in batch) - asked)
         texts, vectors_QD = [one.text for one in batch], np.concatenate([one.vector_1D for one in batch])
         try:
-            if left_ms < 1:
-                raise Unanswered("nothing was found in time", "late")
-            reply = await asyncio.get_running_loop().run_in_executor(
-                self._pool, self._reply, texts, vectors_QD.astype(np.float32), left_ms, batch[0].only
-            )
+            while (reply := await self._tried(batch, texts, vectors_QD.astype(np.float32))) is None:
+                await asyncio.sleep(AGAIN_S)
         except (RagHpcError, OSError) as error:
             for one in batch:
                 if not one.reply.done():
@@ -105,6 +105,29 @@ class Batches:
                 hits = {method: (s[row : row + 1], i[row : row + 1]) for method, (s, i) in reply.found.hits.items()}
                 found = Found(hits, {**reply.found.seconds, "queue": asked - one.since})
                 one.reply.set_result(Reply(found, reply.answered, reply.shards, reply.group))
+
+    async def _tried(self, batch: list[_Waiting], texts: list[str], vectors_QD: Array) -> Reply | None:
+        """Return what a group finds, None while none is there but one was a moment ago, such as between two lives of
+        rank 0. Raises Unanswered."""
+        left_ms = 1000 * (max(one.until for one in batch) - time.monotonic())
+        if left_ms < 1:
+            raise self._late()
+        try:
+            reply = await asyncio.get_running_loop().run_in_executor(
+                self._pool, self._reply, texts, vectors_QD, left_ms, batch[0].only
+            )
+        except Unanswered as error:
+            if error.kind not in ABSENT or not self._places():
+                raise
+            self._gone = self._gone or (time.monotonic(), str(error), error.kind)
+            if time.monotonic() - self._gone[0] >= BACK_S:
+                raise
+            return None
+        self._gone = None
+        return reply
+
+    def _late(self) -> Unanswered:
+        return Unanswered(*self._gone[1:]) if self._gone else Unanswered("nothing was found in time", "late")
 
     def _reply(self, texts: list[str], vectors_QD: Array, left_ms: float, only: str) -> Reply:
         places = self._places()

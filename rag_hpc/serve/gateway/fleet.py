@@ -7,13 +7,14 @@ import logging
 import math
 import os
 import time
+from dataclasses import replace
 
 from rag_hpc.core.hashing import hash_value
 from rag_hpc.errors import RagHpcError
 from rag_hpc.serve import replicas
 from rag_hpc.serve.gateway.upstream import Seen, Upstream
 from rag_hpc.serve.places import Place
-from rag_hpc.serve.replicas import GUESSED_S, Notice, Roll, State
+from rag_hpc.serve.replicas import GUESSED_S, Load, Notice, Roll, State
 
 log = logging.getLogger(__name__)
 LOOK_S = 1.0
@@ -21,10 +22,12 @@ AGAIN_S = 30.0  # between two wishes for replicas that are asked for and do not 
 
 
 class Fleet:
-    """Tells an upstream which replicas it may ask."""
+    """Tells an upstream which replicas it may ask, and the fleet how much it asks."""
 
-    def __init__(self, place: Place, upstream: Upstream) -> None:
+    def __init__(self, place: Place, upstream: Upstream, gateway: str) -> None:
+        """gateway: its name, which no other gateway of the fleet has."""
         self._place, self._upstream, self._roll = place, upstream, Roll(place)
+        self._load, self._scales = Load(name=gateway, ongoing=0, beat=time.time_ns()), False
         self._told: list[str] | None = None
         self._starting: dict[str, float] = {}  # replica -> since when it is seen to start, on time.monotonic()
         self._identity, self._wish_due, self._rests = "", 0.0, False
@@ -37,6 +40,9 @@ class Fleet:
         if self._upstream.missed and not seen.models and due:
             self._upstream.missed, self._wish_due = False, time.monotonic() + AGAIN_S
             await asyncio.to_thread(self._wish)
+        if self._scales:
+            self._load = replace(self._load, ongoing=self._upstream.ongoing, beat=self._load.beat + 1)
+            await asyncio.to_thread(self._tell)
         if self._told != (names := sorted(seen.models)):
             self._told = names
             log.info(
@@ -54,7 +60,7 @@ class Fleet:
         name, looked = self._place.name, time.monotonic()
         try:
             asked = replicas.asked(self._place)
-            self._rests = bool(asked.resting)
+            self._rests, self._scales = bool(asked.resting), bool(asked.settings.get("max_replicas"))
             key, self._identity = replicas.token_of(self._place), hash_value(asked.generator)
             live = self._roll.live()
             found = [one for one in live if one.state == State.ready.value]
@@ -86,6 +92,17 @@ class Fleet:
             replicas.wish(self._place)
         except OSError as error:
             log.warning("fleet %s: a wish cannot be written: %s", self._place.name, error)
+
+    def _tell(self) -> None:
+        """Let who decides on the number of replicas know how much is asked."""
+        try:
+            replicas.write_notice(self._place, self._load)
+        except OSError as error:
+            log.warning("fleet %s: what is asked of it cannot be written: %s", self._place.name, error)
+
+    def leave(self) -> None:
+        """Ask nothing more."""
+        replicas.withdraw(self._place, self._load.name, Load)
 
     def _soon_s(self, starting: list[str], start_s: float) -> float:
         """Return how long the first of those that start still takes. start_s: how long it takes from the beginning."""

@@ -168,7 +168,7 @@ async def service_of(place: GatewayPlace, asked: Asked, config: GatewayConfig) -
         upstream = Upstream(generator, router, config.wait_ms / 1000)
         if config.fleet:
             log.info("answers come from the replicas of fleet %s", config.fleet)
-            fleet = Fleet(replicas_place(place.run_dir, config.fleet), upstream)
+            fleet = Fleet(replicas_place(place.run_dir, config.fleet), upstream, place.name)
             await fleet.look()
     batches = Batches(
         groups.places,
@@ -221,6 +221,8 @@ async def service_of(place: GatewayPlace, asked: Asked, config: GatewayConfig) -
         finally:
             for task in tasks:
                 task.cancel()
+            if fleet:
+                fleet.leave()
             await flow.close()
             for one in (cache, kept, traces):
                 if one:

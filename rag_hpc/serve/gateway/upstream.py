@@ -94,6 +94,12 @@ class Upstream:
         self._seen: Seen | None = None  # of a fleet that is followed
         self._left: list[Replica] = []  # with open streams
         self.missed = False  # a request found none of a fleet's replicas
+        self._waiting = 0  # requests that wait for a replica
+
+    @property
+    def ongoing(self) -> int:
+        """How many requests replicas have, or wait for one."""
+        return self._waiting + sum(one.requests for one in (*self.router.replicas, *self._left))
 
     @property
     def identity(self) -> str:
@@ -161,7 +167,11 @@ class Upstream:
         while (replica := self.router.pick(prompt.session, prompt.tokens, without=failed)) is None:
             if time.monotonic() + self._soon_s(failed_at) > wait_until:
                 return None
-            await asyncio.sleep(POLL_S)
+            self._waiting += 1
+            try:
+                await asyncio.sleep(POLL_S)
+            finally:
+                self._waiting -= 1
             failed.clear()
         return replica
 

@@ -23,6 +23,7 @@ from rag_hpc.serve.places import Place
 from rag_hpc.serve.replicas import (
     REPLICAS,
     Job,
+    Load,
     Notice,
     Replicas,
     Roll,
@@ -31,6 +32,7 @@ from rag_hpc.serve.replicas import (
     note_start,
     places_of,
     replicas_place,
+    wanted,
     wish,
     wished,
     write_notice,
@@ -122,8 +124,12 @@ def test_idle_replicas_of_this_machine_end_and_come_again(
             time.sleep(0.1)
         wish(place)
         Waker(place).tend(0.0)
-        assert asked(place).wanted == 0  # only who drained it starts it again
-        assert main(["serve", "replicas", f"run={ledger.run_dir}"]) == 0 and asked(place).wanted == 1
+        assert wanted(place) == 0  # only who drained it starts it again
+        assert main(["serve", "replicas", f"run={ledger.run_dir}"]) == 0 and wanted(place) == 1
+        os.kill(place.keeper().pid, signal.SIGKILL)
+        while roll.live():  # no replica stays behind that nobody keeps up
+            assert time.monotonic() < end
+            time.sleep(0.1)
     finally:
         assert main(["serve", "down", f"run={ledger.run_dir}"]) == 0
 
@@ -132,6 +138,10 @@ def test_what_cannot_be_served_is_told(ledger: Ledger, capsys: pytest.CaptureFix
     for words, said in (
         (["generator=extractive"], "replicas are engines of their own"),
         (["generator=vllm", "generator.model=x", "serve.replica.canary=1"], "serve.replica.canary: did you mean"),
+        (
+            ["generator=vllm", "generator.model=x", "workers=3", "serve.replica.max_replicas=2"],
+            "max_replicas=2 the most",
+        ),
     ):
         assert main(["serve", "replicas", f"run={ledger.run_dir}", *words]) == 2
         assert said in capsys.readouterr().err
@@ -190,11 +200,11 @@ def test_a_successor_is_asked_for_late_enough_and_by_one_that_is_ready(
     place: Place, quiet: list[tuple[int, int]]
 ) -> None:
     found = Attendant(place, ["0"], 100.0, in_job=True)  # shorter than what a start is guessed to take
-    for now, ready, wanted in ((10.0, {"0": 1.0}, []), (60.0, {}, []), (61.0, {"0": 1.0}, [(0, 1)])):
+    for now, ready, successors in ((10.0, {"0": 1.0}, []), (60.0, {}, []), (61.0, {"0": 1.0}, [(0, 1)])):
         assert quiet == []
         Clock(place, now, ready)()
         found._ask_successor(now)
-        assert quiet == wanted
+        assert quiet == successors
         (place.folder / "replica-0.json").unlink(missing_ok=True)
 
 
@@ -243,7 +253,7 @@ def test_a_fleet_that_nobody_asks_ends_and_a_wish_starts_it_again(
         made.extend(slots)
         return [str(slot) for slot in slots]
 
-    monkeypatch.setattr(processes, "absent", lambda place, **how: list(range(asked(place).wanted)))
+    monkeypatch.setattr(processes, "absent", lambda place, **how: list(range(wanted(place))))
     monkeypatch.setattr(processes, "submit_absent", submit_absent)
     waker = Waker(place)
     waker.tend(0.0)
@@ -255,11 +265,41 @@ def test_a_fleet_that_nobody_asks_ends_and_a_wish_starts_it_again(
     waker.tend(11.0)
     assert made == []  # too soon after a failure
     waker.tend(50.0)
-    assert made == [0, 1] and not wished(place) and asked(place).wanted == 2
+    assert made == [0, 1] and not wished(place) and wanted(place) == 2
     for now in (60.0, 70.0, 80.0):  # jobs that end at once are not submitted for ever
         wish(place)
         waker.tend(now)
     assert made == [0, 1] * 2
+
+
+def test_the_first_that_is_ready_has_as_many_as_the_load_of_all_gateways_needs(
+    place: Place, quiet: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"max_replicas": 4, "target_ongoing_requests": 8.0, "upscale_delay_s": 5.0, "downscale_delay_s": 20.0}
+    place.write(REPLICAS, Replicas(num=2, generator={}, settings=settings, site={"name": "a site"}))
+    made, cancelled = list[int](), list[str]()
+    monkeypatch.setattr(processes, "absent", lambda place, *given, **how: [])
+    monkeypatch.setattr(processes, "submit_absent", lambda place, slots, slurm: made.extend(slots) or [])
+    monkeypatch.setattr(processes, "_cancel_waiting", lambda slurm, ids: cancelled.extend(ids))
+    first, other = (Attendant(place, [name], None, in_job=True) for name in ("0", "1"))
+    seen = dict[int, int]()
+
+    def look(seconds: range, **ongoing: int) -> None:
+        for now in seconds:
+            Clock(place, now, {"0": 0.0, "1": 0.0})()
+            for name, num in ongoing.items():
+                write_notice(place, Load(name=name, ongoing=num, beat=now))
+            for one in (other, first):
+                one._scale(float(now))
+            seen[now] = wanted(place)
+
+    look(range(10), a=9, b=14)  # 23 of 8
+    assert (seen[4], seen[5], made) == (2, 3, [2])
+    look(range(10, 20), a=9, b=24)
+    assert wanted(place) == 4 and made == [2, 3]  # the most, and 5 were needed
+    note_job(place, Job(id="9", slot=3, generation=0))
+    look(range(20, 60), a=1, b=0)
+    assert (seen[30], wanted(place), made, cancelled[-1]) == (4, 2, [2, 3], "9")
 
 
 def test_without_a_successor_it_is_put_back_into_the_queue(

@@ -19,7 +19,7 @@ import gateways
 import httpx
 import openai
 import pytest
-from chatserver import fake_vllm
+from chatserver import fake_vllm, model_like
 
 from rag_hpc.arguments import Arguments
 from rag_hpc.cli import main
@@ -136,6 +136,33 @@ def test_no_request_fails_while_replicas_die_drain_and_come(gated: Ledger, fakes
             assert time.monotonic() < end
 
 
+def test_load_makes_a_replica_come_and_quiet_makes_it_go_and_no_request_fails(gated: Ledger, tmp_path: Path) -> None:
+    run, place = f"run={gated.run_dir}", replicas.replicas_place(gated.run_dir, "auto")
+    engine = [
+        f"generator.model={model_like(tmp_path / 'm')}",
+        f"generator.vllm.python={fake_vllm(tmp_path, pause_s=0.2)}",
+    ]
+    scaled = {"max_replicas": 2, "target_ongoing_requests": 1.5, "upscale_delay_s": 3, "downscale_delay_s": 4}
+    given = [f"serve.replica.{key}={value}" for key, value in scaled.items()]
+    assert main(["serve", "replicas", run, "group=auto", "generator=vllm", *engine, *given]) == 0
+    try:
+        with gateways.gateway(gated, "auto", "gateway.fleet=auto", "gateway.cache=false") as doors:
+            token, roll = gateways.token_of(doors, gateways.granted(gated, "many")), Roll(place)
+            for num_guests, num in ((5, 2), (1, 1)):
+                with fleetload.Load(
+                    [GatewayPlace(gated.run_dir, "auto")], "demo", token, num_guests=num_guests
+                ) as load:
+                    end = time.monotonic() + LIMIT_S
+                    while [one.state for one in roll.live()] != ["ready"] * num:
+                        assert time.monotonic() < end, f"{num}: {roll.live()}\n{fleetload.said(place)}"
+                        time.sleep(0.1)
+                    time.sleep(1)
+                assert not load.failed and not load.cut and load.whole + load.streamed
+        assert not [*place.folder.glob("load-*")]
+    finally:
+        assert main(["serve", "down", run, "group=auto"]) == 0
+
+
 def test_a_replica_is_reached_by_its_network_or_on_its_own_machine(tmp_path: Path) -> None:
     place = replicas.replicas_place(tmp_path, "1")
     place.create()
@@ -149,12 +176,12 @@ def test_a_replica_is_reached_by_its_network_or_on_its_own_machine(tmp_path: Pat
     ):
         replicas.write_notice(place, Notice(name=name, state=state, address=address, host="elsewhere", **told))
     config = GeneratorConfig(base_url="http://x/v1", model="m")
-    seen = Fleet(place, Upstream(config, Router([]))).seen()
+    seen = Fleet(place, Upstream(config, Router([])), "1").seen()
     assert seen.models == {"http://n1:80/v1": "m"} and seen.key == replicas.token_of(place) not in str(seen)
     assert (seen.lead_s, seen.soon_s) == (replicas.GUESSED_S, pytest.approx(replicas.GUESSED_S, abs=1))
     place.write(replicas.REPLICAS, Replicas(num=1, generator={"model": "b"}))
-    assert Fleet(place, Upstream(config, Router([]))).seen().identity not in ("", seen.identity)
-    follower = Fleet(place, Upstream(config, Router([])))
+    assert Fleet(place, Upstream(config, Router([])), "1").seen().identity not in ("", seen.identity)
+    follower = Fleet(place, Upstream(config, Router([])), "1")
     known = follower.seen().identity
     (place.folder / replicas.REPLICAS).write_text("{")
     assert "fleet 1 cannot be read" in follower.seen().absent

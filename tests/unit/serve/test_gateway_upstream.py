@@ -92,10 +92,16 @@ def test_a_fleets_replica_that_soon_comes_is_waited_for(servers: list[ChatServer
     async def come(upstream: Upstream) -> None:
         await upstream.follow(Seen(absent="none is ready", soon_s=0.2))
         await asyncio.sleep(0.3)
+        ongoing.append(upstream.ongoing)
         await upstream.follow(Seen(models={servers[0].url: "m"}))
 
+        await asyncio.sleep(0.3)
+        ongoing.append(upstream.ongoing)
+
+    servers[0].delay_s, ongoing = 0.5, list[int]()
     came, prompt, error = asked([], also=come)
     assert (came, error, prompt.replica) == ([TEXT], None, servers[0].url)
+    assert ongoing == [1, 1]  # it waits, and is then asked
 
 
 @pytest.mark.parametrize("soon_s", [math.inf, 60.0])
