@@ -70,4 +70,4 @@ def test_a_missing_baseline_is_told_the_command(root: Path, capsys: pytest.Captu
     shown = capsys.readouterr().out
     assert "none beside the run" in shown and "rag-hpc run pipeline=baseline" in shown and "--baseline RUN" in shown
     assert cli.main(["verify", "alone", where]) == 2
-    assert "no baseline of its corpus lies beside it; name two runs: rag-hpc verify A B" in capsys.readouterr().err
+    assert "no baseline of its documents lies beside it; name two runs: rag-hpc verify A B" in capsys.readouterr().err

@@ -150,14 +150,14 @@ def test_hostile_pages_take_linear_time(piece: str) -> None:
     script = "<script type=application/ld+json>" if '"' in piece else "<p>x</p>"
     html_text(f"<p>x</p>{script}{piece}")
     took = []
-    for count in (20_000, 80_000):
+    for count in (20_000, 80_000, 80_000):
         begin = time.process_time()
         try:
             html_text(f"<p>x</p>{script}{piece * count}")
         except ExtractError:
             assert "template" in piece
         took.append(time.process_time() - begin)
-    assert took[1] < 0.5 + 10 * took[0]
+    assert min(took[1:]) < 0.5 + 10 * took[0]  # the better of two: other work on the machine may be in one
 
 
 def test_a_short_article_in_a_main_full_of_furniture_is_all_that_is_kept() -> None:
